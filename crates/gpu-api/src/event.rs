@@ -1,0 +1,28 @@
+//! What happened, as one line of the event stream.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The name of the event that says: history before this point is gone, read everything anew.
+pub const EVENT_RESET: &str = "reset";
+
+/// One thing that happened; the data of one server-sent event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// `<store id>-<revision>-<n>`: what `Last-Event-ID` takes.
+    pub id: String,
+    /// When.
+    pub at: String,
+    /// What, as a dotted word such as `lease.granted`.
+    pub name: String,
+    /// The lease concerned.
+    pub lease: Option<String>,
+    /// The device concerned.
+    pub device: Option<String>,
+    /// Who did it.
+    pub by: Option<String>,
+    /// For people.
+    pub text: String,
+    /// The policy in force.
+    pub generation: u64,
+}

@@ -1,0 +1,109 @@
+//! The broker at a glance.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What [`Status::service`] says; tells this broker from another server on its port.
+pub const SERVICE: &str = "gpu-manager";
+
+/// Answer of `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Always [`SERVICE`].
+    pub service: String,
+    /// The version of the broker.
+    pub version: String,
+    /// Whether it grants.
+    pub state: BrokerState,
+    /// Loopback callers may do everything, and edits apply at once.
+    pub dev: bool,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: String,
+    /// How long it runs, in milliseconds.
+    pub uptime_ms: u64,
+    /// Where it listens: `http://` and `unix:` addresses.
+    pub listen: Vec<String>,
+    /// Where its state is; absent for one that keeps none.
+    pub state_dir: Option<String>,
+    /// The caller as the broker verified it, or `anonymous`.
+    pub caller: String,
+    /// The caller may use operator verbs.
+    pub admin: bool,
+    /// The policy in force.
+    pub policy: PolicyStatus,
+    /// Devices known.
+    pub devices: u32,
+    /// Devices that can be granted: leasable, not lost, not cordoned.
+    pub devices_open: u32,
+    /// Leases by state.
+    pub leases: LeaseCounts,
+    /// What an operator should know, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Whether a broker grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BrokerState {
+    /// Waits for the first inventory: reads and renewals only.
+    Recovering,
+    /// Grants.
+    Serving,
+    /// On its way out: no new grants.
+    Stopping,
+}
+
+/// The policy in force, briefly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PolicyStatus {
+    /// Rises with every switch.
+    pub generation: u64,
+    /// Hash of its source.
+    pub hash: String,
+    /// Where its files are.
+    pub dirs: Vec<String>,
+    /// A saved file is loaded by itself.
+    pub watched: bool,
+    /// How the files on disk compare.
+    pub disk: DiskState,
+    /// Why disk and live differ, in one line.
+    pub error_state: Option<String>,
+}
+
+/// How the policy files on disk compare with the policy in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskState {
+    /// They are something else that was not loaded.
+    Differs,
+    /// They do not compile.
+    Failing,
+    /// They are what is in force.
+    Same,
+    /// They have not been read since the start.
+    Unknown,
+}
+
+/// Leases by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeaseCounts {
+    /// Not granted yet.
+    pub waiting: u64,
+    /// Granted.
+    pub active: u64,
+    /// Granted, and asked to stop.
+    pub draining: u64,
+    /// Ended; memory not proven free.
+    pub reclaiming: u64,
+    /// Over, and still remembered.
+    pub ended: u64,
+}
+
+/// Answer of `GET /healthz` and `GET /readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Whether the broker grants.
+    pub status: BrokerState,
+}

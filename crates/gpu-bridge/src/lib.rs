@@ -1,0 +1,1 @@
+//! HTTP in front of the broker: listener, guard, routes, events, page.

@@ -1,0 +1,1 @@
+//! The one loop: clock, inbox, commits, effects, readers.

@@ -1,0 +1,214 @@
+//! One exchange at a time over kept connections.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::endpoint::Endpoint;
+use crate::error::ClientError;
+
+const CONNECT_TIMEOUT_SECS: u64 = 5;
+const IDLE_CONNECTIONS_MAX: usize = 8;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// What is sent; cheap to send again.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(&'static str, HeaderValue)>,
+    /// JSON, or empty for none.
+    pub(crate) body: Bytes,
+    /// Doing it twice is the same as doing it once.
+    pub(crate) repeatable: bool,
+    /// How long the broker may take to answer.
+    pub(crate) patience: Duration,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+/// The kept connections to one broker.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    endpoint: Endpoint,
+    token: Option<HeaderValue>,
+    idle: Mutex<Vec<Sender>>,
+}
+
+impl Connections {
+    pub(crate) fn new(endpoint: Endpoint, token: Option<HeaderValue>) -> Self {
+        Self {
+            endpoint,
+            token,
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Sends `call` and reads the whole answer, in `call.patience` at most.
+    pub(crate) async fn exchange(&self, call: &Call) -> Result<Answer, ClientError> {
+        let exchange = async {
+            let (response, sender) = self.send(call).await?;
+            let answer = self.read(response).await?;
+            self.keep(sender);
+            Ok(answer)
+        };
+        match timeout(call.patience, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(ClientError::TimedOut {
+                endpoint: self.endpoint.clone(),
+                after: call.patience,
+            }),
+        }
+    }
+
+    /// Sends `call` and answers its head; the body is still to be read. The connection is kept by nobody
+    /// until the sender is given back.
+    pub(crate) async fn send(
+        &self,
+        call: &Call,
+    ) -> Result<(Response<Incoming>, Sender), ClientError> {
+        if let Some(mut sender) = self.take_idle() {
+            match sender.try_send_request(self.request(call)).await {
+                Ok(response) => return Ok((response, sender)),
+                // The broker closes idle connections: what was never sent, or may be done twice, goes again.
+                Err(mut error) if error.take_message().is_some() || call.repeatable => {}
+                Err(error) => return Err(self.lost(error.into_error())),
+            }
+        }
+        let mut sender = self.connect().await?;
+        let response = sender
+            .send_request(self.request(call))
+            .await
+            .map_err(|error| self.lost(error))?;
+        Ok((response, sender))
+    }
+
+    pub(crate) fn lost(
+        &self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> ClientError {
+        ClientError::Lost {
+            endpoint: self.endpoint.clone(),
+            source: source.into(),
+        }
+    }
+
+    pub(crate) fn not_a_broker(&self, detail: impl Into<String>) -> ClientError {
+        ClientError::NotABroker {
+            endpoint: self.endpoint.clone(),
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) async fn read(&self, response: Response<Incoming>) -> Result<Answer, ClientError> {
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| self.lost(error))?;
+        Ok(Answer {
+            status: head.status,
+            body: body.to_bytes(),
+        })
+    }
+
+    fn take_idle(&self) -> Option<Sender> {
+        let mut idle = self.idle.lock();
+        while let Some(sender) = idle.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, sender: Sender) {
+        let mut idle = self.idle.lock();
+        if !sender.is_closed() && idle.len() < IDLE_CONNECTIONS_MAX {
+            idle.push(sender);
+        }
+    }
+
+    fn request(&self, call: &Call) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(call.body.clone()));
+        *request.method_mut() = call.method.clone();
+        // Paths are built from constants and escaped ids.
+        *request.uri_mut() = call.path.parse().expect("an escaped path is a valid URI");
+        let authority =
+            HeaderValue::from_str(&self.endpoint.authority()).expect("a parsed host is plain text");
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, authority);
+        headers.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("gpu-client/", env!("CARGO_PKG_VERSION"))),
+        );
+        if !call.body.is_empty() {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+        }
+        if let Some(token) = &self.token {
+            headers.insert(header::AUTHORIZATION, token.clone());
+        }
+        for (name, value) in &call.headers {
+            headers.insert(*name, value.clone());
+        }
+        request
+    }
+
+    async fn connect(&self) -> Result<Sender, ClientError> {
+        let unreachable = |source| ClientError::Unreachable {
+            endpoint: self.endpoint.clone(),
+            source,
+        };
+        let connecting = async {
+            match &self.endpoint {
+                Endpoint::Tcp { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    handshake(stream).await
+                }
+                Endpoint::Unix(path) => handshake(UnixStream::connect(path).await?).await,
+            }
+        };
+        match timeout(Duration::from_secs(CONNECT_TIMEOUT_SECS), connecting).await {
+            Ok(connected) => connected.map_err(unreachable),
+            Err(_) => Err(unreachable(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+async fn handshake<S>(stream: S) -> io::Result<Sender>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    // Whoever holds the sender learns of an error from its own request.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}

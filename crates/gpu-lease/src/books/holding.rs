@@ -1,0 +1,530 @@
+//! What happens to one lease: heartbeats, drains, ends, and taking its memory back.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::mem;
+
+use super::{Books, ENDED_KEPT_MAX, ENDED_KEPT_MS, Turn, ids};
+use crate::command::{
+    Cordon, DrainNotice, Effect, Emergency, Event, EventKind, LeaseError, Signal, Targets,
+};
+use crate::ids::{DeviceKey, Fence, LeaseId};
+use crate::lease::{
+    Drain, DrainSource, EndReason, Ending, Grant, Lease, Phase, Reclaim, ReclaimStage,
+};
+use crate::policy::SignalRule;
+use crate::time::{At, BootMs};
+
+/// The attempt at which a holder that ignored SIGTERM gets SIGKILL.
+const KILL_ATTEMPT: u32 = 2;
+
+impl Books {
+    pub(super) fn renew(&mut self, turn: &mut Turn, id: LeaseId) -> Result<Lease, LeaseError> {
+        let mut lease = self.find_live(id)?.clone();
+        let ttl = lease.request.ttl;
+        match &mut lease.phase {
+            Phase::Waiting(wait) if lease.request.queue => wait.renew_by = Some(turn.at.boot + ttl),
+            Phase::Held(grant) => {
+                grant.expires = turn.at.after(ttl);
+                grant.renewed = true;
+                grant.unresponsive = false;
+            }
+            Phase::Waiting(_) | Phase::Reclaiming(..) | Phase::Ended(_) => return Ok(lease),
+        }
+        self.put(turn, lease.clone());
+        Ok(lease)
+    }
+
+    pub(super) fn ready(&mut self, turn: &mut Turn, id: LeaseId) -> Result<Lease, LeaseError> {
+        let mut lease = self.find_live(id)?.clone();
+        let Phase::Held(grant) = &mut lease.phase else {
+            return Err(LeaseError::NotGranted);
+        };
+        if mem::take(&mut grant.loading) {
+            turn.event(EventKind::LeaseReady, &lease, "has loaded".into());
+            self.put(turn, lease.clone());
+        }
+        Ok(lease)
+    }
+
+    /// Gives back or leaves the queue; a lease that has ended is answered as it is.
+    pub(super) fn release(&mut self, turn: &mut Turn, id: LeaseId) -> Result<Lease, LeaseError> {
+        let lease = self.find(id)?.clone();
+        match lease.phase {
+            Phase::Waiting(_) => Ok(self.end(turn, lease, EndReason::Cancelled)),
+            Phase::Held(_) => Ok(self.end(turn, lease, EndReason::Released)),
+            Phase::Reclaiming(..) | Phase::Ended(_) => Ok(lease),
+        }
+    }
+
+    /// Nobody hears the answer: a waiter leaves, and a grant that nobody can know of is given back.
+    pub(super) fn abandon(&mut self, turn: &mut Turn, id: LeaseId) {
+        let Some(lease) = self.leases.get(&id).cloned() else {
+            return;
+        };
+        let knows_key = lease.request.idempotency.is_some();
+        match &lease.phase {
+            Phase::Waiting(_) if !lease.request.queue => {
+                self.end(turn, lease, EndReason::Cancelled);
+            }
+            Phase::Held(grant) if !grant.renewed && !knows_key => {
+                self.end(turn, lease, EndReason::Released);
+            }
+            Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) | Phase::Ended(_) => {}
+        }
+    }
+
+    pub(super) fn revoke(
+        &mut self,
+        turn: &mut Turn,
+        id: LeaseId,
+        reason: &str,
+        by: &str,
+    ) -> Result<Lease, LeaseError> {
+        let lease = self.find_live(id)?.clone();
+        if lease.waiting().is_some() {
+            return Ok(self.end(turn, lease, EndReason::Cancelled));
+        }
+        let lease = self.end_by_force(turn, lease, EndReason::Revoked, reason);
+        turn.by(by);
+        Ok(lease)
+    }
+
+    pub(super) fn drain_lease(
+        &mut self,
+        turn: &mut Turn,
+        id: LeaseId,
+        notice: &DrainNotice,
+    ) -> Result<Lease, LeaseError> {
+        let lease = self.find_live(id)?.clone();
+        if lease.held().is_none() {
+            return Err(LeaseError::NotGranted);
+        }
+        Ok(self.ask_to_go(turn, lease, DrainSource::Operator, notice))
+    }
+
+    pub(super) fn ask_to_go(
+        &mut self,
+        turn: &mut Turn,
+        mut lease: Lease,
+        source: DrainSource,
+        notice: &DrainNotice,
+    ) -> Lease {
+        let grace = notice
+            .grace
+            .unwrap_or_else(|| self.policy.grace_for(&lease.request));
+        let drain = Drain {
+            deadline: turn.at.after(grace),
+            reason: notice.reason.clone(),
+            by: notice.by.clone(),
+        };
+        self.add_drain(turn, &mut lease, source, drain);
+        lease
+    }
+
+    pub(super) fn add_drain(
+        &mut self,
+        turn: &mut Turn,
+        lease: &mut Lease,
+        source: DrainSource,
+        drain: Drain,
+    ) {
+        let Phase::Held(grant) = &mut lease.phase else {
+            return;
+        };
+        let left = drain.deadline.boot - turn.at.boot;
+        let text = format!("is asked to go within {left}: {}", drain.reason);
+        let by = drain.by.clone();
+        grant.drains.insert(source, drain);
+        turn.event(EventKind::LeaseDraining, lease, text);
+        turn.by(&by);
+        self.put(turn, lease.clone());
+    }
+
+    /// Withdraws a cause to go; other causes stay.
+    pub(super) fn withdraw(&mut self, turn: &mut Turn, id: LeaseId, source: DrainSource) {
+        let Some(mut lease) = self.leases.get(&id).cloned() else {
+            return;
+        };
+        let Phase::Held(grant) = &mut lease.phase else {
+            return;
+        };
+        if grant.drains.remove(&source).is_some() {
+            let text = format!("may stay: the {} no longer asks it to go", source.as_str());
+            turn.event(EventKind::LeaseWithdrawn, &lease, text);
+            self.put(turn, lease);
+        }
+    }
+
+    pub(super) fn emergency(&mut self, turn: &mut Turn, emergency: &Emergency) -> Vec<LeaseId> {
+        let mut targets = self.targets(&emergency.targets);
+        targets.retain(|id| emergency.concerns(&self.leases[id]));
+        let devices = self.devices_of(&targets);
+        for &id in &targets {
+            self.end_in_emergency(turn, id, emergency);
+        }
+        if emergency.cordon {
+            for device in devices {
+                let cordon = Cordon {
+                    reason: emergency.reason.clone(),
+                    by: emergency.by.clone(),
+                    until: None,
+                };
+                self.set_cordon(turn, &device, Some(cordon));
+            }
+        }
+        turn.events.push(Event {
+            kind: EventKind::EmergencyRelease,
+            lease: None,
+            device: None,
+            by: Some(emergency.by.clone()),
+            text: emergency_text(emergency, targets.len()),
+        });
+        targets
+    }
+
+    fn targets(&self, targets: &Targets) -> Vec<LeaseId> {
+        let open = self.leases.values().filter(|lease| !is_over(lease));
+        match targets {
+            Targets::All => ids(open),
+            Targets::Devices(keys) => ids(open.filter(|lease| {
+                let parts = lease.occupying().map(|grant| grant.allocations.as_slice());
+                parts
+                    .unwrap_or(&[])
+                    .iter()
+                    .any(|part| keys.contains(&part.device))
+            })),
+            Targets::Leases(wanted) => ids(open.filter(|lease| wanted.contains(&lease.id))),
+            Targets::Stuck => ids(self.stuck()),
+        }
+    }
+
+    fn devices_of(&self, leases: &[LeaseId]) -> BTreeSet<DeviceKey> {
+        let grants = leases.iter().filter_map(|id| self.leases[id].occupying());
+        let parts = grants.flat_map(|grant| grant.allocations.iter());
+        parts.map(|part| part.device.clone()).collect()
+    }
+
+    fn end_in_emergency(&mut self, turn: &mut Turn, id: LeaseId, emergency: &Emergency) {
+        let lease = self.leases[&id].clone();
+        let reason = lease.end_reason().unwrap_or(EndReason::Emergency);
+        if lease.occupying().is_none() || emergency.force_unsafe {
+            self.end(turn, lease, reason);
+        } else {
+            self.reclaim(turn, lease, reason, emergency.kill, &emergency.reason);
+        }
+    }
+
+    /// A proven death. What it held is free at once; what it leaves behind is seen by the next reading.
+    pub(super) fn process_gone(&mut self, turn: &mut Turn, id: LeaseId, fence: Fence) {
+        let Some(lease) = self.leases.get(&id).cloned() else {
+            return;
+        };
+        if lease.occupying().is_none_or(|grant| grant.fence != fence) {
+            return;
+        }
+        let reason = lease.end_reason().unwrap_or(EndReason::ProcessGone);
+        self.end(turn, lease, reason);
+    }
+
+    pub(super) fn signal_refused(
+        &mut self,
+        turn: &mut Turn,
+        id: LeaseId,
+        (fence, attempt): (Fence, u32),
+        why: String,
+    ) {
+        let Some(mut lease) = self.leases.get(&id).cloned() else {
+            return;
+        };
+        let Phase::Reclaiming(grant, reclaim) = &mut lease.phase else {
+            return;
+        };
+        if grant.fence != fence || reclaim.attempt != attempt {
+            return;
+        }
+        reclaim.signal = false;
+        reclaim.stage = ReclaimStage::Stuck(why.clone());
+        turn.event(EventKind::LeaseStuck, &lease, format!("is stuck: {why}"));
+        self.put(turn, lease);
+    }
+
+    pub(super) fn clear_quarantined(&mut self, turn: &mut Turn, id: LeaseId, by: &str) {
+        let lease = self.leases[&id].clone();
+        let Some(reason) = lease.end_reason() else {
+            return;
+        };
+        self.end(turn, lease, reason);
+        turn.by(by);
+    }
+
+    pub(super) fn host_rebooted(&mut self, turn: &mut Turn) {
+        for id in ids(self.leases.values()) {
+            let mut lease = self.leases[&id].clone();
+            match &mut lease.phase {
+                // Boot times of an earlier boot say nothing; the day after the end counts from here.
+                Phase::Ended(ending) => {
+                    ending.at.boot = turn.at.boot;
+                    self.put(turn, lease);
+                }
+                Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) => {
+                    self.end(turn, lease, EndReason::HostRebooted);
+                }
+            }
+        }
+        for device in self.cordons.keys().cloned().collect::<Vec<_>>() {
+            self.rebase_cordon(turn, &device);
+        }
+    }
+
+    pub(super) fn grace(&mut self, until: BootMs) {
+        self.grace_until = self.grace_until.max(until);
+        self.reindex_deadlines();
+    }
+
+    pub(super) fn expire(&mut self, turn: &mut Turn) {
+        while let Some(&(due, id)) = self.deadlines.first()
+            && due <= turn.at.boot
+        {
+            self.fall_due(turn, id);
+        }
+        self.expire_devices(turn);
+        self.prune(turn);
+    }
+
+    fn prune(&mut self, turn: &mut Turn) {
+        while let Some(&(at, id)) = self.ended.first()
+            && (at + ENDED_KEPT_MS <= turn.at.boot || self.ended.len() > ENDED_KEPT_MAX)
+        {
+            self.remove(id);
+            turn.changed.remove(&id);
+            turn.pruned.push(id);
+        }
+    }
+
+    /// When something happens to `lease` by time alone.
+    pub(super) fn due(&self, lease: &Lease) -> Option<BootMs> {
+        match &lease.phase {
+            Phase::Waiting(wait) => [wait.until, wait.renew_by].into_iter().flatten().min(),
+            Phase::Held(grant) => held_due(grant).map(|due| due.max(self.grace_until)),
+            Phase::Reclaiming(_, reclaim) => self.reclaim_due(lease, reclaim),
+            Phase::Ended(_) => None,
+        }
+    }
+
+    fn reclaim_due(&self, lease: &Lease, reclaim: &Reclaim) -> Option<BootMs> {
+        let settings = &self.policy.reclaim;
+        let since = reclaim.since.boot;
+        let observable = lease.process().is_some();
+        match reclaim.stage {
+            ReclaimStage::Quarantined => None,
+            ReclaimStage::Verifying if !observable => Some(since + settings.delay),
+            ReclaimStage::Verifying if reclaim.signal && reclaim.attempt < KILL_ATTEMPT => {
+                Some(since + settings.delay.min(settings.quarantine_after))
+            }
+            ReclaimStage::Stuck(_) | ReclaimStage::Verifying => {
+                Some(since + settings.quarantine_after)
+            }
+        }
+    }
+
+    fn fall_due(&mut self, turn: &mut Turn, id: LeaseId) {
+        let lease = self.leases[&id].clone();
+        match &lease.phase {
+            Phase::Waiting(wait) if wait.renew_by.is_some_and(|due| due <= turn.at.boot) => {
+                self.end(turn, lease, EndReason::Expired);
+            }
+            Phase::Waiting(_) => drop(self.end(turn, lease, EndReason::WaitTimeout)),
+            Phase::Held(grant) => match held_end(grant, turn.at) {
+                Some((reason, text)) => drop(self.end_by_force(turn, lease, reason, &text)),
+                None => self.miss_heartbeat(turn, lease),
+            },
+            Phase::Reclaiming(..) => self.reclaim_further(turn, lease),
+            Phase::Ended(_) => unreachable!("an ended lease has no deadline"),
+        }
+    }
+
+    /// A process that is proven alive is never ended for a missed heartbeat.
+    fn miss_heartbeat(&mut self, turn: &mut Turn, mut lease: Lease) {
+        if lease.process().is_none() {
+            let text = format!("sent no heartbeat for {}", lease.request.ttl);
+            self.end_by_force(turn, lease, EndReason::Expired, &text);
+            return;
+        }
+        if let Phase::Held(grant) = &mut lease.phase {
+            grant.unresponsive = true;
+        }
+        let text = "missed a heartbeat; its process lives, so it keeps the lease";
+        turn.event(EventKind::LeaseUnresponsive, &lease, text.into());
+        self.put(turn, lease);
+    }
+
+    fn reclaim_further(&mut self, turn: &mut Turn, mut lease: Lease) {
+        let Phase::Reclaiming(grant, reclaim) = &mut lease.phase else {
+            return;
+        };
+        let reason = reclaim.reason;
+        let Some(process) = lease.request.holder.process().cloned() else {
+            self.end(turn, lease, reason);
+            return;
+        };
+        let verifying = reclaim.stage == ReclaimStage::Verifying;
+        if verifying && reclaim.signal && reclaim.attempt < KILL_ATTEMPT {
+            reclaim.attempt = KILL_ATTEMPT;
+            turn.effects.push(Effect::Signal {
+                id: lease.id,
+                fence: grant.fence,
+                attempt: KILL_ATTEMPT,
+                process,
+                signal: Signal::Kill,
+            });
+        } else {
+            reclaim.stage = ReclaimStage::Quarantined;
+            let text = format!("ended ({reason}), but process {} still lives", process.pid);
+            turn.event(EventKind::LeaseQuarantined, &lease, text);
+        }
+        self.put(turn, lease);
+    }
+
+    /// Ends what is held without its holder's doing.
+    pub(super) fn end_by_force(
+        &mut self,
+        turn: &mut Turn,
+        lease: Lease,
+        reason: EndReason,
+        text: &str,
+    ) -> Lease {
+        let signal = match self.policy.reclaim.signal {
+            SignalRule::Always => true,
+            SignalRule::Never => false,
+            SignalRule::Supervised => lease.process().is_some_and(|process| process.supervised),
+        };
+        self.reclaim(turn, lease, reason, signal, text)
+    }
+
+    fn reclaim(
+        &mut self,
+        turn: &mut Turn,
+        mut lease: Lease,
+        reason: EndReason,
+        signal: bool,
+        text: &str,
+    ) -> Lease {
+        if !self.policy.reclaim.verify {
+            return self.end(turn, lease, reason);
+        }
+        let (Phase::Held(grant) | Phase::Reclaiming(grant, _)) = lease.phase else {
+            return self.end(turn, lease, reason);
+        };
+        let fence = grant.fence;
+        let signalled = lease.request.holder.process().filter(|_| signal).cloned();
+        lease.phase = Phase::Reclaiming(
+            grant,
+            Reclaim {
+                reason,
+                since: turn.at,
+                stage: ReclaimStage::Verifying,
+                signal: signalled.is_some(),
+                attempt: u32::from(signalled.is_some()),
+            },
+        );
+        turn.event(
+            EventKind::LeaseReclaiming,
+            &lease,
+            format!("is ended ({reason}): {text}"),
+        );
+        if let Some(process) = signalled {
+            turn.effects.push(Effect::Signal {
+                id: lease.id,
+                fence,
+                attempt: 1,
+                process,
+                signal: Signal::Term,
+            });
+        }
+        self.put(turn, lease.clone());
+        lease
+    }
+
+    /// The end. Whoever waits on a connection and was never granted anything is forgotten.
+    pub(super) fn end(&mut self, turn: &mut Turn, mut lease: Lease, reason: EndReason) -> Lease {
+        let grant = match lease.phase {
+            Phase::Held(grant) | Phase::Reclaiming(grant, _) => Some(grant),
+            Phase::Waiting(_) | Phase::Ended(_) => None,
+        };
+        if let Some(grant) = &grant {
+            self.await_reading(grant, turn.at);
+        }
+        lease.phase = Phase::Ended(Ending {
+            at: turn.at,
+            reason,
+            grant,
+        });
+        turn.event(EventKind::LeaseEnded, &lease, format!("is over: {reason}"));
+        if lease.is_durable() {
+            self.put(turn, lease.clone());
+        } else {
+            self.remove(lease.id);
+            turn.changed.remove(&lease.id);
+            turn.dropped.push(lease.clone());
+        }
+        lease
+    }
+
+    pub(super) fn watch_effect(lease: &Lease) -> Option<Effect> {
+        Some(Effect::Watch {
+            id: lease.id,
+            fence: lease.occupying()?.fence,
+            process: lease.process()?.clone(),
+        })
+    }
+}
+
+impl Emergency {
+    /// Whether there is anything to do to `lease`: one that is being reclaimed anyway only hears of more force.
+    fn concerns(&self, lease: &Lease) -> bool {
+        match lease.phase {
+            Phase::Waiting(_) | Phase::Held(_) => true,
+            Phase::Reclaiming(..) => self.kill || self.force_unsafe,
+            Phase::Ended(_) => false,
+        }
+    }
+}
+
+fn is_over(lease: &Lease) -> bool {
+    matches!(lease.phase, Phase::Ended(_))
+}
+
+/// The first deadline of a grant. A holder that is known to live is not asked for heartbeats again.
+fn held_due(grant: &Grant) -> Option<BootMs> {
+    let heartbeat = (!grant.unresponsive).then_some(grant.expires);
+    let due = [heartbeat, grant.known_end()].into_iter().flatten().min();
+    due.map(|deadline| deadline.boot)
+}
+
+/// How a grant ends whose drain or hold is over; `None` if only a heartbeat is missing.
+fn held_end(grant: &Grant, at: At) -> Option<(EndReason, String)> {
+    if let Some((source, drain)) = grant.drain()
+        && drain.deadline.boot <= at.boot
+    {
+        return Some((source.end_reason(), drain.reason.clone()));
+    }
+    let over = grant.hold_until.is_some_and(|until| until.boot <= at.boot);
+    over.then(|| {
+        (
+            EndReason::MaxHold,
+            "held for as long as it may be".to_string(),
+        )
+    })
+}
+
+fn emergency_text(emergency: &Emergency, count: usize) -> String {
+    let mode = match (emergency.force_unsafe, emergency.kill) {
+        (true, _) => " without any check that holders are gone",
+        (false, true) => " and their processes are signalled",
+        (false, false) => "",
+    };
+    format!("{count} leases are ended{mode}: {}", emergency.reason)
+}

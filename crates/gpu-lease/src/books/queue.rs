@@ -1,0 +1,544 @@
+//! Who is served next, on which devices, and why the others are not.
+//!
+//! The head of the queue is the first waiter that devices alone keep waiting. It nominates the devices
+//! that can serve it soonest; others may use those only if they are sure to be gone before it starts.
+//! The nomination is derived anew each time: what is held back can only get closer to what the head
+//! needs, so the head is never starved.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+
+use super::{Books, Turn};
+use crate::capacity::DeviceState;
+use crate::command::{Effect, EventKind};
+use crate::ids::{DeviceKey, Fence, LeaseId};
+use crate::lease::{Allocation, EndReason, Grant, Lease, Phase, Wait};
+use crate::policy::{QueueOrder, Strategy, Verdict};
+use crate::request::{Amount, Request};
+use crate::size::Bytes;
+use crate::time::{At, BootMs, Ms};
+use crate::why::{Blocker, Cause, DeviceObstacle, Obstacle, Why};
+
+/// How long a request that does not wait still waits for a reading that was asked for.
+pub(super) const SETTLE_MS: Ms = Ms::from_secs(2);
+
+/// The devices that the head of the queue is going to get.
+#[derive(Clone, Debug)]
+struct Nomination {
+    head: LeaseId,
+    devices: Vec<DeviceKey>,
+    /// When it starts at the latest; `None` if the ends of what is in the way are not known.
+    start: Option<BootMs>,
+}
+
+/// One walk over the queue in the order in which it is served.
+#[derive(Default)]
+struct Walk {
+    nomination: Option<Nomination>,
+    /// The first waiter that could not be served, when others may not pass it.
+    barrier: Option<LeaseId>,
+}
+
+impl Books {
+    /// Why each waiter waits, in the order in which they are served.
+    pub fn waiting(&self, at: At) -> Vec<(LeaseId, Why)> {
+        let mut walk = Walk::default();
+        let mut reasons = Vec::new();
+        for (place, id) in self.service_order(at).into_iter().enumerate() {
+            let lease = &self.leases[&id];
+            if let Err(cause) = self.decide(&mut walk, lease, at) {
+                let position = u32::try_from(place + 1).unwrap_or(u32::MAX);
+                reasons.push((id, walk.why(lease, self.with_holders(cause), position)));
+            }
+        }
+        reasons
+    }
+
+    /// Why a request that is not in the queue cannot be served, behind all that are.
+    pub(super) fn why_alone(&self, lease: &Lease, at: At) -> Why {
+        let mut walk = Walk::default();
+        let order = self.service_order(at);
+        for id in &order {
+            // Only what the walk learns of the head matters here.
+            drop(self.decide(&mut walk, &self.leases[id], at));
+        }
+        let cause = self.decide(&mut walk, lease, at).err();
+        let position = u32::try_from(order.len() + 1).unwrap_or(u32::MAX);
+        let cause = cause.map_or(Cause::Devices(Vec::new()), |cause| self.with_holders(cause));
+        walk.why(lease, cause, position)
+    }
+
+    pub(super) fn new_waiter(&self, turn: &Turn, id: LeaseId, request: Request) -> Lease {
+        let seq = self.queue.last_key_value().map_or(0, |(last, _)| last + 1);
+        let patience = match request.wait {
+            Ms(0) if request.queue => None,
+            Ms(0) => Some(turn.at.boot + SETTLE_MS),
+            wait => Some(turn.at.boot + wait),
+        };
+        let wait = Wait {
+            seq,
+            until: patience,
+            renew_by: request.queue.then(|| turn.at.boot + request.ttl),
+        };
+        let class = self.policy.classes.get(&request.class);
+        Lease {
+            id,
+            revision: self.counters.revision,
+            priority: class.map_or(0, |class| class.priority),
+            request,
+            created: turn.at,
+            phase: Phase::Waiting(wait),
+        }
+    }
+
+    /// Why `request` could not even be served by idle devices, or `None` if it could.
+    pub(super) fn never_fits(&self, request: &Request) -> Option<String> {
+        let devices = self.devices.as_ref()?;
+        let selected = devices.values().filter(|state| state.may_serve(request));
+        let (count, largest) = selected
+            .clone()
+            .fold((0_usize, 0), |(count, largest), state| {
+                (count + 1, largest.max(state.grantable()))
+            });
+        let wanted = request.devices as usize;
+        if count < wanted {
+            return Some(alloc::format!(
+                "asks for {wanted} devices; {count} of the inventory can serve it"
+            ));
+        }
+        let Amount::Memory(bytes) = request.amount else {
+            return None;
+        };
+        let big_enough = selected.filter(|state| state.grantable() >= bytes).count();
+        (big_enough < wanted).then(|| {
+            alloc::format!(
+                "asks for {} on {wanted} device(s); the largest that can serve it grants {}",
+                Bytes(bytes),
+                Bytes(largest)
+            )
+        })
+    }
+
+    /// Grants what can be granted, in order, and ends the waits that are over at once.
+    pub(super) fn serve_queue(&mut self, turn: &mut Turn) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let mut walk = Walk::default();
+        for id in self.service_order(turn.at) {
+            match self.decide(&mut walk, &self.leases[&id], turn.at) {
+                Ok(devices) => self.grant(turn, id, &devices),
+                Err(cause) => self.keep_waiting(turn, id, &cause),
+            }
+        }
+    }
+
+    fn keep_waiting(&mut self, turn: &mut Turn, id: LeaseId, cause: &Cause) {
+        let reading_may_help = awaits_reading(cause);
+        if reading_may_help {
+            turn.effect_once(Effect::Read);
+        }
+        let lease = &self.leases[&id];
+        let answer_now = lease.request.wait == Ms(0) && !lease.request.queue;
+        if self.policy.refusal(lease, turn.at).is_some() {
+            self.end(turn, lease.clone(), EndReason::Denied);
+        } else if answer_now && !reading_may_help {
+            self.end(turn, lease.clone(), EndReason::WaitTimeout);
+        }
+    }
+
+    /// The waiters by effective priority (class priority plus one step per `aging` waited), then by arrival.
+    fn service_order(&self, at: At) -> Vec<LeaseId> {
+        let settings = &self.policy.queue;
+        let mut order: Vec<(Reverse<i64>, u64, LeaseId)> = Vec::with_capacity(self.queue.len());
+        for (&seq, &id) in &self.queue {
+            let lease = &self.leases[&id];
+            let waited = at.boot - lease.created.boot;
+            let steps = waited.0.checked_div(settings.aging.0).unwrap_or(0);
+            let aged = lease
+                .priority
+                .saturating_add(i64::try_from(steps).unwrap_or(i64::MAX));
+            let priority = match settings.order {
+                QueueOrder::Fifo => 0,
+                QueueOrder::Priority => aged,
+            };
+            order.push((Reverse(priority), seq, id));
+        }
+        order.sort_unstable();
+        order.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// The devices that serve `lease` now, or what keeps it. What cannot be served becomes the head.
+    fn decide(&self, walk: &mut Walk, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
+        match self.policy.verdict(lease, at) {
+            Verdict::Allow => {}
+            Verdict::Deny { rule, reason } => {
+                return Err(Cause::Rule {
+                    rule,
+                    reason,
+                    until: None,
+                });
+            }
+            Verdict::Hold {
+                rule,
+                reason,
+                until,
+            } => {
+                return Err(Cause::Rule {
+                    rule,
+                    reason,
+                    until,
+                });
+            }
+        }
+        if let Some(head) = walk.barrier {
+            return Err(Cause::Behind(head));
+        }
+        let decided = self.place(lease, walk.nomination.as_ref(), at);
+        if decided.is_err() {
+            self.block(walk, lease, at);
+        }
+        decided
+    }
+
+    fn block(&self, walk: &mut Walk, lease: &Lease, at: At) {
+        if !self.policy.queue.backfill {
+            walk.barrier = Some(lease.id);
+        }
+        if walk.nomination.is_none() {
+            walk.nomination = self.nominate(lease, at);
+        }
+    }
+
+    /// The best devices for `lease` by the policy's strategy.
+    fn place(
+        &self,
+        lease: &Lease,
+        nomination: Option<&Nomination>,
+        at: At,
+    ) -> Result<Vec<DeviceKey>, Cause> {
+        let devices = self.devices.as_ref().ok_or(Cause::Recovering)?;
+        let (mut fitting, mut obstacles) = (Vec::new(), Vec::new());
+        for state in devices
+            .values()
+            .filter(|state| state.may_serve(&lease.request))
+        {
+            match self.obstacle(state, lease, nomination, at) {
+                None => fitting.push(state),
+                Some(obstacle) => obstacles.push(state.obstructed(obstacle)),
+            }
+        }
+        let wanted = lease.request.devices as usize;
+        if fitting.len() < wanted {
+            return Err(Cause::Devices(obstacles));
+        }
+        let strategy = self.policy.placement.strategy;
+        fitting.sort_by_key(|state| preference(strategy, state));
+        let chosen = fitting.into_iter().take(wanted);
+        Ok(chosen.map(|state| state.device.key.clone()).collect())
+    }
+
+    /// What keeps `lease` off one device, the first thing that does.
+    fn obstacle(
+        &self,
+        state: &DeviceState,
+        lease: &Lease,
+        nomination: Option<&Nomination>,
+        at: At,
+    ) -> Option<Obstacle> {
+        if state.lost_since.is_some() {
+            return Some(Obstacle::Lost);
+        }
+        if let Some(reason) = state.cordoned() {
+            return Some(Obstacle::Cordoned(reason.clone()));
+        }
+        if let Some(head) = self.held_back(state, lease, nomination, at) {
+            return Some(Obstacle::HeldBack(head));
+        }
+        if let Some(obstacle) = self.short_of(state, lease.request.amount) {
+            return Some(obstacle);
+        }
+        if lease.request.load && state.usage.loading >= state.settings.load_slots {
+            return Some(Obstacle::Loading);
+        }
+        state
+            .awaits_reading(at)
+            .then_some(Obstacle::AwaitingReading)
+    }
+
+    /// The head that `state` is held for, if using it could delay that head.
+    fn held_back(
+        &self,
+        state: &DeviceState,
+        lease: &Lease,
+        nomination: Option<&Nomination>,
+        at: At,
+    ) -> Option<LeaseId> {
+        let nomination = nomination?;
+        if !nomination.devices.contains(&state.device.key) {
+            return None;
+        }
+        let gone_by = self
+            .policy
+            .max_hold_for(&lease.request)
+            .map(|hold| at.boot + hold);
+        let in_time = gone_by
+            .zip(nomination.start)
+            .is_some_and(|(end, start)| end <= start);
+        (!in_time).then_some(nomination.head)
+    }
+
+    fn short_of(&self, state: &DeviceState, amount: Amount) -> Option<Obstacle> {
+        match amount {
+            _ if state.usage.exclusive => Some(Obstacle::InUse),
+            Amount::Memory(bytes) if state.free() < bytes => Some(Obstacle::Short),
+            Amount::Memory(_) => None,
+            Amount::Exclusive if !state.occupants.is_empty() => Some(Obstacle::InUse),
+            Amount::Exclusive if state.usage.foreign > self.policy.foreign_ignore_below => {
+                Some(Obstacle::Foreign(state.usage.foreign))
+            }
+            Amount::Exclusive => None,
+        }
+    }
+
+    /// Adds to what keeps a request who holds the devices that it could use.
+    fn with_holders(&self, mut cause: Cause) -> Cause {
+        let (Cause::Devices(obstacles), Some(devices)) = (&mut cause, &self.devices) else {
+            return cause;
+        };
+        for obstacle in obstacles {
+            if let Some(state) = devices.get(&obstacle.device) {
+                obstacle.holders = self.holders(state);
+            }
+        }
+        cause
+    }
+
+    fn holders(&self, state: &DeviceState) -> Vec<Blocker> {
+        let occupants = state.occupants.iter().map(|id| &self.leases[id]);
+        let mut holders: Vec<Blocker> = occupants
+            .map(|lease| Blocker {
+                lease: lease.id,
+                holder: lease.request.holder.name.clone(),
+                memory: charge_on(state, lease),
+                until: known_end(lease).map(|deadline| deadline.wall),
+            })
+            .collect();
+        holders.sort_by_key(|holder| (Reverse(holder.memory), holder.lease));
+        holders
+    }
+
+    /// The devices that can serve `lease` soonest, each with all that is known of when.
+    fn nominate(&self, lease: &Lease, at: At) -> Option<Nomination> {
+        let devices = self.devices.as_ref()?.values();
+        let usable = devices
+            .filter(|state| state.may_serve(&lease.request))
+            .filter(|state| state.lost_since.is_none() && state.cordoned().is_none());
+        let mut soonest: Vec<_> = usable
+            .filter_map(|state| Some((self.opening(state, lease.request.amount, at)?, state)))
+            .collect();
+        soonest.sort_by_key(|(opening, state)| (*opening, state.device.index, &state.device.key));
+        soonest.truncate(lease.request.devices as usize);
+        if soonest.len() < lease.request.devices as usize {
+            return None;
+        }
+        let starts = soonest.iter().map(|(opening, _)| opening.start);
+        Some(Nomination {
+            head: lease.id,
+            start: starts
+                .collect::<Option<Vec<_>>>()
+                .and_then(|starts| starts.into_iter().max()),
+            devices: soonest
+                .iter()
+                .map(|(_, state)| state.device.key.clone())
+                .collect(),
+        })
+    }
+
+    /// When `amount` is free on a device if every lease there stays as long as it may.
+    fn opening(&self, state: &DeviceState, amount: Amount, at: At) -> Option<Opening> {
+        let needed = match amount {
+            Amount::Exclusive => state.grantable(),
+            Amount::Memory(bytes) => bytes,
+        };
+        let foreign = match amount {
+            Amount::Exclusive if state.usage.foreign <= self.policy.foreign_ignore_below => 0,
+            Amount::Exclusive | Amount::Memory(_) => state.usage.foreign,
+        };
+        if state.grantable() < needed {
+            return None;
+        }
+        let mut ends: Vec<(Option<BootMs>, u64)> = Vec::new();
+        for id in &state.occupants {
+            let lease = &self.leases[id];
+            ends.push((
+                known_end(lease).map(|end| end.boot),
+                charge_on(state, lease),
+            ));
+        }
+        ends.sort_by_key(|(end, _)| end.unwrap_or(BootMs(u64::MAX)));
+        let taken = state.usage.charged.saturating_add(foreign);
+        Some(Opening::after(ends, taken, state.grantable() - needed, at))
+    }
+
+    fn grant(&mut self, turn: &mut Turn, id: LeaseId, devices: &[DeviceKey]) {
+        let mut lease = self.leases[&id].clone();
+        let allocations = self.allocate(&lease.request, devices);
+        let hold = self.policy.max_hold_for(&lease.request);
+        let fence = self.counters.next_fence;
+        self.counters.next_fence = Fence(fence.0 + 1);
+        let grant = Grant {
+            fence,
+            at: turn.at,
+            generation: self.counters.generation,
+            allocations,
+            expires: turn.at.after(lease.request.ttl),
+            hold_until: hold.map(|hold| turn.at.after(hold)),
+            renewed: false,
+            loading: lease.request.load,
+            unresponsive: false,
+            drains: alloc::collections::BTreeMap::new(),
+        };
+        let text = grant_text(&grant);
+        lease.phase = Phase::Held(grant);
+        turn.event(EventKind::LeaseGranted, &lease, text);
+        turn.effects.extend(Self::watch_effect(&lease));
+        self.put(turn, lease);
+    }
+
+    fn allocate(&self, request: &Request, devices: &[DeviceKey]) -> Vec<Allocation> {
+        let mut parts: Vec<Allocation> = devices
+            .iter()
+            .filter_map(|key| self.devices.as_ref()?.get(key))
+            .map(|state| state.part_for(request.amount))
+            .collect();
+        parts.sort_by(|a, b| a.device.cmp(&b.device));
+        parts
+    }
+}
+
+impl Walk {
+    fn why(&self, lease: &Lease, cause: Cause, position: u32) -> Why {
+        let mine = self
+            .nomination
+            .as_ref()
+            .filter(|nomination| nomination.head == lease.id);
+        Why {
+            devices: lease.request.devices,
+            amount: lease.request.amount,
+            position,
+            start: mine.and_then(|nomination| nomination.start),
+            cause,
+        }
+    }
+}
+
+impl DeviceState {
+    fn obstructed(&self, obstacle: Obstacle) -> DeviceObstacle {
+        DeviceObstacle {
+            device: self.device.key.clone(),
+            free: if self.usage.exclusive { 0 } else { self.free() },
+            obstacle,
+            holders: Vec::new(),
+        }
+    }
+
+    fn part_for(&self, amount: Amount) -> Allocation {
+        let (memory, exclusive) = match amount {
+            Amount::Exclusive => (self.grantable(), true),
+            Amount::Memory(bytes) => (bytes, false),
+        };
+        Allocation {
+            device: self.device.key.clone(),
+            memory,
+            exclusive,
+        }
+    }
+
+    /// Whether `request` may be placed here at all, capacity apart.
+    fn may_serve(&self, request: &Request) -> bool {
+        self.device.leasable && request.select.admits(&self.device.key.id)
+    }
+}
+
+/// When and how nearly a device can serve; the smallest is the best to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Opening {
+    at: BootMs,
+    /// Bytes still missing when everything of known end is over.
+    missing: u64,
+    start: Option<BootMs>,
+}
+
+impl Opening {
+    /// Walks over `ends` in order until no more than `most_taken` of `taken` is left.
+    fn after(ends: Vec<(Option<BootMs>, u64)>, mut taken: u64, most_taken: u64, at: At) -> Self {
+        let mut now = at.boot;
+        for (end, charge) in ends {
+            let (true, Some(end)) = (taken > most_taken, end) else {
+                break;
+            };
+            taken = taken.saturating_sub(charge);
+            now = now.max(end);
+        }
+        let missing = taken.saturating_sub(most_taken);
+        Self {
+            at: if missing == 0 { now } else { BootMs(u64::MAX) },
+            missing,
+            start: (missing == 0).then_some(now),
+        }
+    }
+}
+
+/// Bytes that `lease` is charged for on a device.
+fn charge_on(state: &DeviceState, lease: &Lease) -> u64 {
+    let granted = lease
+        .occupying()
+        .and_then(|grant| grant.on(&state.device.key));
+    let granted = granted.map_or(0, |part| part.memory);
+    granted.max(state.observed(lease.id).unwrap_or(0))
+}
+
+/// When a lease must be over. While memory is being reclaimed, nobody knows.
+fn known_end(lease: &Lease) -> Option<crate::lease::Deadline> {
+    lease.held().and_then(Grant::known_end)
+}
+
+/// The smaller, the sooner taken; the index decides among equals.
+fn preference(strategy: Strategy, state: &DeviceState) -> (u64, u64, u32, DeviceKey) {
+    let free = state.free();
+    let leases = state.occupants.len() as u64;
+    let (first, second) = match strategy {
+        Strategy::BestFit => (free, 0),
+        Strategy::FirstFit => (0, 0),
+        Strategy::Pack => (u64::MAX - leases, free),
+        Strategy::Spread => (leases, u64::MAX - free),
+        Strategy::WorstFit => (u64::MAX - free, 0),
+    };
+    (first, second, state.device.index, state.device.key.clone())
+}
+
+fn awaits_reading(cause: &Cause) -> bool {
+    let Cause::Devices(devices) = cause else {
+        return false;
+    };
+    devices
+        .iter()
+        .any(|device| device.obstacle == Obstacle::AwaitingReading)
+}
+
+fn grant_text(grant: &Grant) -> String {
+    use core::fmt::Write;
+    let mut text = String::from("is granted");
+    for (place, part) in grant.allocations.iter().enumerate() {
+        let comma = if place == 0 { " " } else { ", " };
+        let amount = Bytes(part.memory);
+        // Writing to a string cannot fail.
+        let _ = match part.exclusive {
+            true => write!(text, "{comma}all of {}", part.device),
+            false => write!(text, "{comma}{amount} of {}", part.device),
+        };
+    }
+    text
+}

@@ -1,0 +1,134 @@
+//! From one policy to another, over what is held.
+
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::{Books, Turn};
+use crate::command::{Event, EventKind, Switched};
+use crate::ids::LeaseId;
+use crate::lease::{Deadline, Drain, DrainSource, EndReason, Phase};
+use crate::plan::{Fate, LeaseFate, Plan, Refusal, fate};
+use crate::policy::Policy;
+use crate::time::At;
+
+impl Books {
+    /// What `policy` would mean now for what is held and what waits. Switching to it does just that.
+    pub fn plan(&self, at: At, policy: &Policy) -> Plan {
+        let mut plan = Plan::default();
+        if *policy == *self.policy {
+            return plan;
+        }
+        for lease in self.leases.values() {
+            match &lease.phase {
+                Phase::Held(grant) => {
+                    plan.held
+                        .extend(fate(&self.policy, policy, lease, grant, at))
+                }
+                Phase::Waiting(_) => {
+                    let refusal = policy.refusal(lease, at);
+                    plan.denied
+                        .extend(refusal.map(|refusal| (lease.id, refusal)));
+                }
+                Phase::Reclaiming(..) | Phase::Ended(_) => {}
+            }
+        }
+        plan
+    }
+
+    pub(super) fn switch(&mut self, turn: &mut Turn, policy: Arc<Policy>) -> Option<Switched> {
+        if *policy == *self.policy {
+            return None;
+        }
+        let plan = self.plan(turn.at, &policy);
+        self.counters.generation += 1;
+        self.policy = policy;
+        turn.switched = true;
+        self.reindex_deadlines();
+        self.resettle_devices();
+        let generation = self.counters.generation;
+        turn.events.push(Event {
+            kind: EventKind::PolicySwitched,
+            lease: None,
+            device: None,
+            by: None,
+            text: format!("policy generation {generation} is live: {}", summary(&plan)),
+        });
+        for fate in &plan.held {
+            self.meet(turn, fate);
+        }
+        for (id, _) in &plan.denied {
+            if let Some(lease) = self.leases.get(id).cloned() {
+                self.end(turn, lease, EndReason::Denied);
+            }
+        }
+        Some(Switched { generation, plan })
+    }
+
+    fn resettle_devices(&mut self) {
+        let policy = self.policy.clone();
+        for state in self.states_mut() {
+            state.settings = policy.device_settings(&state.device);
+        }
+        self.recharge_all();
+    }
+
+    fn meet(&mut self, turn: &mut Turn, fate: &LeaseFate) {
+        match fate.fate {
+            Fate::Keep => {}
+            Fate::Withdraw => self.withdraw(turn, fate.id, DrainSource::Policy),
+            Fate::Shorten(until) => self.shorten(turn, fate.id, until),
+            Fate::Drain(deadline) => self.drain_by_policy(turn, fate, deadline),
+            Fate::Force => {
+                let lease = self.leases[&fate.id].clone();
+                let text = words(&fate.because);
+                self.end_by_force(turn, lease, EndReason::Policy, &text);
+            }
+        }
+    }
+
+    fn shorten(&mut self, turn: &mut Turn, id: LeaseId, until: Deadline) {
+        let mut lease = self.leases[&id].clone();
+        if let Phase::Held(grant) = &mut lease.phase {
+            grant.hold_until = Some(until);
+            self.put(turn, lease);
+        }
+    }
+
+    fn drain_by_policy(&mut self, turn: &mut Turn, fate: &LeaseFate, deadline: Deadline) {
+        let mut lease = self.leases[&fate.id].clone();
+        let drain = Drain {
+            deadline,
+            reason: words(&fate.because),
+            by: format!("policy generation {}", self.counters.generation),
+        };
+        let asked = lease
+            .held()
+            .and_then(|grant| grant.drains.get(&DrainSource::Policy));
+        if asked.is_none_or(|asked| asked.deadline != deadline) {
+            self.add_drain(turn, &mut lease, DrainSource::Policy, drain);
+        }
+    }
+}
+
+fn words(refusal: &Refusal) -> alloc::string::String {
+    match refusal.rule.as_str() {
+        "" => "the policy changed and its scope is all".into(),
+        rule => format!("`{rule}`: {}", refusal.reason),
+    }
+}
+
+fn summary(plan: &Plan) -> alloc::string::String {
+    let count = |wanted: fn(&Fate) -> bool| {
+        let fates: Vec<_> = plan.held.iter().filter(|held| wanted(&held.fate)).collect();
+        fates.len()
+    };
+    format!(
+        "{} kept, {} drained, {} ended, {} allowed to stay, {} waiters refused",
+        count(|fate| matches!(fate, Fate::Keep)),
+        count(|fate| matches!(fate, Fate::Drain(_))),
+        count(|fate| matches!(fate, Fate::Force)),
+        count(|fate| matches!(fate, Fate::Withdraw)),
+        plan.denied.len()
+    )
+}

@@ -1,0 +1,135 @@
+//! What a policy would mean for the leases now held. The same function plans and applies.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::ids::LeaseId;
+use crate::lease::{Deadline, DrainSource, Grant, Lease};
+use crate::policy::{Held, Policy, ReloadScope, Verdict};
+use crate::time::At;
+
+/// What a policy would mean for what is held and what waits. Leases that are not named are not touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Held leases, by id.
+    pub held: Vec<LeaseFate>,
+    /// Waiters that the policy refuses, by id, with the rule and the reason.
+    pub denied: Vec<(LeaseId, Refusal)>,
+}
+
+/// What a policy means for one held lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseFate {
+    /// The lease.
+    pub id: LeaseId,
+    /// Its holder's name.
+    pub holder: String,
+    /// What happens to it.
+    pub fate: Fate,
+    /// Why.
+    pub because: Refusal,
+}
+
+/// The rule that refuses something, and its words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// The rule.
+    pub rule: String,
+    /// For people.
+    pub reason: String,
+}
+
+/// What happens to a held lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is asked to go by then.
+    Drain(Deadline),
+    /// It ends now.
+    Force,
+    /// The policy no longer allows it and lets it stay.
+    Keep,
+    /// Its longest time to be held now ends then.
+    Shorten(Deadline),
+    /// An earlier policy asked it to go; this one lets it stay.
+    Withdraw,
+}
+
+impl Policy {
+    /// What this policy says of a request, its class included.
+    pub(crate) fn verdict(&self, lease: &Lease, at: At) -> Verdict {
+        let request = &lease.request;
+        match self.rules.admit(request, at.wall) {
+            Verdict::Allow | Verdict::Hold { .. } if !self.classes.contains_key(&request.class) => {
+                Verdict::Deny {
+                    rule: String::from("class"),
+                    reason: alloc::format!("class `{}` is not defined", request.class),
+                }
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// The rule that refuses `lease`, if one does. A lease that only has to wait is not refused.
+    pub(crate) fn refusal(&self, lease: &Lease, at: At) -> Option<Refusal> {
+        match self.verdict(lease, at) {
+            Verdict::Deny { rule, reason } => Some(Refusal { rule, reason }),
+            Verdict::Allow | Verdict::Hold { .. } => None,
+        }
+    }
+}
+
+/// What switching from `old` to `new` means for one held lease; `None` does not touch it.
+pub(crate) fn fate(
+    old: &Policy,
+    new: &Policy,
+    lease: &Lease,
+    grant: &Grant,
+    at: At,
+) -> Option<LeaseFate> {
+    let refusal = new.refusal(lease, at);
+    let newly_refused = refusal.is_some() && old.refusal(lease, at).is_none();
+    let in_scope = newly_refused || new.reload.scope == ReloadScope::All;
+    let fate = if in_scope {
+        Some(fate_in_scope(new, lease, grant, at))
+    } else if refusal.is_none() && grant.drains.contains_key(&DrainSource::Policy) {
+        Some(Fate::Withdraw)
+    } else {
+        shortened(old, new, lease, grant, at).map(Fate::Shorten)
+    };
+    Some(LeaseFate {
+        id: lease.id,
+        holder: lease.request.holder.name.clone(),
+        fate: fate?,
+        because: refusal.unwrap_or_default(),
+    })
+}
+
+/// An earlier drain by a policy is never moved by a later one.
+fn fate_in_scope(new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Fate {
+    match new.reload.held {
+        Held::Keep => Fate::Keep,
+        Held::Force => Fate::Force,
+        Held::Drain => match grant.drains.get(&DrainSource::Policy) {
+            Some(drain) => Fate::Drain(drain.deadline),
+            None => Fate::Drain(at.after(new.grace_for(&lease.request))),
+        },
+    }
+}
+
+/// The new end of a hold whose limit was cut: never sooner than the grace from now.
+fn shortened(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Option<Deadline> {
+    let limit = new.max_hold_for(&lease.request)?;
+    if old
+        .max_hold_for(&lease.request)
+        .is_some_and(|was| was <= limit)
+    {
+        return None;
+    }
+    let from_grant = grant.at.after(limit);
+    let from_now = at.after(new.grace_for(&lease.request));
+    let end = from_grant.max(from_now);
+    grant
+        .hold_until
+        .is_none_or(|until| end < until)
+        .then_some(end)
+}

@@ -1,0 +1,357 @@
+//! What the operator decided, as typed data plus the rules that only text can say.
+//!
+//! A policy is a value: equal, and hashed, by the source it was compiled from.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::device::Device;
+use crate::request::Request;
+use crate::time::{Ms, WallMs};
+
+/// The class that exists without being declared.
+pub const STANDARD_CLASS: &str = "standard";
+
+/// Everything that a decision depends on beside the books themselves.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The text that this policy was compiled from.
+    pub source: Arc<PolicySource>,
+    /// What happens to held leases when a policy replaces another.
+    pub reload: ReloadSettings,
+    /// What a request gets that does not say.
+    pub defaults: Defaults,
+    /// Which devices a grant is placed on.
+    pub placement: Placement,
+    /// Who is served first.
+    pub queue: QueueSettings,
+    /// How memory of a forced end is taken back.
+    pub reclaim: ReclaimSettings,
+    /// Foreign use below this many bytes does not keep an exclusive request off a device.
+    pub foreign_ignore_below: u64,
+    /// Classes by name; [`STANDARD_CLASS`] is always among them.
+    pub classes: BTreeMap<String, Class>,
+    /// Settings for devices, in file order; a later one wins. The index is what [`Rules::device_matches`] takes.
+    pub devices: Vec<DeviceRule>,
+    /// What only text can say.
+    pub rules: Arc<dyn Rules>,
+}
+
+/// The files of a policy and their hash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySource {
+    /// Hash over the names and bytes of all layers, in hexadecimal.
+    pub hash: String,
+    /// File name and text, in the order in which they apply.
+    pub files: Vec<(String, String)>,
+}
+
+/// What happens to a held lease that the new policy no longer allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It stays until it ends by itself.
+    Keep,
+    /// Its holder is told and has until a deadline.
+    Drain,
+    /// It ends now.
+    Force,
+}
+
+/// Which held leases a reload looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadScope {
+    /// All of them.
+    All,
+    /// Those that the old policy allows and the new one does not.
+    Violating,
+}
+
+/// `[reload]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReloadSettings {
+    /// The fate of a lease in scope.
+    pub held: Held,
+    /// Which leases are in scope.
+    pub scope: ReloadScope,
+    /// Least time to drain.
+    pub grace: Ms,
+    /// Most time to drain, whatever the class or the request asks for.
+    pub grace_max: Ms,
+}
+
+/// `[defaults]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// The class of a request that names none.
+    pub class: String,
+    /// Time between heartbeats.
+    pub ttl: Ms,
+    /// How long a request waits that does not say.
+    pub wait: Ms,
+}
+
+/// `[placement]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The order in which fitting devices are taken.
+    pub strategy: Strategy,
+    /// Bytes of every device that are never granted.
+    pub reserve: u64,
+    /// How many leases may load on one device at once.
+    pub load_slots: u32,
+}
+
+/// The order in which fitting devices are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Least memory left over.
+    BestFit,
+    /// Lowest index.
+    FirstFit,
+    /// Most leases already there, so that whole devices stay free.
+    Pack,
+    /// Fewest leases there.
+    Spread,
+    /// Most memory left over.
+    WorstFit,
+}
+
+/// Who is served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueOrder {
+    /// By arrival alone.
+    Fifo,
+    /// By effective priority, then by arrival.
+    Priority,
+}
+
+/// `[queue]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// Who is served first.
+    pub order: QueueOrder,
+    /// Waiting this long raises the effective priority by one; zero never does.
+    pub aging: Ms,
+    /// Whether a request may pass the head of the queue when it does not delay it.
+    pub backfill: bool,
+    /// More waiters than this are refused.
+    pub max_waiting: usize,
+}
+
+/// Which processes the broker may signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalRule {
+    /// Every registered one.
+    Always,
+    /// None.
+    Never,
+    /// Those that `gpu-manager run` started.
+    Supervised,
+}
+
+/// `[reclaim]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReclaimSettings {
+    /// Whether memory of a forced end waits for proof that its holder is gone.
+    pub verify: bool,
+    /// How long to wait where nothing can be observed.
+    pub delay: Ms,
+    /// When an unverified capacity is quarantined.
+    pub quarantine_after: Ms,
+    /// Which processes may be signalled.
+    pub signal: SignalRule,
+}
+
+/// `[[class]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// Higher runs first.
+    pub priority: i64,
+    /// Time that a lease of this class has to drain.
+    pub drain_grace: Ms,
+    /// Longest time that a lease of this class is held.
+    pub max_hold: Option<Ms>,
+}
+
+/// `[[device]]`: settings for the devices that [`Rules::device_matches`] says it is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceRule {
+    /// Bytes never granted, instead of the placement's.
+    pub reserve: Option<u64>,
+    /// Leases that may load at once, instead of the placement's.
+    pub load_slots: Option<u32>,
+    /// Words that people and rules see.
+    pub labels: Vec<String>,
+    /// Why no new grants are made here.
+    pub cordon: Option<String>,
+}
+
+/// What the rules say of a request at a point in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be granted.
+    Allow,
+    /// It must wait.
+    Hold {
+        /// The rule that says so.
+        rule: String,
+        /// For the one who waits.
+        reason: String,
+        /// When the rule will look different, where that is known.
+        until: Option<WallMs>,
+    },
+    /// It is refused.
+    Deny {
+        /// The rule that says so.
+        rule: String,
+        /// For the one who asked.
+        reason: String,
+    },
+}
+
+/// The part of a policy that is looked up by evaluation. Pure and total: an error is a value.
+pub trait Rules: fmt::Debug + Send + Sync {
+    /// Whether `request` may be granted at `now`, the capacity apart.
+    fn admit(&self, request: &Request, now: WallMs) -> Verdict;
+
+    /// Whether the `rule`-th device rule of the policy is about `device`.
+    fn device_matches(&self, rule: usize, device: &Device) -> bool;
+
+    /// The next time after `now` at which a verdict can change by the hour alone.
+    fn next_change(&self, now: WallMs) -> Option<WallMs>;
+}
+
+/// Rules that allow everything and match every device.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRules;
+
+impl Rules for NoRules {
+    fn admit(&self, _request: &Request, _now: WallMs) -> Verdict {
+        Verdict::Allow
+    }
+
+    fn device_matches(&self, _rule: usize, _device: &Device) -> bool {
+        true
+    }
+
+    fn next_change(&self, _now: WallMs) -> Option<WallMs> {
+        None
+    }
+}
+
+impl Policy {
+    /// What holds before any file is read.
+    pub fn built_in() -> Self {
+        Self {
+            source: Arc::default(),
+            reload: ReloadSettings {
+                held: Held::Drain,
+                scope: ReloadScope::Violating,
+                grace: Ms::from_secs(30),
+                grace_max: Ms::from_secs(3600),
+            },
+            defaults: Defaults {
+                class: STANDARD_CLASS.to_string(),
+                ttl: Ms::from_secs(60),
+                wait: Ms(0),
+            },
+            placement: Placement {
+                strategy: Strategy::BestFit,
+                reserve: 0,
+                load_slots: 1,
+            },
+            queue: QueueSettings {
+                order: QueueOrder::Priority,
+                aging: Ms::from_secs(600),
+                backfill: true,
+                max_waiting: 1024,
+            },
+            reclaim: ReclaimSettings {
+                verify: true,
+                delay: Ms::from_secs(5),
+                quarantine_after: Ms::from_secs(60),
+                signal: SignalRule::Supervised,
+            },
+            foreign_ignore_below: 512 << 20,
+            classes: BTreeMap::from([(STANDARD_CLASS.to_string(), Class::default())]),
+            devices: Vec::new(),
+            rules: Arc::new(NoRules),
+        }
+    }
+
+    /// What applies to `device`, all matching device rules taken together.
+    pub(crate) fn device_settings(&self, device: &Device) -> DeviceSettings {
+        let mut settings = DeviceSettings {
+            reserve: self.placement.reserve,
+            load_slots: self.placement.load_slots,
+            labels: Vec::new(),
+            cordon: None,
+        };
+        for (index, rule) in self.devices.iter().enumerate() {
+            if self.rules.device_matches(index, device) {
+                settings.overlay(rule);
+            }
+        }
+        settings
+    }
+
+    /// The time that `request` has to drain under this policy.
+    pub(crate) fn grace_for(&self, request: &Request) -> Ms {
+        let class = self.classes.get(&request.class);
+        let wanted = [
+            Some(self.reload.grace),
+            class.map(|class| class.drain_grace),
+            request.drain_grace,
+        ];
+        let longest = wanted.into_iter().flatten().max().unwrap_or_default();
+        longest.min(self.reload.grace_max)
+    }
+
+    /// The longest time that `request` may be held: the shorter of what it asked for and its class allows.
+    pub(crate) fn max_hold_for(&self, request: &Request) -> Option<Ms> {
+        let class = self.classes.get(&request.class);
+        let limits = [request.max_hold, class.and_then(|class| class.max_hold)];
+        limits.into_iter().flatten().min()
+    }
+}
+
+impl PartialEq for Policy {
+    fn eq(&self, other: &Self) -> bool {
+        self.source.hash == other.source.hash
+    }
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        Self {
+            priority: 0,
+            drain_grace: Ms(0),
+            max_hold: None,
+        }
+    }
+}
+
+/// What a policy says of one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSettings {
+    /// Bytes never granted.
+    pub reserve: u64,
+    /// Leases that may load at once.
+    pub load_slots: u32,
+    /// Words that people and rules see.
+    pub labels: Vec<String>,
+    /// Why no new grants are made here.
+    pub cordon: Option<String>,
+}
+
+impl DeviceSettings {
+    fn overlay(&mut self, rule: &DeviceRule) {
+        self.reserve = rule.reserve.unwrap_or(self.reserve);
+        self.load_slots = rule.load_slots.unwrap_or(self.load_slots);
+        self.labels.extend(rule.labels.iter().cloned());
+        self.cordon = rule.cordon.clone().or(self.cordon.take());
+    }
+}

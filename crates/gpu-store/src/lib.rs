@@ -1,0 +1,1 @@
+//! Durable rows behind one trait: redb and memory.
