@@ -199,7 +199,12 @@ enum Amount {
     Text(String),
 }
 
-const UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
+const UNITS: [(&str, u64); 4] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("", 1),
+];
 
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     match Amount::deserialize(deserializer)? {
@@ -241,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_typo_is_an_error() {
-        let error = toml::from_str::<Config>("[[device]]\nmemory_totl = 1").unwrap_err();
+        let read = toml::from_str::<Config>("[[device]]\nmemory_totl = 1");
+        let error = read.expect_err("there is no such key");
         assert!(error.message().contains("memory_totl"), "{error}");
     }
 

@@ -57,7 +57,14 @@ fn what_the_file_leaves_out_is_not_supported() {
 
     assert_eq!(card["name"], "Fake GPU");
     assert_eq!(card["uuid"], "GPU-fa4e0000-0000-4000-8000-000000000001");
-    for field in ["serial", "utilisation", "temperature", "power", "fan", "mig"] {
+    for field in [
+        "serial",
+        "utilisation",
+        "temperature",
+        "power",
+        "fan",
+        "mig",
+    ] {
         assert_eq!(card[field], "NVMLError_NotSupported", "{field}");
     }
     assert_eq!(card["compute"], json!([]));
@@ -66,12 +73,24 @@ fn what_the_file_leaves_out_is_not_supported() {
 #[test]
 fn faults_arrive_as_their_own_errors() {
     for (file, error) in [
-        ("init_fault = 'driver_mismatch'", "NVMLError_LibRmVersionMismatch"),
-        ("init_fault = 'driver_not_loaded'", "NVMLError_DriverNotLoaded"),
+        (
+            "init_fault = 'driver_mismatch'",
+            "NVMLError_LibRmVersionMismatch",
+        ),
+        (
+            "init_fault = 'driver_not_loaded'",
+            "NVMLError_DriverNotLoaded",
+        ),
         ("fault = 'unknown'", "NVMLError_Unknown"),
         ("[[device]]\nfault = 'lost'", "NVMLError_GpuIsLost"),
-        ("[[device]]\nfault = 'reset_required'", "NVMLError_ResetRequired"),
-        ("[[device]]\nfault = 'no_permission'", "NVMLError_NoPermission"),
+        (
+            "[[device]]\nfault = 'reset_required'",
+            "NVMLError_ResetRequired",
+        ),
+        (
+            "[[device]]\nfault = 'no_permission'",
+            "NVMLError_NoPermission",
+        ),
         ("this is no TOML", "NVMLError_Unknown"),
     ] {
         let output = Host::new(file).python(NVIDIA_ML_PY);

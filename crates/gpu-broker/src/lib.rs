@@ -1,1 +1,32 @@
-//! The one loop: clock, inbox, commits, effects, readers.
+//! The one loop that owns the books: clock, bounded inbox, durable commits, effects, and what readers see.
+//!
+//! Every change goes through [`Handle`], is stamped with the time of one clock, made durable in a batch
+//! and only then answered and published. Readers look at what was last published and never enter the loop.
+//! Must never know HTTP, the grammar of policies, drivers, or how files are watched.
+
+mod attribute;
+mod broker;
+mod clock;
+mod effects;
+mod handle;
+mod inbox;
+mod process;
+mod reload;
+mod turn;
+mod view;
+
+pub use broker::{Broker, Config, StartError, StartPolicy, Started};
+pub use clock::{BootClock, Clock, boot_id};
+pub use gpu_policy::{Diagnostics, Override, SelectError, SourceFile, parse_select};
+pub use gpu_store::{
+    EVENTS_PER_PAGE_MAX, EventId, EventPage, EventPosition, ParseEventIdError, ReadError, Settings,
+    StoreId, StoredEvent,
+};
+pub use handle::{
+    AbandonGuard, AcquireError, DeviceCommandError, Follower, Handle, LeaseCommandError,
+    Unavailable,
+};
+pub use process::{RegisterError, register_process};
+pub use reload::{ReloadOutcome, ReloadResult, ReloadState, Reloader, Trigger};
+pub use turn::{Fatal, Turn};
+pub use view::Snapshot;

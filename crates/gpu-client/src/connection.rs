@@ -93,7 +93,7 @@ impl Connections {
             match sender.try_send_request(self.request(call)).await {
                 Ok(response) => return Ok((response, sender)),
                 // The broker closes idle connections: what was never sent, or may be done twice, goes again.
-                Err(mut error) if error.take_message().is_some() || call.repeatable => {}
+                Err(error) if error.message().is_some() || call.repeatable => {}
                 Err(error) => return Err(self.lost(error.into_error())),
             }
         }

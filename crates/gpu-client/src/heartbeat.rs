@@ -23,7 +23,7 @@ pub enum Pulse {
     Away(ClientError),
     /// The lease is over; the last pulse.
     Gone(Gone),
-    /// The lease as it is: at the start, after each change, and when the broker is back.
+    /// The lease as it is: after each change, and when the broker is back.
     Lease(Box<Lease>),
 }
 

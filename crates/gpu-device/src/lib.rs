@@ -32,6 +32,6 @@ mod wire;
 pub use config::{Config, SimulatedDevice};
 pub use merge::MAX_MEMORY_BYTES;
 pub use probe::{
-    Health, Inventory, InventoryError, LinkError, Limits, Note, Probe, ProbeCommand, ProbeState,
+    Health, Inventory, InventoryError, Limits, LinkError, Note, Probe, ProbeCommand, ProbeState,
     ReadError,
 };

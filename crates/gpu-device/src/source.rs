@@ -30,9 +30,7 @@ pub(crate) trait Source {
 }
 
 /// The sources, most trusted first: of two that know a fact, the first is believed.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SourceName {
     Nvml,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::{Discovery, Readings, SourceName};
+use crate::source::SourceName;
 
 /// What the child has to know before the first question.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,7 +31,8 @@ pub(crate) enum What {
     Read,
 }
 
-/// The answer to a question of type [`What`]: `T` is [`Discovery`] or [`Readings`].
+/// The answer to an [`Ask`]: `T` is [`Discovery`](crate::source::Discovery) or
+/// [`Readings`](crate::source::Readings).
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer<T> {
     pub(crate) number: u64,
@@ -44,6 +45,3 @@ pub(crate) struct Said<T> {
     pub(crate) source: SourceName,
     pub(crate) result: Result<T, String>,
 }
-
-pub(crate) type DiscoveryAnswer = Answer<Discovery>;
-pub(crate) type ReadAnswer = Answer<Readings>;

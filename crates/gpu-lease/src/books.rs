@@ -198,6 +198,7 @@ impl Books {
             Command::Grace { until } => self.grace(until),
             Command::HostRebooted => self.host_rebooted(turn),
             Command::Inventory(devices) => self.inventory(turn, devices),
+            Command::Note(event) => turn.events.push(event),
             Command::ProcessGone { id, fence } => self.process_gone(turn, id, fence),
             Command::Ready { id } => return Answer::Lease(self.ready(turn, id)),
             Command::Release { id } => return Answer::Lease(self.release(turn, id)),
@@ -205,7 +206,9 @@ impl Books {
             Command::Revoke { id, reason, by } => {
                 return Answer::Lease(self.revoke(turn, id, &reason, &by));
             }
-            Command::SetPolicy(policy) => return Answer::Policy(self.switch(turn, policy)),
+            Command::SetPolicy { policy, changes } => {
+                return Answer::Policy(self.switch(turn, policy, &changes));
+            }
             Command::SignalRefused {
                 id,
                 fence,

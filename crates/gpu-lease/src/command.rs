@@ -70,6 +70,8 @@ pub enum Command {
     HostRebooted,
     /// All devices of the host, as discovery sees them.
     Inventory(Vec<Device>),
+    /// Something that happened outside the books and belongs into the audit.
+    Note(Event),
     /// The process of a holder is proven gone.
     ProcessGone {
         /// The lease it was registered for.
@@ -102,7 +104,12 @@ pub enum Command {
         by: String,
     },
     /// Another policy, checked and compiled.
-    SetPolicy(Arc<Policy>),
+    SetPolicy {
+        /// The policy.
+        policy: Arc<Policy>,
+        /// What differs from the one before, for the audit.
+        changes: String,
+    },
     /// A signal could not be sent, because the process could not be proven to be the registered one
     /// or the broker may not.
     SignalRefused {

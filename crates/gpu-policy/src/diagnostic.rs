@@ -137,6 +137,14 @@ impl Problem {
         Self { hint, ..self }
     }
 
+    /// The same problem, said of one entry of a list.
+    pub(crate) fn of_entry(self) -> Self {
+        Self {
+            message: format!("has an entry that {}", self.message),
+            ..self
+        }
+    }
+
     /// The same problem, said of `subject`.
     pub(crate) fn of(self, subject: &str) -> Self {
         Self {

@@ -84,9 +84,9 @@ impl<'a, 'p> Section<'a, 'p> {
 
     /// A key that is planned: refused, since it would look as if it did something.
     pub(crate) fn later(&mut self, key: &'static str) {
-        if let Some((name, _)) = self.remove(key) {
+        if let Some((name, _)) = self.entries.remove_entry(key) {
             let problem = Problem::new(format!("`{key}` is not supported yet")).hint("remove it");
-            self.problems.add(&self.text.site(name), problem);
+            self.complain(name.span(), problem);
         }
     }
 

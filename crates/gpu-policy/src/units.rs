@@ -99,14 +99,15 @@ pub(crate) fn duration_text(length: Ms) -> String {
     text
 }
 
-/// `text`, or its beginning if it is too long to be shown.
+/// `text` without anything that a terminal would act on; only its beginning if it is too long to be shown.
 pub(crate) fn shortened(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 40;
-    let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
-    if shown.len() < text.len() {
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).map(printable).collect();
+    if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
         shown.push_str("...");
     }
-    shown.escape_debug().to_string()
+    shown
 }
 
 fn split_at(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {

@@ -99,7 +99,8 @@ pub(crate) fn names(value: &DeValue<'_>) -> Result<Vec<String>, Problem> {
     if items.len() > NAMES_MAX {
         return Err(Problem::new(format!("has more than {NAMES_MAX} entries")));
     }
-    items.iter().map(|item| name(item.get_ref())).collect()
+    let entry = |item: &toml::Spanned<DeValue<'_>>| name(item.get_ref()).map_err(Problem::of_entry);
+    items.iter().map(entry).collect()
 }
 
 /// A sentence for people.

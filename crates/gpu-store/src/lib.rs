@@ -1,1 +1,22 @@
-//! Durable rows behind one trait: redb and memory.
+//! Durable rows behind one trait: a redb file, and memory for what need not last.
+//!
+//! Owns how rows are laid out, their format version, the history of events and what happens to a
+//! file that cannot be trusted: it is refused, never read as empty. One suite of tests,
+//! `tests/store/conformance.rs`, holds for every [`Store`].
+//! Must never know why a lease was granted.
+
+mod event;
+mod memory;
+mod redb_store;
+mod store;
+mod stored;
+
+pub use event::{
+    EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventId, EventPage, EventPosition,
+    ParseEventIdError, StoreId, StoredEvent,
+};
+pub use memory::MemoryStore;
+pub use redb_store::{FORMAT, OpenError, RedbStore, StoreSnapshot};
+pub use store::{
+    Batch, CommitError, LastGood, ReadError, Settings, Store, Stored, SwitchedBy,
+};

@@ -146,11 +146,7 @@ extern "C" fn nvmlDeviceGetMemoryInfo_v2(card: Handle, out: Option<&mut MemoryV2
         if out.version != MemoryV2::VERSION {
             return Err(Code::VERSION_MISMATCH);
         }
-        let (total, reserved, used) = (
-            card.memory_total,
-            card.memory_reserved,
-            card.memory_used(),
-        );
+        let (total, reserved, used) = (card.memory_total, card.memory_reserved, card.memory_used());
         *out = MemoryV2 {
             version: out.version,
             total,

@@ -99,7 +99,10 @@ unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: Text, handle: Out<'_, Handl
     let uuid = unsafe { uuid.read() };
     on_system(|config| {
         let uuid = uuid?;
-        put(handle, find(config, |card, place| card.uuid(place) == uuid)?)
+        put(
+            handle,
+            find(config, |card, place| card.uuid(place) == uuid)?,
+        )
     })
 }
 

@@ -134,7 +134,10 @@ impl Source for Nvml {
         for card in self.each_card(|_, card, uuid| read(card, uuid))? {
             match (&card.said, card.place.uuid.clone()) {
                 (Err(error), _) if is_gone(error) => {}
-                (_, Some(uuid)) => answer.present.iter_mut().for_each(|ids| ids.push(uuid.clone())),
+                (_, Some(uuid)) => answer
+                    .present
+                    .iter_mut()
+                    .for_each(|ids| ids.push(uuid.clone())),
                 (_, None) => answer.present = None,
             }
             match card.said {

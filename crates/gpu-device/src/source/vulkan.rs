@@ -17,9 +17,7 @@ use wgpu::{
     Adapter, AdapterInfo, Backends, DeviceType, Instance, InstanceDescriptor, InstanceFlags,
 };
 
-use crate::source::{
-    Discovery, Found, Kind, Readings, Source, SourceError, SourceName, Standing,
-};
+use crate::source::{Discovery, Found, Kind, Readings, Source, SourceError, SourceName, Standing};
 
 const AMD: u32 = 0x1002;
 
@@ -100,7 +98,10 @@ struct Physical {
 fn physical(adapter: &Adapter) -> Option<Physical> {
     // SAFETY: the adapter is only looked at, while the guard lives; nothing of it is destroyed.
     let hal = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
-    let (instance, device) = (hal.shared_instance().raw_instance(), hal.raw_physical_device());
+    let (instance, device) = (
+        hal.shared_instance().raw_instance(),
+        hal.raw_physical_device(),
+    );
     let mut ids = vk::PhysicalDeviceIDProperties::default();
     let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut ids);
     // SAFETY: `device` belongs to `instance` and both live as long as the guard. wgpu demands
@@ -144,7 +145,10 @@ mod tests {
 
     #[test]
     fn names_become_ids() {
-        assert_eq!(slug("llvmpipe (LLVM 15.0.6, 256 bits)"), "llvmpipe-llvm-15-0-6-256-bits");
+        assert_eq!(
+            slug("llvmpipe (LLVM 15.0.6, 256 bits)"),
+            "llvmpipe-llvm-15-0-6-256-bits"
+        );
     }
 
     #[test]

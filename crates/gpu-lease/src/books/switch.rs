@@ -36,7 +36,12 @@ impl Books {
         plan
     }
 
-    pub(super) fn switch(&mut self, turn: &mut Turn, policy: Arc<Policy>) -> Option<Switched> {
+    pub(super) fn switch(
+        &mut self,
+        turn: &mut Turn,
+        policy: Arc<Policy>,
+        changes: &str,
+    ) -> Option<Switched> {
         if *policy == *self.policy {
             return None;
         }
@@ -52,7 +57,10 @@ impl Books {
             lease: None,
             device: None,
             by: None,
-            text: format!("policy generation {generation} is live: {}", summary(&plan)),
+            text: format!(
+                "policy generation {generation} is live: {changes} ({})",
+                summary(&plan)
+            ),
         });
         for fate in &plan.held {
             self.meet(turn, fate);

@@ -1,0 +1,279 @@
+//! Starting from what is stored, running the loop on its own thread, and stopping in order.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gpu_lease::{At, Books, BootMs, Command, Fence, Ms, Policy};
+use gpu_policy::{Diagnostics, Override, SourceFile, compile};
+use gpu_store::{LastGood, ReadError, Store, Stored};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::effects::{Effects, ReadNow};
+use crate::handle::{Handle, Shared};
+use crate::inbox::{self, Inbox, Message};
+use crate::turn::{Fatal, Turn};
+use crate::view::View;
+
+/// After a start holders have this long to send the heartbeats that nobody took.
+const START_GRACE_MS: Ms = Ms::from_secs(30);
+/// The same after a pause of the loop.
+const PAUSE_GRACE_MS: Ms = Ms::from_secs(5);
+/// The loop was paused (suspend, SIGSTOP) if it wakes this much later than it wanted to.
+const PAUSE_MS: Ms = Ms::from_secs(1);
+/// The loop looks at the clock this often while anything has a deadline, so that it notices a pause.
+const TICK_MS: Ms = Ms(500);
+
+/// What a broker is made of.
+pub struct Config {
+    /// Where rows live.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The present boot.
+    pub boot_id: String,
+    /// The policy to start with.
+    pub policy: StartPolicy,
+    /// Asks for a reading of the devices now.
+    pub read_now: ReadNow,
+}
+
+/// The policy to start with: the files as they are now, with what goes over them.
+pub struct StartPolicy {
+    /// The files, in the order in which they apply.
+    pub files: Vec<SourceFile>,
+    /// The layers above the files.
+    pub overrides: Vec<Override>,
+}
+
+/// A broker cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The policy has errors, and no earlier one is stored.
+    #[error("the policy has errors and no last good one is stored\n{0}")]
+    Policy(Diagnostics),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Write(#[from] Fatal),
+    /// No thread.
+    #[error("the broker's threads cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A broker that runs, and how its start went.
+pub struct Started {
+    /// To stop it.
+    pub broker: Broker,
+    /// To ask it.
+    pub handle: Handle,
+    /// Why it runs on the last good policy and not on the files, if it does.
+    pub degraded: Option<Diagnostics>,
+    /// Leases that were held when the broker ended and still are.
+    pub kept: usize,
+    /// Whether the host was booted since, so that every lease of before has ended.
+    pub rebooted: bool,
+    /// What was stored beside the rows.
+    pub settings: gpu_store::Settings,
+}
+
+/// The running loop.
+pub struct Broker {
+    shared: Arc<Shared>,
+    thread: JoinHandle<Result<(), Fatal>>,
+}
+
+impl Broker {
+    /// Recovers what is stored and starts the loop.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn start(config: Config) -> Result<Started, StartError> {
+        let stored = config.store.load()?;
+        let at = config.clock.now();
+        let (policy, degraded) = choose_policy(&config.policy, stored.policy.as_ref())?;
+        let books = recover(&stored, &policy, at);
+        let view = Arc::new(View::of(&books, at));
+        let inbox = Arc::new(Inbox::default());
+        let rebooted = stored
+            .boot_id
+            .as_ref()
+            .is_some_and(|boot| *boot != config.boot_id);
+        let mut turn = Turn::new(books, config.store.clone(), view.clone(), at);
+        let opened = turn.open(
+            at,
+            config.boot_id.clone(),
+            opening_commands(rebooted, at, policy),
+        )?;
+        let kept = turn
+            .books()
+            .leases()
+            .filter(|lease| lease.held().is_some())
+            .count();
+        let effects = Effects::start(inbox.clone(), config.boot_id, config.read_now)?;
+        effects.perform(turn.books().standing_effects());
+        effects.perform(opened);
+        let shared = Arc::new(Shared {
+            inbox,
+            view,
+            store: config.store,
+            clock: config.clock,
+            store_id: stored.store_id,
+            no_grants: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
+        });
+        let looping = Loop {
+            turn,
+            shared: shared.clone(),
+            effects,
+        };
+        let thread = thread::Builder::new()
+            .name("broker".into())
+            .spawn(move || looping.run())?;
+        Ok(Started {
+            broker: Self {
+                shared: shared.clone(),
+                thread,
+            },
+            handle: Handle::new(shared),
+            degraded,
+            kept,
+            rebooted,
+            settings: stored.settings,
+        })
+    }
+
+    /// Whether the loop has ended, in order or not.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Takes no more requests and tells those who wait; what is held stays held.
+    pub fn begin_stop(&self) {
+        self.shared.no_grants.store(true, Ordering::Release);
+        self.shared.stopping.send_replace(true);
+    }
+
+    /// Ends the loop after what is in its inbox.
+    ///
+    /// # Errors
+    /// The store had failed.
+    pub fn stop(self) -> Result<(), Fatal> {
+        self.begin_stop();
+        self.shared.inbox.stop();
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+/// The files if they compile, else what was last good.
+fn choose_policy(
+    start: &StartPolicy,
+    last_good: Option<&LastGood>,
+) -> Result<(Arc<Policy>, Option<Diagnostics>), StartError> {
+    match compile(&start.files, &start.overrides) {
+        Ok(policy) => Ok((Arc::new(policy), None)),
+        Err(diagnostics) => match last_good.and_then(|good| recompile(good, &start.overrides)) {
+            Some(policy) => Ok((policy, Some(diagnostics))),
+            None => Err(StartError::Policy(diagnostics)),
+        },
+    }
+}
+
+fn recompile(good: &LastGood, overrides: &[Override]) -> Option<Arc<Policy>> {
+    let files = good.source.files.iter().map(|(name, text)| SourceFile {
+        name: name.clone(),
+        bytes: text.clone().into_bytes(),
+    });
+    let files: Vec<SourceFile> = files.collect();
+    compile(&files, overrides).ok().map(Arc::new)
+}
+
+/// The books that wrote the rows, under the policy that they decided by, so that a policy which changed
+/// while no broker ran is switched to like any other.
+fn recover(stored: &Stored, policy: &Arc<Policy>, at: At) -> Books {
+    let Some(rows) = &stored.rows else {
+        return Books::new(policy.clone(), first_fence(at));
+    };
+    let last = stored.policy.as_ref().and_then(|good| recompile(good, &[]));
+    Books::from_rows(last.unwrap_or_else(|| policy.clone()), rows.clone())
+}
+
+/// Higher than every fence that a deleted store can have given.
+fn first_fence(at: At) -> Fence {
+    Fence((at.wall.0 / 1000) << 20)
+}
+
+fn opening_commands(rebooted: bool, at: At, policy: Arc<Policy>) -> Vec<Command> {
+    let grace = Command::Grace {
+        until: at.boot + START_GRACE_MS,
+    };
+    let reboot = rebooted.then_some(Command::HostRebooted);
+    let switch = Command::SetPolicy {
+        policy,
+        changes: "the files changed while no broker ran".to_owned(),
+    };
+    let rest = [grace, switch];
+    reboot.into_iter().chain(rest).collect()
+}
+
+struct Loop {
+    turn: Turn,
+    shared: Arc<Shared>,
+    effects: Effects,
+}
+
+impl Loop {
+    fn run(mut self) -> Result<(), Fatal> {
+        loop {
+            let wake_at = self.wake_at();
+            let patience = wake_at - self.shared.clock.now().boot;
+            let Some(batch) = self.shared.inbox.take(Duration::from_millis(patience.0)) else {
+                return Ok(());
+            };
+            let at = self.shared.clock.now();
+            let batch = with_grace_after_pause(batch, wake_at, at);
+            let effects = self
+                .turn
+                .run(at, batch)
+                .inspect_err(|_fatal| self.give_up())?;
+            self.effects.perform(effects);
+        }
+    }
+
+    fn wake_at(&self) -> BootMs {
+        let tick = self.shared.clock.now().boot + TICK_MS;
+        match self.turn.books().next_deadline() {
+            Some(_) => self.turn.wake_at().min(tick),
+            None => self.turn.wake_at(),
+        }
+    }
+
+    /// Nothing is answered any more: dropping the messages closes every channel.
+    fn give_up(&self) {
+        self.shared.no_grants.store(true, Ordering::Release);
+        self.shared.stopping.send_replace(true);
+        self.shared.inbox.stop();
+        while self.shared.inbox.take(Duration::ZERO).is_some() {}
+    }
+}
+
+/// Holders could not reach a loop that was paused; their heartbeats come first.
+fn with_grace_after_pause(mut batch: inbox::Batch, wake_at: BootMs, at: At) -> inbox::Batch {
+    if at.boot - wake_at > PAUSE_MS {
+        let until = at.boot + PAUSE_GRACE_MS;
+        tracing::warn!(late = %(at.boot - wake_at), "the loop was paused; nothing expires for {PAUSE_GRACE_MS}");
+        batch
+            .control
+            .insert(0, Message::Apply(Command::Grace { until }, None));
+    }
+    batch
+}

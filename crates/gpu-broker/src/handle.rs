@@ -1,0 +1,322 @@
+//! The way to the loop, and to what it published.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gpu_lease::{
+    Answer, At, Command, Denial, Device, Emergency, Event, Lease, LeaseError, LeaseId, Policy,
+    Reading, Request, Switched, UnknownDevice,
+};
+use gpu_store::{EventPage, EventPosition, ReadError, Settings, Store, StoreId, StoredEvent};
+use thiserror::Error;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::attribute::attribute;
+use crate::clock::Clock;
+use crate::inbox::{Inbox, Message};
+use crate::view::{Snapshot, View};
+
+/// Asks the broker things and looks at what it published. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) view: Arc<View>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store_id: StoreId,
+    pub(crate) no_grants: AtomicBool,
+    pub(crate) stopping: watch::Sender<bool>,
+}
+
+/// The broker does not take the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unavailable {
+    /// As many messages wait as may.
+    #[error("too many requests at once")]
+    Overloaded,
+    /// It is shutting down.
+    #[error("the broker is shutting down")]
+    Stopping,
+}
+
+/// A request was not taken.
+#[derive(Debug, Error)]
+pub enum AcquireError {
+    /// By the books.
+    #[error(transparent)]
+    Denied(Denial),
+    /// By the broker.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// A command about a lease was not done.
+#[derive(Debug, Error)]
+pub enum LeaseCommandError {
+    /// By the books.
+    #[error(transparent)]
+    Refused(LeaseError),
+    /// By the broker.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// A command about a device was not done.
+#[derive(Debug, Error)]
+pub enum DeviceCommandError {
+    /// By the broker.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// By the books.
+    #[error(transparent)]
+    Unknown(UnknownDevice),
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// An id that no lease has.
+    pub fn new_lease_id(&self) -> LeaseId {
+        loop {
+            let id = LeaseId::from_bits(random_bits());
+            if self.find(id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    /// Asks for a lease, and answers at once: it is held, or it waits.
+    ///
+    /// # Errors
+    /// The request is refused, or the broker does not take it.
+    pub async fn acquire(&self, id: LeaseId, request: Request) -> Result<Lease, AcquireError> {
+        if self.is_stopping() {
+            return Err(Unavailable::Stopping.into());
+        }
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Apply(Command::Acquire { id, request }, Some(reply));
+        let pushed = self.0.inbox.push_acquire(message);
+        pushed.map_err(|_full| Unavailable::Overloaded)?;
+        match answer.await.map_err(|_closed| Unavailable::Stopping)? {
+            Answer::Acquire(result) => result.map_err(AcquireError::Denied),
+            other => unreachable!("a request is answered by {other:?}"),
+        }
+    }
+
+    /// Does what a command about one lease says: renew, ready, release, drain, revoke.
+    ///
+    /// # Errors
+    /// The books refuse, or the broker does not take it.
+    pub async fn lease(&self, command: Command) -> Result<Lease, LeaseCommandError> {
+        match self.submit(command).await? {
+            Answer::Lease(result) => result.map_err(LeaseCommandError::Refused),
+            other => unreachable!("a command about a lease is answered by {other:?}"),
+        }
+    }
+
+    /// Does what a command about one device says: cordon, uncordon, drain, clear its quarantine.
+    ///
+    /// # Errors
+    /// There is no such device, or the broker does not take it.
+    pub async fn device(&self, command: Command) -> Result<(), DeviceCommandError> {
+        match self.submit(command).await? {
+            Answer::Device(result) => result.map_err(DeviceCommandError::Unknown),
+            other => unreachable!("a command about a device is answered by {other:?}"),
+        }
+    }
+
+    /// Ends leases at once and says which.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub async fn emergency(&self, emergency: Emergency) -> Result<Vec<LeaseId>, Unavailable> {
+        match self.submit(Command::Emergency(emergency)).await? {
+            Answer::Emergency(ended) => Ok(ended),
+            other => unreachable!("an emergency is answered by {other:?}"),
+        }
+    }
+
+    /// Gives the request up when the guard is dropped, unless it was disarmed.
+    pub fn abandon_on_drop(&self, id: LeaseId) -> AbandonGuard {
+        AbandonGuard {
+            inbox: Some(self.0.inbox.clone()),
+            id,
+        }
+    }
+
+    /// Tells the books which devices there are.
+    pub fn inventory(&self, devices: Vec<Device>) {
+        self.tell(Command::Inventory(devices));
+    }
+
+    /// Tells the books what was read, each process with the lease that it belongs to.
+    pub fn telemetry(&self, mut readings: Vec<Reading>) {
+        let leases = self.0.view.page(None, usize::MAX);
+        attribute(&mut readings, &leases);
+        self.tell(Command::Telemetry(readings));
+    }
+
+    /// The time as the loop sees it.
+    pub fn now(&self) -> At {
+        self.0.clock.now()
+    }
+
+    /// One lease as it was last made durable.
+    pub fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        self.0.view.find(id)
+    }
+
+    /// The first `limit` leases whose ids come after `after`.
+    pub fn page(&self, after: Option<LeaseId>, limit: usize) -> Vec<Arc<Lease>> {
+        self.0.view.page(after, limit)
+    }
+
+    /// Devices, queue and policy.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.view.snapshot()
+    }
+
+    /// Hears of every change of a lease from now on.
+    pub fn follow(&self, id: LeaseId) -> Follower {
+        Follower {
+            changes: Some(self.0.view.follow(id)),
+            view: self.0.view.clone(),
+            id,
+        }
+    }
+
+    /// Names the store; part of every event's id.
+    pub fn store_id(&self) -> StoreId {
+        self.0.store_id
+    }
+
+    /// The events after a position, oldest first.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn events_after(
+        &self,
+        after: Option<EventPosition>,
+        limit: usize,
+    ) -> Result<EventPage, ReadError> {
+        self.0.store.events(after, limit)
+    }
+
+    /// Events from now on.
+    pub fn live_events(&self) -> broadcast::Receiver<Arc<StoredEvent>> {
+        self.0.view.live_events()
+    }
+
+    /// Whether no more requests are taken.
+    pub fn is_stopping(&self) -> bool {
+        self.0.no_grants.load(Ordering::Acquire)
+    }
+
+    /// Waits for the beginning of the shutdown.
+    pub async fn stopped(&self) {
+        let mut stopping = self.0.stopping.subscribe();
+        // The sender lives as long as this handle.
+        drop(stopping.wait_for(|stopping| *stopping).await);
+    }
+
+    /// Writes something into the audit that happened outside the books.
+    pub(crate) fn note(&self, event: Event) {
+        self.tell(Command::Note(event));
+    }
+
+    /// Switches the policy, from a thread that may wait. `None`: it is the one that is live.
+    pub(crate) fn set_policy_blocking(
+        &self,
+        policy: Arc<Policy>,
+        changes: String,
+    ) -> Result<Option<Switched>, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Apply(Command::SetPolicy { policy, changes }, Some(reply));
+        self.push_control(message)?;
+        match answer
+            .blocking_recv()
+            .map_err(|_closed| Unavailable::Stopping)?
+        {
+            Answer::Policy(switched) => Ok(switched),
+            other => unreachable!("a policy is answered by {other:?}"),
+        }
+    }
+
+    pub(crate) fn store_settings_blocking(&self, settings: Settings) -> Result<(), Unavailable> {
+        let (done, stored) = oneshot::channel();
+        self.push_control(Message::Settings(settings, done))?;
+        stored
+            .blocking_recv()
+            .map_err(|_closed| Unavailable::Stopping)
+    }
+
+    async fn submit(&self, command: Command) -> Result<Answer, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.push_control(Message::Apply(command, Some(reply)))?;
+        answer.await.map_err(|_closed| Unavailable::Stopping)
+    }
+
+    fn push_control(&self, message: Message) -> Result<(), Unavailable> {
+        let pushed = self.0.inbox.push_control(message);
+        pushed.map_err(|_full| Unavailable::Overloaded)
+    }
+
+    fn tell(&self, command: Command) {
+        if self.push_control(Message::Apply(command, None)).is_err() {
+            tracing::warn!("the control lane is full; a report from outside is lost");
+        }
+    }
+}
+
+/// Gives a request up when nobody is left to hear the answer.
+pub struct AbandonGuard {
+    inbox: Option<Arc<Inbox>>,
+    id: LeaseId,
+}
+
+impl AbandonGuard {
+    /// The answer was handed over.
+    pub fn disarm(mut self) {
+        self.inbox = None;
+    }
+}
+
+impl Drop for AbandonGuard {
+    fn drop(&mut self) {
+        if let Some(inbox) = &self.inbox {
+            inbox.push_abandoned(self.id);
+        }
+    }
+}
+
+/// Hears of the changes of one lease.
+pub struct Follower {
+    changes: Option<watch::Receiver<Option<Arc<Lease>>>>,
+    view: Arc<View>,
+    id: LeaseId,
+}
+
+impl Follower {
+    /// The lease after its next change; the last of several if they came fast. `None` once the broker is gone.
+    pub async fn changed(&mut self) -> Option<Arc<Lease>> {
+        let changes = self.changes.as_mut()?;
+        changes.changed().await.ok()?;
+        changes.borrow_and_update().clone()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.changes = None;
+        self.view.unfollow(self.id);
+    }
+}
+
+/// 64 bits that nobody can guess.
+pub(crate) fn random_bits() -> u64 {
+    getrandom::u64().expect("the kernel has randomness")
+}

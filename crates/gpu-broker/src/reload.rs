@@ -1,0 +1,300 @@
+//! From the bytes of policy files to a live policy: one road for every trigger, one result for everybody.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gpu_lease::{Event, EventKind, Ms, Plan, Policy, WallMs};
+use gpu_policy::{Diagnostics, Override, SourceFile, compile, diff};
+use gpu_store::{Settings, SwitchedBy};
+use parking_lot::Mutex;
+
+use crate::handle::{Handle, Unavailable};
+
+/// Results that are kept for those who ask.
+const HISTORY_MAX: usize = 32;
+
+/// Reads the policy files as they are now.
+type ReadFiles = Box<dyn Fn() -> Vec<SourceFile> + Send + Sync>;
+
+/// Who wanted a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A caller of the HTTP API.
+    Api,
+    /// A command line.
+    CommandLine,
+    /// A saved file.
+    File,
+    /// SIGHUP.
+    Signal,
+    /// The start of the broker.
+    Start,
+}
+
+/// What became of one reload.
+#[derive(Debug)]
+pub struct ReloadResult {
+    /// Counts the reloads of this broker's life, from 1.
+    pub id: u64,
+    /// Who wanted it.
+    pub trigger: Trigger,
+    /// The caller, where there is one.
+    pub by: String,
+    /// When it began.
+    pub at: WallMs,
+    /// How long it took.
+    pub took: Ms,
+    /// The files that were read.
+    pub files: Vec<String>,
+    /// The policy before.
+    pub hash_before: String,
+    /// The policy that the files say, if they say one.
+    pub hash_after: Option<String>,
+    /// What happened.
+    pub outcome: ReloadOutcome,
+}
+
+/// What a reload did.
+#[derive(Debug)]
+pub enum ReloadOutcome {
+    /// Another policy is live.
+    Applied {
+        /// Its generation.
+        generation: u64,
+        /// What differs from the one before, a line each.
+        changes: Vec<String>,
+        /// What it meant for leases and waiters.
+        plan: Plan,
+    },
+    /// The files have errors; the policy before stays.
+    Refused {
+        /// All of them.
+        diagnostics: Diagnostics,
+        /// How many distinct failures there were since the last good save.
+        attempt: u32,
+    },
+    /// The broker did not take it.
+    Stopped(Unavailable),
+    /// The files say what is live.
+    Unchanged,
+}
+
+/// What can be asked about reloads.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadState {
+    /// Whether saved files are applied.
+    pub watching: bool,
+    /// Who switched that, if anybody did.
+    pub switched_by: Option<String>,
+    /// The last reload that was not unchanged.
+    pub last: Option<Arc<ReloadResult>>,
+    /// The files on disk, if they are refused.
+    pub refused: Option<Arc<ReloadResult>>,
+    /// Why the last good policy is live instead of the files, since the start.
+    pub degraded: Option<String>,
+    /// The last reloads, newest first.
+    pub history: VecDeque<Arc<ReloadResult>>,
+}
+
+/// Compiles and switches policies, one at a time.
+pub struct Reloader {
+    handle: Handle,
+    read: ReadFiles,
+    overrides: Vec<Override>,
+    state: Mutex<ReloadState>,
+    /// Held for a whole reload: triggers are served in order, none is lost.
+    one_at_a_time: Mutex<u64>,
+}
+
+impl Reloader {
+    /// Reloads through `handle` what `read` reads, under `overrides`.
+    pub fn new(
+        handle: Handle,
+        read: ReadFiles,
+        overrides: Vec<Override>,
+        state: ReloadState,
+    ) -> Self {
+        Self {
+            handle,
+            read,
+            overrides,
+            state: Mutex::new(state),
+            one_at_a_time: Mutex::new(0),
+        }
+    }
+
+    /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.
+    pub fn reload(&self, trigger: Trigger, by: &str) -> Arc<ReloadResult> {
+        let mut count = self.one_at_a_time.lock();
+        *count += 1;
+        let files = (self.read)();
+        self.apply(*count, trigger, by, files)
+    }
+
+    /// The same for bytes that a watcher has read; nothing while watching is switched off.
+    pub fn offer(&self, files: Vec<SourceFile>) -> Option<Arc<ReloadResult>> {
+        let mut count = self.one_at_a_time.lock();
+        if !self.state.lock().watching {
+            return None;
+        }
+        *count += 1;
+        Some(self.apply(*count, Trigger::File, "", files))
+    }
+
+    /// What `files` would change, without changing it.
+    ///
+    /// # Errors
+    /// All errors of the files.
+    pub fn check(&self, files: &[SourceFile]) -> Result<Vec<String>, Diagnostics> {
+        let policy = compile(files, &self.overrides)?;
+        Ok(changes(&self.handle.snapshot().policy, &policy))
+    }
+
+    /// What can be asked about reloads.
+    pub fn state(&self) -> ReloadState {
+        self.state.lock().clone()
+    }
+
+    /// Switches whether saved files are applied; that is stored.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub fn set_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
+        self.handle.store_settings_blocking(Settings {
+            policy_watch: Some(SwitchedBy {
+                enabled,
+                by: by.to_owned(),
+                at: self.handle.now().wall,
+            }),
+        })?;
+        let mut state = self.state.lock();
+        state.watching = enabled;
+        state.switched_by = Some(by.to_owned());
+        Ok(())
+    }
+
+    fn apply(
+        &self,
+        id: u64,
+        trigger: Trigger,
+        by: &str,
+        files: Vec<SourceFile>,
+    ) -> Arc<ReloadResult> {
+        let began = self.handle.now();
+        let before = self.handle.snapshot().policy.clone();
+        let names = files.iter().map(|file| file.name.clone()).collect();
+        let compiled = compile(&files, &self.overrides);
+        let hash_after = compiled
+            .as_ref()
+            .ok()
+            .map(|policy| policy.source.hash.clone());
+        let result = Arc::new(ReloadResult {
+            id,
+            trigger,
+            by: by.to_owned(),
+            at: began.wall,
+            files: names,
+            hash_before: before.source.hash.clone(),
+            hash_after,
+            outcome: match compiled {
+                Ok(policy) => self.switch(&before, policy),
+                Err(diagnostics) => self.refuse(diagnostics),
+            },
+            took: self.handle.now().boot - began.boot,
+        });
+        self.remember(&result);
+        result
+    }
+
+    fn switch(&self, before: &Policy, policy: Policy) -> ReloadOutcome {
+        let changes = changes(before, &policy);
+        match self
+            .handle
+            .set_policy_blocking(Arc::new(policy), changes.join("; "))
+        {
+            Ok(None) => ReloadOutcome::Unchanged,
+            Ok(Some(switched)) => ReloadOutcome::Applied {
+                generation: switched.generation,
+                changes,
+                plan: switched.plan,
+            },
+            Err(unavailable) => ReloadOutcome::Stopped(unavailable),
+        }
+    }
+
+    fn refuse(&self, diagnostics: Diagnostics) -> ReloadOutcome {
+        let attempt = match self
+            .state
+            .lock()
+            .refused
+            .as_ref()
+            .map(|refused| &refused.outcome)
+        {
+            Some(ReloadOutcome::Refused {
+                diagnostics: last,
+                attempt,
+            }) => attempt + u32::from(last.to_string() != diagnostics.to_string()),
+            _ => 1,
+        };
+        ReloadOutcome::Refused {
+            diagnostics,
+            attempt,
+        }
+    }
+
+    fn remember(&self, result: &Arc<ReloadResult>) {
+        self.report(result);
+        let mut state = self.state.lock();
+        match &result.outcome {
+            ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => {
+                state.refused = None;
+                state.degraded = None;
+            }
+            ReloadOutcome::Refused { .. } => state.refused = Some(result.clone()),
+            ReloadOutcome::Stopped(_) => {}
+        }
+        if !matches!(result.outcome, ReloadOutcome::Unchanged) {
+            state.last = Some(result.clone());
+        }
+        state.history.push_front(result.clone());
+        state.history.truncate(HISTORY_MAX);
+    }
+
+    /// The log says it all; the event stream says what the switch itself did not.
+    fn report(&self, result: &ReloadResult) {
+        match &result.outcome {
+            ReloadOutcome::Applied {
+                generation,
+                changes,
+                ..
+            } => {
+                tracing::info!(generation, took = %result.took, "policy is live: {}", changes.join("; "));
+            }
+            ReloadOutcome::Refused {
+                diagnostics,
+                attempt,
+            } => {
+                tracing::error!(
+                    attempt,
+                    "policy is refused, the one before stays live\n{diagnostics}"
+                );
+                self.handle.note(Event {
+                    kind: EventKind::PolicyRefused,
+                    lease: None,
+                    device: None,
+                    by: Some(result.by.clone()).filter(|by| !by.is_empty()),
+                    text: diagnostics.to_string(),
+                });
+            }
+            ReloadOutcome::Stopped(why) => tracing::warn!("policy is not applied: {why}"),
+            ReloadOutcome::Unchanged => tracing::info!("policy files say what is live already"),
+        }
+    }
+}
+
+fn changes(before: &Policy, after: &Policy) -> Vec<String> {
+    diff(before, after)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}

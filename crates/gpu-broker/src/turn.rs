@@ -1,0 +1,259 @@
+//! One turn of the loop: apply every message, make the batch durable, then let the world see it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gpu_lease::{
+    Answer, At, Books, BootMs, Changes, Command, Cordon, DeviceKey, Effect, Event, Lease, LeaseId,
+    Ms, Outcome,
+};
+use gpu_store::{Batch, CommitError, EventPosition, LastGood, Settings, Store, StoredEvent};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::inbox::{self, Message};
+use crate::view::{Snapshot, View};
+
+/// Waiters hear again how things are at least this often, so that rules by the hour take effect.
+const REVIEW_MS: Ms = Ms::from_secs(15);
+/// With more waiters than this their reasons are published no more often than [`REASONS_EVERY_MS`].
+const REASONS_AT_ONCE_MAX: usize = 64;
+const REASONS_EVERY_MS: Ms = Ms(250);
+
+/// The broker cannot go on: what it would answer might not be durable.
+#[derive(Debug, Error)]
+#[error("the store failed, so nothing more is answered: {0}")]
+pub struct Fatal(#[from] pub CommitError);
+
+/// The books with everything that one turn of the loop touches.
+pub struct Turn {
+    books: Books,
+    store: Arc<dyn Store>,
+    view: Arc<View>,
+    reviewed: BootMs,
+    reasons_published: BootMs,
+}
+
+/// What the messages of a turn add up to, before it is durable.
+#[derive(Default)]
+struct Work {
+    leases: BTreeMap<LeaseId, Arc<Lease>>,
+    pruned: Vec<LeaseId>,
+    cordons: BTreeMap<DeviceKey, Option<Cordon>>,
+    policy: Option<LastGood>,
+    boot_id: Option<String>,
+    settings: Option<Settings>,
+    events: Vec<StoredEvent>,
+    effects: Vec<Effect>,
+    answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    stored: Vec<oneshot::Sender<()>>,
+    /// Devices or the queue may look different.
+    touched: bool,
+}
+
+impl Turn {
+    pub(crate) fn new(books: Books, store: Arc<dyn Store>, view: Arc<View>, at: At) -> Self {
+        Self {
+            books,
+            store,
+            view,
+            reviewed: at.boot,
+            reasons_published: at.boot,
+        }
+    }
+
+    /// The books.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// The first turn of a life: what the start means for the rows, durable together with the boot
+    /// that they belong to from here on, and with the policy that they are decided by.
+    pub(crate) fn open(
+        &mut self,
+        at: At,
+        boot_id: String,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Effect>, Fatal> {
+        let mut work = Work {
+            boot_id: Some(boot_id),
+            policy: Some(self.live_policy()),
+            touched: true,
+            ..Work::default()
+        };
+        for command in commands {
+            self.apply(&mut work, at, command);
+        }
+        self.commit(&mut work)?;
+        Ok(self.release(work, at))
+    }
+
+    /// Applies a batch at one moment and answers it. The effects are to be started now.
+    ///
+    /// # Errors
+    /// The store failed; nothing was answered or published.
+    pub(crate) fn run(&mut self, at: At, batch: inbox::Batch) -> Result<Vec<Effect>, Fatal> {
+        let mut work = Work::default();
+        for message in batch.control {
+            self.take(&mut work, at, message);
+        }
+        if self.is_due(at) {
+            self.reviewed = at.boot;
+            self.apply(&mut work, at, Command::Expire);
+        }
+        for message in batch.acquire {
+            self.take(&mut work, at, message);
+        }
+        self.commit(&mut work)?;
+        Ok(self.release(work, at))
+    }
+
+    /// When the loop has something to do although nobody says anything.
+    pub(crate) fn wake_at(&self) -> BootMs {
+        let snapshot = self.view.snapshot();
+        let review = self.reviewed + REVIEW_MS;
+        let behind = snapshot.counters.revision != self.books.counters().revision;
+        let publish = behind.then_some(self.reasons_published + REASONS_EVERY_MS);
+        let wakes = [self.books.next_deadline(), Some(review), publish];
+        wakes.into_iter().flatten().min().unwrap_or(review)
+    }
+
+    fn is_due(&self, at: At) -> bool {
+        let deadline = self.books.next_deadline().is_some_and(|due| due <= at.boot);
+        deadline || self.reviewed + REVIEW_MS <= at.boot
+    }
+
+    fn take(&mut self, work: &mut Work, at: At, message: Message) {
+        match message {
+            Message::Apply(command, reply) => {
+                let answer = self.apply(work, at, command);
+                work.answers.extend(reply.map(|reply| (reply, answer)));
+            }
+            Message::Settings(settings, done) => {
+                work.settings = Some(settings);
+                work.stored.push(done);
+            }
+        }
+    }
+
+    fn apply(&mut self, work: &mut Work, at: At, command: Command) -> Answer {
+        let volatile = matches!(command, Command::Inventory(_) | Command::Telemetry(_));
+        let before = self.books.counters().revision;
+        let Outcome {
+            answer,
+            changes,
+            events,
+            effects,
+        } = self.books.apply(at, command);
+        work.touched |= volatile || self.books.counters().revision != before;
+        self.note(work, at, events);
+        work.effects.extend(effects);
+        work.add(changes, self.books.counters().generation);
+        answer
+    }
+
+    fn note(&self, work: &mut Work, at: At, events: Vec<Event>) {
+        let counters = self.books.counters();
+        for event in events {
+            let last = work.events.last().map(|event| event.position);
+            let n = match last {
+                Some(last) if last.revision == counters.revision => last.n + 1,
+                _ => 0,
+            };
+            work.events.push(StoredEvent {
+                position: EventPosition {
+                    revision: counters.revision,
+                    n,
+                },
+                wall: at.wall,
+                generation: counters.generation,
+                event,
+            });
+        }
+    }
+
+    fn live_policy(&self) -> LastGood {
+        LastGood {
+            generation: self.books.counters().generation,
+            source: self.books.policy().source.clone(),
+        }
+    }
+
+    fn commit(&self, work: &mut Work) -> Result<(), Fatal> {
+        if !work.has_rows() {
+            return Ok(());
+        }
+        let durable = work.leases.values().filter(|lease| lease.is_durable());
+        let cordons = work.cordons.iter();
+        let batch = Batch {
+            boot_id: work.boot_id.take(),
+            leases: durable.map(AsRef::as_ref).collect(),
+            pruned: work.pruned.clone(),
+            cordons: cordons
+                .map(|(key, cordon)| (key.clone(), cordon.clone()))
+                .collect(),
+            policy: work.policy.take(),
+            settings: work.settings.take(),
+            events: work.events.clone(),
+            ..Batch::new(self.books.counters())
+        };
+        Ok(self.store.commit(&batch)?)
+    }
+
+    /// Lets everybody see what is durable: readers first, then those who asked.
+    fn release(&mut self, work: Work, at: At) -> Vec<Effect> {
+        let leases: Vec<Arc<Lease>> = work.leases.into_values().collect();
+        let behind = self.view.snapshot().counters.revision != self.books.counters().revision;
+        let snapshot = (work.touched || behind)
+            .then(|| self.snapshot(at))
+            .flatten();
+        self.view.publish(&leases, &work.pruned, snapshot);
+        self.view.announce(work.events);
+        for (reply, answer) in work.answers {
+            // Whoever asked may be gone; its guard says so.
+            drop(reply.send(answer));
+        }
+        for done in work.stored {
+            let _ = done.send(());
+        }
+        work.effects
+    }
+
+    /// The books for readers; a long queue is explained a few times a second at most.
+    fn snapshot(&mut self, at: At) -> Option<Snapshot> {
+        let waiting = self.view.snapshot().waiting.len();
+        let rested = at.boot - self.reasons_published >= REASONS_EVERY_MS;
+        if waiting > REASONS_AT_ONCE_MAX && !rested {
+            return None;
+        }
+        self.reasons_published = at.boot;
+        Some(Snapshot::of(&self.books, at))
+    }
+}
+
+impl Work {
+    /// Whether there is anything to store: who waits on a connection, say, is no row.
+    fn has_rows(&self) -> bool {
+        self.leases.values().any(|lease| lease.is_durable())
+            || !self.pruned.is_empty()
+            || !self.cordons.is_empty()
+            || !self.events.is_empty()
+            || self.policy.is_some()
+            || self.boot_id.is_some()
+            || self.settings.is_some()
+    }
+
+    fn add(&mut self, changes: Changes, generation: u64) {
+        for id in &changes.pruned {
+            self.leases.remove(id);
+        }
+        self.pruned.extend(changes.pruned);
+        let leases = changes.leases.into_iter();
+        self.leases
+            .extend(leases.map(|lease| (lease.id, Arc::new(lease))));
+        self.cordons.extend(changes.cordons);
+        if let Some(source) = changes.policy {
+            self.policy = Some(LastGood { generation, source });
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What readers see: the rows last made durable, and the state of devices and queue beside them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gpu_lease::{At, Books, Counters, DeviceState, Lease, LeaseId, Phase, Policy, Why};
+use gpu_store::StoredEvent;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{broadcast, watch};
+
+/// Events that a slow subscriber may be behind before it must read the store.
+const LIVE_EVENTS_MAX: usize = 4096;
+
+/// The books at one moment, apart from the leases.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The counters.
+    pub counters: Counters,
+    /// Nothing is granted yet: devices are still being discovered.
+    pub recovering: bool,
+    /// Every device, by key.
+    pub devices: Vec<DeviceState>,
+    /// Who waits and why, in the order in which they are served.
+    pub waiting: Vec<(LeaseId, Why)>,
+    /// The live policy.
+    pub policy: Arc<Policy>,
+}
+
+/// What the loop publishes.
+pub(crate) struct View {
+    leases: RwLock<BTreeMap<LeaseId, Arc<Lease>>>,
+    snapshot: RwLock<Arc<Snapshot>>,
+    followers: Mutex<BTreeMap<LeaseId, watch::Sender<Option<Arc<Lease>>>>>,
+    events: broadcast::Sender<Arc<StoredEvent>>,
+}
+
+impl Snapshot {
+    /// The books as they are, with the reasons of all waiters.
+    pub(crate) fn of(books: &Books, at: At) -> Self {
+        Self {
+            counters: books.counters(),
+            recovering: books.is_recovering(),
+            devices: books.devices().cloned().collect(),
+            waiting: books.waiting(at),
+            policy: books.policy().clone(),
+        }
+    }
+}
+
+impl View {
+    pub(crate) fn of(books: &Books, at: At) -> Self {
+        let leases = books
+            .leases()
+            .map(|lease| (lease.id, Arc::new(lease.clone())));
+        Self {
+            leases: RwLock::new(leases.collect()),
+            snapshot: RwLock::new(Arc::new(Snapshot::of(books, at))),
+            followers: Mutex::default(),
+            events: broadcast::Sender::new(LIVE_EVENTS_MAX),
+        }
+    }
+
+    pub(crate) fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        self.leases.read().get(&id).cloned()
+    }
+
+    /// The first `limit` leases whose ids are greater than `after`.
+    pub(crate) fn page(&self, after: Option<LeaseId>, limit: usize) -> Vec<Arc<Lease>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = after.map_or(Unbounded, Excluded);
+        let leases = self.leases.read();
+        let page = leases.range((start, Unbounded)).take(limit);
+        page.map(|(_, lease)| lease.clone()).collect()
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.read().clone()
+    }
+
+    pub(crate) fn live_events(&self) -> broadcast::Receiver<Arc<StoredEvent>> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn follow(&self, id: LeaseId) -> watch::Receiver<Option<Arc<Lease>>> {
+        let mut followers = self.followers.lock();
+        let sender = followers
+            .entry(id)
+            .or_insert_with(|| watch::Sender::new(None));
+        sender.subscribe()
+    }
+
+    /// Forgets who followed `id` once nobody does.
+    pub(crate) fn unfollow(&self, id: LeaseId) {
+        let mut followers = self.followers.lock();
+        if followers
+            .get(&id)
+            .is_some_and(|sender| sender.receiver_count() == 0)
+        {
+            followers.remove(&id);
+        }
+    }
+
+    /// Makes one durable batch visible, all of it at once, before anybody hears of it.
+    pub(crate) fn publish(
+        &self,
+        leases: &[Arc<Lease>],
+        pruned: &[LeaseId],
+        snapshot: Option<Snapshot>,
+    ) {
+        self.put(leases, pruned);
+        if let Some(snapshot) = snapshot {
+            *self.snapshot.write() = Arc::new(snapshot);
+        }
+        self.tell_followers(leases);
+    }
+
+    pub(crate) fn announce(&self, events: Vec<StoredEvent>) {
+        for event in events {
+            // Nobody listening is no failure.
+            drop(self.events.send(Arc::new(event)));
+        }
+    }
+
+    fn put(&self, leases: &[Arc<Lease>], pruned: &[LeaseId]) {
+        let mut known = self.leases.write();
+        for lease in leases {
+            // Who waited on a connection and got nothing leaves nothing behind.
+            let forgotten = matches!(lease.phase, Phase::Ended(_)) && !lease.is_durable();
+            match forgotten {
+                true => drop(known.remove(&lease.id)),
+                false => drop(known.insert(lease.id, lease.clone())),
+            }
+        }
+        for id in pruned {
+            known.remove(id);
+        }
+    }
+
+    fn tell_followers(&self, leases: &[Arc<Lease>]) {
+        let followers = self.followers.lock();
+        if followers.is_empty() {
+            return;
+        }
+        for lease in leases {
+            if let Some(sender) = followers.get(&lease.id) {
+                sender.send_replace(Some(lease.clone()));
+            }
+        }
+    }
+}

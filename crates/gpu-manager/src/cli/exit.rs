@@ -1,0 +1,173 @@
+//! Exit codes, and the failure that leads to one.
+
+use std::process::ExitCode;
+
+use gpu_api::ErrorCode;
+use gpu_client::ClientError;
+
+/// Done as asked.
+pub(crate) const OK: u8 = 0;
+/// The broker says no, or what was checked has errors.
+pub(crate) const REFUSED: u8 = 1;
+/// The arguments are not understood. `run` says [`OWN_FAILURE`] instead.
+pub(crate) const USAGE: u8 = 2;
+/// No broker answers. `run` says [`OWN_FAILURE`] instead.
+pub(crate) const NO_BROKER: u8 = 3;
+/// `gpu-manager --hot-reload` found no broker, started one, and that one stopped well.
+pub(crate) const STARTED: u8 = 4;
+/// A reload waits for a confirmation.
+pub(crate) const NEEDS_CONFIRMATION: u8 = 5;
+/// `run` and `acquire`: the wait ended without a grant.
+pub(crate) const WAIT_OVER: u8 = 124;
+/// `run`: gpu-manager itself failed. Any code that is not listed here is the child's.
+pub(crate) const OWN_FAILURE: u8 = 125;
+/// `run`: the command cannot be executed.
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
+/// `run`: the command is not found.
+pub(crate) const NOT_FOUND: u8 = 127;
+/// A process that a signal ended exits with this plus the signal's number.
+pub(crate) const SIGNAL_BASE: u8 = 128;
+
+/// What the help of the program says about exit codes.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0    done as asked
+  1    the broker says no, or what was checked has errors
+  2    the arguments are not understood
+  3    no broker answers
+  4    --hot-reload started a broker, and that one stopped well
+  5    a reload waits for a confirmation
+  124  run, acquire: the wait ended without a grant
+  125  run: gpu-manager itself failed
+  126  run: the command cannot be executed
+  127  run: the command is not found
+  else run: the command's own code, or 128 and the number of the signal that ended it";
+
+/// Why a verb failed, for a person, and the code that says so to a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// One of the constants of this module.
+    pub(crate) code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a code of this module.
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// The broker says no, or what was checked has errors.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(REFUSED, message)
+    }
+
+    /// The arguments contradict each other, or the world.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// gpu-manager itself failed.
+    pub(crate) fn own(message: impl Into<String>) -> Self {
+        Self::new(OWN_FAILURE, message)
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same failure of a supervisor, whose codes below 124 are the child's.
+    #[must_use]
+    pub(crate) fn of_supervisor(mut self) -> Self {
+        if self.code < WAIT_OVER {
+            self.code = OWN_FAILURE;
+        }
+        self
+    }
+
+    /// Says it on standard error.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.message.is_empty() {
+            eprintln!("gpu-manager: {}", self.message);
+        }
+        if let Some(hint) = &self.hint {
+            eprintln!("  hint: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match &error {
+            ClientError::Unreachable { .. } => Self::new(NO_BROKER, error.to_string()).hint(
+                "start one with `gpu-manager serve`, or say where it is with GPU_MANAGER_URL (`http://HOST:PORT` or `unix:/PATH`)",
+            ),
+            ClientError::NotABroker { .. } => Self::new(NO_BROKER, error.to_string())
+                .hint("another program has this port: say where the broker is with GPU_MANAGER_URL"),
+            ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()),
+            ClientError::Problem(problem) => {
+                let failure = Self::new(code_of(problem.code), problem.detail.clone());
+                match (&problem.hint, problem.code) {
+                    (Some(hint), _) => failure.hint(hint),
+                    (None, ErrorCode::Unauthorized) => failure.hint("set GPU_MANAGER_TOKEN to what `gpu-manager token show` says on the broker's host"),
+                    (None, _) => failure,
+                }
+            }
+        }
+    }
+}
+
+fn code_of(code: ErrorCode) -> u8 {
+    match code {
+        ErrorCode::DoesNotFit | ErrorCode::WaitOver => WAIT_OVER,
+        ErrorCode::Recovering | ErrorCode::ShuttingDown => NO_BROKER,
+        ErrorCode::BadJson
+        | ErrorCode::BadRequest
+        | ErrorCode::BodyTooLarge
+        | ErrorCode::Denied
+        | ErrorCode::Ended
+        | ErrorCode::Forbidden
+        | ErrorCode::HostRefused
+        | ErrorCode::IdempotencyMismatch
+        | ErrorCode::Internal
+        | ErrorCode::InvalidRequest
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::NeverFits
+        | ErrorCode::NotFound
+        | ErrorCode::OriginRefused
+        | ErrorCode::Overloaded
+        | ErrorCode::PolicyChanged
+        | ErrorCode::QueueFull
+        | ErrorCode::RequestTimeout
+        | ErrorCode::Unauthorized
+        | ErrorCode::UnsupportedMediaType
+        | ErrorCode::WrongState => REFUSED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gpu_api::Problem;
+
+    use super::*;
+
+    #[test]
+    fn problems_lead_to_documented_codes() {
+        let table = [
+            (ErrorCode::WaitOver, WAIT_OVER, WAIT_OVER),
+            (ErrorCode::DoesNotFit, WAIT_OVER, WAIT_OVER),
+            (ErrorCode::Denied, REFUSED, OWN_FAILURE),
+            (ErrorCode::Recovering, NO_BROKER, OWN_FAILURE),
+        ];
+        for (code, alone, supervising) in table {
+            let failure = Failure::from(ClientError::Problem(Box::new(Problem::new(code, "x"))));
+            assert_eq!(failure.code, alone, "{code}");
+            assert_eq!(failure.of_supervisor().code, supervising, "{code}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A store that ends with the process, for `--ephemeral` and for tests.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId, Rows};
+use parking_lot::RwLock;
+
+use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent};
+use crate::store::{Batch, CommitError, LastGood, ReadError, Settings, Store, Stored};
+
+/// Rows in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    store_id: StoreId,
+    tables: RwLock<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    boot_id: Option<String>,
+    counters: Option<Counters>,
+    leases: BTreeMap<LeaseId, Lease>,
+    cordons: BTreeMap<DeviceKey, Cordon>,
+    policy: Option<LastGood>,
+    settings: Settings,
+    events: BTreeMap<EventPosition, StoredEvent>,
+    trimmed: Option<EventPosition>,
+}
+
+impl MemoryStore {
+    /// An empty store of this name.
+    pub fn new(store_id: StoreId) -> Self {
+        Self {
+            store_id,
+            tables: RwLock::default(),
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn load(&self) -> Result<Stored, ReadError> {
+        let tables = self.tables.read();
+        Ok(Stored {
+            store_id: self.store_id,
+            boot_id: tables.boot_id.clone(),
+            rows: tables.counters.map(|counters| tables.rows(counters)),
+            policy: tables.policy.clone(),
+            settings: tables.settings.clone(),
+        })
+    }
+
+    fn commit(&self, batch: &Batch<'_>) -> Result<(), CommitError> {
+        self.tables.write().apply(batch.clone());
+        Ok(())
+    }
+
+    fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError> {
+        Ok(self.tables.read().page(after, limit))
+    }
+}
+
+impl Tables {
+    fn rows(&self, counters: Counters) -> Rows {
+        let cordons = self.cordons.iter();
+        Rows {
+            counters,
+            leases: self.leases.values().cloned().collect(),
+            cordons: cordons
+                .map(|(device, cordon)| (device.clone(), cordon.clone()))
+                .collect(),
+        }
+    }
+
+    fn apply(&mut self, batch: Batch<'_>) {
+        self.counters = Some(batch.counters);
+        self.boot_id = batch.boot_id.or(self.boot_id.take());
+        self.policy = batch.policy.or(self.policy.take());
+        if let Some(settings) = batch.settings {
+            self.settings = settings;
+        }
+        for lease in batch.leases {
+            self.leases.insert(lease.id, lease.clone());
+        }
+        for id in batch.pruned {
+            self.leases.remove(&id);
+        }
+        for (device, cordon) in batch.cordons {
+            match cordon {
+                Some(cordon) => self.cordons.insert(device, cordon),
+                None => self.cordons.remove(&device),
+            };
+        }
+        let events = batch.events.into_iter();
+        self.events.extend(events.map(|event| (event.position, event)));
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        for _ in 0..event::excess(self.events.len()) {
+            let oldest = self.events.pop_first();
+            self.trimmed = oldest.map(|(position, _)| position).or(self.trimmed);
+        }
+    }
+
+    fn page(&self, after: Option<EventPosition>, limit: usize) -> EventPage {
+        let last_revision = self.counters.map_or(0, |counters| counters.revision);
+        let reset = after.is_some_and(|after| event::is_reset(after, self.trimmed, last_revision));
+        let start = match after {
+            Some(after) if !reset => Bound::Excluded(after),
+            _ => Bound::Unbounded,
+        };
+        let events = self.events.range((start, Bound::Unbounded));
+        EventPage {
+            events: events
+                .take(limit.min(EVENTS_PER_PAGE_MAX))
+                .map(|(_, event)| event.clone())
+                .collect(),
+            reset,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The tables of a store file. Names, keys and the words in [`META`] are part of the format.
+
+use redb::TableDefinition;
+
+use crate::event::EventPosition;
+
+/// The version of everything in the file: tables, keys and rows. A file of a later one is refused.
+pub const FORMAT: u32 = 1;
+
+/// One row for each of the keys below.
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Leases by the bits of their id.
+pub(super) const LEASES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("leases");
+/// Cordons by host and device id.
+pub(super) const CORDONS: TableDefinition<'_, (&str, &str), &[u8]> =
+    TableDefinition::new("cordons");
+/// Policies by what they are kept for; apart from [`META`], whose page is written by every commit.
+pub(super) const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
+/// Events by revision and number.
+pub(super) const EVENTS: TableDefinition<'_, EventKey, &[u8]> = TableDefinition::new("events");
+
+pub(super) const META_FORMAT: &str = "format";
+pub(super) const META_STORE_ID: &str = "store_id";
+pub(super) const META_BOOT_ID: &str = "boot_id";
+pub(super) const META_COUNTERS: &str = "counters";
+pub(super) const META_SETTINGS: &str = "settings";
+/// The last position that was removed from the events.
+pub(super) const META_EVENTS_TRIMMED: &str = "events_trimmed";
+pub(super) const POLICY_LAST_GOOD: &str = "last_good";
+
+pub(super) type EventKey = (u64, u32);
+
+pub(super) fn event_key(position: EventPosition) -> EventKey {
+    (position.revision, position.n)
+}
+
+pub(super) fn position((revision, n): EventKey) -> EventPosition {
+    EventPosition { revision, n }
+}

@@ -1,0 +1,155 @@
+//! Rows into the file, one transaction for each batch.
+
+use redb::{Database, ReadableTableMetadata, Table, WriteTransaction};
+use serde::Serialize;
+
+use super::tables::{
+    CORDONS, EVENTS, EventKey, FORMAT, LEASES, META, META_BOOT_ID, META_COUNTERS,
+    META_EVENTS_TRIMMED, META_FORMAT, META_SETTINGS, META_STORE_ID, POLICIES, POLICY_LAST_GOOD,
+    event_key, position,
+};
+use crate::event::{self, EventPosition, StoreId, StoredEvent};
+use crate::store::Batch;
+use crate::stored;
+
+/// All of `batch`, synced, or nothing.
+pub(super) fn commit(
+    database: &Database,
+    batch: &Batch<'_>,
+    two_phase: bool,
+) -> Result<(), redb::Error> {
+    let mut txn = database.begin_write()?;
+    txn.set_two_phase_commit(two_phase);
+    let mut row = Row::default();
+    put_leases(&txn, batch, &mut row)?;
+    put_cordons(&txn, batch, &mut row)?;
+    if let Some(policy) = &batch.policy {
+        let row = row.of(&stored::LastGood::from(policy));
+        txn.open_table(POLICIES)?.insert(POLICY_LAST_GOOD, row)?;
+    }
+    let trimmed = put_events(&txn, &batch.events, &mut row)?;
+    put_meta(&txn, batch, trimmed, &mut row)?;
+    txn.commit()?;
+    Ok(())
+}
+
+/// The tables of a new store, empty but for its format and its name.
+pub(super) fn create_tables(database: &Database, store_id: StoreId) -> Result<(), redb::Error> {
+    let txn = database.begin_write()?;
+    txn.open_table(LEASES)?;
+    txn.open_table(CORDONS)?;
+    txn.open_table(POLICIES)?;
+    txn.open_table(EVENTS)?;
+    let mut row = Row::default();
+    {
+        let mut meta = txn.open_table(META)?;
+        meta.insert(META_FORMAT, row.of(&FORMAT))?;
+        meta.insert(META_STORE_ID, row.of(&store_id.to_string()))?;
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+/// A buffer that every row of a batch is written into in its turn.
+#[derive(Default)]
+struct Row(Vec<u8>);
+
+impl Row {
+    fn of<T: Serialize>(&mut self, value: &T) -> &[u8] {
+        self.0.clear();
+        serde_json::to_writer(&mut self.0, value)
+            .expect("rows have text for keys and are written to memory, so nothing can fail");
+        &self.0
+    }
+}
+
+fn put_leases(
+    txn: &WriteTransaction,
+    batch: &Batch<'_>,
+    row: &mut Row,
+) -> Result<(), redb::Error> {
+    if batch.leases.is_empty() && batch.pruned.is_empty() {
+        return Ok(());
+    }
+    let mut table = txn.open_table(LEASES)?;
+    for lease in &batch.leases {
+        table.insert(lease.id.bits(), row.of(&stored::Lease::from(*lease)))?;
+    }
+    for id in &batch.pruned {
+        table.remove(id.bits())?;
+    }
+    Ok(())
+}
+
+fn put_cordons(
+    txn: &WriteTransaction,
+    batch: &Batch<'_>,
+    row: &mut Row,
+) -> Result<(), redb::Error> {
+    if batch.cordons.is_empty() {
+        return Ok(());
+    }
+    let mut table = txn.open_table(CORDONS)?;
+    for (device, cordon) in &batch.cordons {
+        let key = (device.host.as_str(), device.id.as_str());
+        match cordon {
+            Some(cordon) => table.insert(key, row.of(&stored::Cordon::from(cordon)))?,
+            None => table.remove(key)?,
+        };
+    }
+    Ok(())
+}
+
+fn put_meta(
+    txn: &WriteTransaction,
+    batch: &Batch<'_>,
+    trimmed: Option<EventPosition>,
+    row: &mut Row,
+) -> Result<(), redb::Error> {
+    let mut table = txn.open_table(META)?;
+    table.insert(
+        META_COUNTERS,
+        row.of(&stored::Counters::from(batch.counters)),
+    )?;
+    if let Some(boot_id) = &batch.boot_id {
+        table.insert(META_BOOT_ID, row.of(boot_id))?;
+    }
+    if let Some(settings) = &batch.settings {
+        table.insert(META_SETTINGS, row.of(&stored::Settings::from(settings)))?;
+    }
+    if let Some(trimmed) = trimmed {
+        table.insert(
+            META_EVENTS_TRIMMED,
+            row.of(&stored::Position::from(trimmed)),
+        )?;
+    }
+    Ok(())
+}
+
+/// Answers the last position that was removed, if any was.
+fn put_events(
+    txn: &WriteTransaction,
+    events: &[StoredEvent],
+    row: &mut Row,
+) -> Result<Option<EventPosition>, redb::Error> {
+    if events.is_empty() {
+        return Ok(None);
+    }
+    let mut table = txn.open_table(EVENTS)?;
+    for event in events {
+        let key = event_key(event.position);
+        table.insert(key, row.of(&stored::Event::from(event)))?;
+    }
+    trim(&mut table)
+}
+
+/// The number of events is part of the table's root, so most commits read nothing here.
+fn trim(table: &mut Table<'_, EventKey, &[u8]>) -> Result<Option<EventPosition>, redb::Error> {
+    let len = usize::try_from(table.len()?).unwrap_or(usize::MAX);
+    let mut last = None;
+    for _ in 0..event::excess(len) {
+        let oldest = table.pop_first()?;
+        last = oldest.map(|(key, _)| position(key.value())).or(last);
+    }
+    Ok(last)
+}

@@ -1,0 +1,149 @@
+//! What every store does: give everything back at start, write a batch whole, read the history.
+
+use std::sync::Arc;
+
+use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId, PolicySource, Rows, WallMs};
+
+use crate::event::{EventPage, EventPosition, StoreId, StoredEvent};
+
+/// Rows that outlive the broker. One writer; readers may run beside it and see whole batches only.
+pub trait Store: Send + Sync {
+    /// Everything that recovery needs, as of the last commit.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the storage fails, or holds a row that this version does not understand.
+    fn load(&self) -> Result<Stored, ReadError>;
+
+    /// One durable write: when it returns, all of the batch is stored; when it fails, none of it is.
+    ///
+    /// # Errors
+    /// [`CommitError`] if the storage fails. No later commit can be trusted to work.
+    fn commit(&self, batch: &Batch<'_>) -> Result<(), CommitError>;
+
+    /// At most `limit` events later than `after`, oldest first; without `after`, from the oldest kept.
+    /// No page is longer than [`EVENTS_PER_PAGE_MAX`](crate::EVENTS_PER_PAGE_MAX).
+    ///
+    /// # Errors
+    /// [`ReadError`] as for [`Store::load`].
+    fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError>;
+}
+
+/// What a store holds besides its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The name of this store, for ever.
+    pub store_id: StoreId,
+    /// The boot that the deadlines in `rows` belong to.
+    pub boot_id: Option<String>,
+    /// The books; `None` in a store that nothing was ever committed to.
+    pub rows: Option<Rows>,
+    /// The policy that was live last.
+    pub policy: Option<LastGood>,
+    /// What was switched at run time.
+    pub settings: Settings,
+}
+
+/// One durable write.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    /// The counters after all commands of the batch.
+    pub counters: Counters,
+    /// The boot that deadlines belong to from here on, if it changed.
+    pub boot_id: Option<String>,
+    /// Durable leases that changed, in order; the last of the same id counts.
+    pub leases: Vec<&'a Lease>,
+    /// Leases to forget, also when they are among `leases`.
+    pub pruned: Vec<LeaseId>,
+    /// Cordons set and lifted, in order.
+    pub cordons: Vec<(DeviceKey, Option<Cordon>)>,
+    /// The policy that went live.
+    pub policy: Option<LastGood>,
+    /// All settings, if one changed.
+    pub settings: Option<Settings>,
+    /// What happened, in order of position.
+    pub events: Vec<StoredEvent>,
+}
+
+impl Batch<'_> {
+    /// A batch that writes the counters and nothing else.
+    pub fn new(counters: Counters) -> Self {
+        Self {
+            counters,
+            boot_id: None,
+            leases: Vec::new(),
+            pruned: Vec::new(),
+            cordons: Vec::new(),
+            policy: None,
+            settings: None,
+            events: Vec::new(),
+        }
+    }
+}
+
+/// A policy that was live, to start with when the files on disk are bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastGood {
+    /// Its generation.
+    pub generation: u64,
+    /// What it is compiled from.
+    pub source: Arc<PolicySource>,
+}
+
+/// What people switch at run time and expect to find so after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether policy files are watched; `None` leaves it to the configuration.
+    pub policy_watch: Option<SwitchedBy>,
+}
+
+/// A switch with who set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchedBy {
+    /// On or off.
+    pub enabled: bool,
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: WallMs,
+}
+
+/// The store cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// A row that this version does not understand.
+    #[error("row `{key}` of table `{table}` cannot be understood: {detail}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// The row in it.
+        key: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The storage below failed.
+    #[error("the store cannot be read: {detail}")]
+    Storage {
+        /// What it said.
+        detail: String,
+    },
+}
+
+impl ReadError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Row { .. } => {
+                "it is damaged or of a newer version: start the version that wrote it, or restore a copy"
+            }
+            Self::Storage { .. } => "check the disk, or restore a copy of the state directory",
+        }
+    }
+}
+
+/// A batch was not stored. Whoever wrote it must stop answering.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store cannot be written: {detail}")]
+pub struct CommitError {
+    /// What the storage below said.
+    pub detail: String,
+}

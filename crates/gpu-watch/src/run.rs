@@ -1,0 +1,299 @@
+//! The watching thread: waits, looks, and decides whether what it sees is a change that settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Scope};
+use crate::debounce::Debounce;
+use crate::links::Points;
+use crate::listing::{Listing, Stamp};
+use crate::notices::{Factory, Notices};
+use crate::read::{FileSet, Look, Unready, read};
+use crate::shared::{Backend, Shared, Wake};
+use crate::watch::Event;
+
+/// How often in a row the watched directories may turn out to be others than a moment ago.
+const FOLLOW_TRIES_MAX: usize = 3;
+
+/// The state of the watching thread.
+pub(crate) struct Runner<S> {
+    scope: Arc<Scope>,
+    shared: Arc<Shared>,
+    sink: S,
+    notices: Option<Notices>,
+    poll: Duration,
+    next_poll: Instant,
+    debounce: Debounce,
+    /// The hash that was seen last while waiting for quiet.
+    candidate: Option<String>,
+    unsettled: Unsettled,
+    delivered: Option<Delivered>,
+    log_only: Option<BTreeMap<PathBuf, Stamp>>,
+    troubles: BTreeSet<String>,
+}
+
+/// What is remembered of the set delivered last.
+struct Delivered {
+    hash: String,
+    /// Each file, and whether it was empty.
+    files: BTreeMap<PathBuf, bool>,
+    stamps: Option<Vec<(PathBuf, Stamp)>>,
+}
+
+impl Delivered {
+    fn new(set: &FileSet, stamps: Option<Vec<(PathBuf, Stamp)>>) -> Self {
+        let files = set.files.iter().map(|file| (file.path.clone(), file.bytes.is_empty()));
+        Self {
+            hash: set.hash.clone(),
+            files: files.collect(),
+            stamps,
+        }
+    }
+}
+
+/// Since when the set looks as if somebody was in the middle of a save.
+struct Unsettled {
+    patience: Duration,
+    since: Option<Instant>,
+    look_again: Option<Instant>,
+}
+
+impl<S: FnMut(Event)> Runner<S> {
+    pub(crate) fn new(
+        config: &Config,
+        scope: Arc<Scope>,
+        shared: Arc<Shared>,
+        known: Option<&FileSet>,
+        sink: S,
+    ) -> Self {
+        Self {
+            scope,
+            shared,
+            sink,
+            notices: None,
+            poll: config.poll,
+            next_poll: Instant::now(),
+            debounce: Debounce::new(config.reload_delay, config.max_wait),
+            candidate: None,
+            unsettled: Unsettled {
+                patience: config.unsettled,
+                since: None,
+                look_again: None,
+            },
+            delivered: known.map(|set| Delivered::new(set, None)),
+            log_only: None,
+            troubles: BTreeSet::new(),
+        }
+    }
+
+    /// Watches until [`Shared::stop`]; by the poll alone if there is no `factory`.
+    pub(crate) fn run(mut self, factory: Option<Factory>) {
+        match factory.map(|factory| Notices::new(Arc::clone(&self.shared), factory)) {
+            Some(Ok(notices)) => self.notices = Some(notices),
+            Some(Err(error)) => self.fall_back(&error),
+            None => {}
+        }
+        self.look();
+        loop {
+            match self.shared.wait(self.next_look()) {
+                Wake::Stop => return,
+                Wake::Sign => self.debounce.sign(Instant::now()),
+                Wake::Timer => {}
+            }
+            if self.next_look() <= Instant::now() {
+                self.look();
+            }
+        }
+    }
+
+    fn next_look(&self) -> Instant {
+        let others = [self.debounce.due(), self.unsettled.look_again];
+        others.into_iter().flatten().fold(self.next_poll, Instant::min)
+    }
+
+    fn look(&mut self) {
+        let now = Instant::now();
+        self.next_poll = now + self.poll;
+        self.unsettled.look_again = None;
+        let Look { listing, content } = self.read();
+        self.shared.count(|counters| counters.looks += 1);
+        self.tell_log_only(&listing);
+        match content {
+            Ok(set) => self.judge(set, listing.content, now),
+            Err(Unready::Moving) => self.wait_for_quiet(None, now),
+            Err(Unready::Trouble(reasons)) => self.report(reasons),
+        }
+    }
+
+    /// Reads the set with all the directories on the way to it watched, so that whatever changes after it
+    /// was read is a sign.
+    fn read(&mut self) -> Look {
+        for _ in 0..FOLLOW_TRIES_MAX {
+            let look = read(&self.scope);
+            if !self.follow(&look.listing) {
+                return look;
+            }
+        }
+        read(&self.scope)
+    }
+
+    /// Watches the directories that lead to the files of `listing`; whether these are others than before.
+    fn follow(&mut self, listing: &Listing) -> bool {
+        let Some(notices) = &mut self.notices else {
+            return false;
+        };
+        if self.shared.take_lost() {
+            notices.forget();
+        }
+        let points = Points::of(&self.scope, listing);
+        if !self.shared.has_points(&points) {
+            self.shared.set_points(points.clone());
+        }
+        match notices.follow(&points) {
+            Ok(false) => false,
+            Ok(true) => {
+                let watched = notices.watched();
+                self.shared.update(|status| {
+                    status.backend = Backend::Inotify;
+                    status.watched = watched;
+                });
+                true
+            }
+            Err(error) => {
+                self.fall_back(&error);
+                false
+            }
+        }
+    }
+
+    fn fall_back(&mut self, error: &notify::Error) {
+        let warning = format!("no events of the file system, only a look every {:?}: {error}", self.poll);
+        tracing::warn!("{warning}");
+        self.notices = None;
+        self.shared.update(|status| {
+            status.backend = Backend::Poll;
+            status.watched = Vec::new();
+            status.warning = Some(warning);
+        });
+    }
+
+    fn judge(&mut self, set: FileSet, stamps: Vec<(PathBuf, Stamp)>, now: Instant) {
+        if self.delivered.as_ref().is_some_and(|delivered| delivered.hash == set.hash) {
+            self.nothing_new(stamps, now);
+        } else if !self.is_settled(&set.hash, now) {
+            self.wait_for_quiet(Some(set.hash), now);
+        } else if self.is_mid_save(&set, now) {
+            self.debounce.clear();
+            self.candidate = None;
+        } else {
+            self.deliver(set, stamps);
+        }
+    }
+
+    fn nothing_new(&mut self, stamps: Vec<(PathBuf, Stamp)>, now: Instant) {
+        let asked = self.debounce.is_due(now);
+        self.rest();
+        if !std::mem::take(&mut self.troubles).is_empty() {
+            self.shared.update(|status| status.troubles = Vec::new());
+            (self.sink)(Event::Recovered);
+        }
+        let Some(delivered) = &mut self.delivered else {
+            return;
+        };
+        let before = delivered.stamps.replace(stamps);
+        if before.is_some() && before != delivered.stamps {
+            self.shared.count(|counters| counters.touched += 1);
+            (self.sink)(Event::Touched);
+        } else if asked {
+            self.shared.count(|counters| counters.ignored += 1);
+        }
+    }
+
+    /// Whether the set with `hash` has been quiet for long enough, or unquiet for too long. What only the
+    /// poll noticed must be seen twice.
+    fn is_settled(&self, hash: &str, now: Instant) -> bool {
+        let same = self.candidate.as_ref().is_none_or(|candidate| candidate == hash);
+        let quiet = self.debounce.is_due(now) && same && !self.shared.has_sign();
+        quiet || self.debounce.is_overdue(now)
+    }
+
+    /// Whether the set lost a file or holds an empty one, and that is not yet so for long.
+    fn is_mid_save(&mut self, set: &FileSet, now: Instant) -> bool {
+        let unsettled = &mut self.unsettled;
+        if !looks_mid_save(set, self.delivered.as_ref()) {
+            unsettled.since = None;
+            return false;
+        }
+        let until = *unsettled.since.get_or_insert(now) + unsettled.patience;
+        unsettled.look_again = (until > now).then_some(until);
+        until > now
+    }
+
+    fn wait_for_quiet(&mut self, candidate: Option<String>, now: Instant) {
+        if self.debounce.is_overdue(now) {
+            self.debounce.clear();
+        }
+        self.candidate = candidate;
+        self.debounce.sign(now);
+    }
+
+    fn deliver(&mut self, set: FileSet, stamps: Vec<(PathBuf, Stamp)>) {
+        self.rest();
+        self.troubles.clear();
+        self.delivered = Some(Delivered::new(&set, Some(stamps)));
+        self.shared.update(|status| {
+            status.counters.changed += 1;
+            status.troubles = Vec::new();
+        });
+        (self.sink)(Event::Changed(set));
+    }
+
+    /// Every sign is answered.
+    fn rest(&mut self) {
+        self.debounce.clear();
+        self.candidate = None;
+        self.unsettled.since = None;
+    }
+
+    fn report(&mut self, reasons: Vec<String>) {
+        self.debounce.clear();
+        self.candidate = None;
+        let known = std::mem::replace(&mut self.troubles, reasons.iter().cloned().collect());
+        self.shared.update(|status| status.troubles = reasons.clone());
+        for reason in reasons.into_iter().filter(|reason| !known.contains(reason)) {
+            self.shared.count(|counters| counters.troubles += 1);
+            (self.sink)(Event::Trouble(reason));
+        }
+    }
+
+    fn tell_log_only(&mut self, listing: &Listing) {
+        let Some(before) = self.log_only.replace(listing.log_only.clone()) else {
+            return;
+        };
+        for path in changed_paths(&before, &listing.log_only) {
+            self.shared.count(|counters| counters.log_only += 1);
+            (self.sink)(Event::LogOnly(path));
+        }
+    }
+}
+
+/// An editor or a tool that truncates, or removes and then writes, leaves such a set behind for a moment.
+fn looks_mid_save(set: &FileSet, delivered: Option<&Delivered>) -> bool {
+    let was_empty = |path: &PathBuf| delivered.and_then(|delivered| delivered.files.get(path)) == Some(&true);
+    let emptied = set.files.iter().any(|file| file.bytes.is_empty() && !was_empty(&file.path));
+    let there = |path: &PathBuf| set.files.iter().any(|file| file.path == *path);
+    let lost = delivered.is_some_and(|delivered| !delivered.files.keys().all(there));
+    emptied || lost
+}
+
+/// The files that came, went, or have other content.
+fn changed_paths(before: &BTreeMap<PathBuf, Stamp>, after: &BTreeMap<PathBuf, Stamp>) -> Vec<PathBuf> {
+    let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    let changed = |path: &&&PathBuf| match (before.get(**path), after.get(**path)) {
+        (Some(before), Some(after)) => !before.same_content(after),
+        _ => true,
+    };
+    paths.iter().filter(changed).map(|path| (*path).clone()).collect()
+}
