@@ -13,7 +13,7 @@ pub struct Event {
     pub id: String,
     /// When.
     pub at: String,
-    /// What, as a dotted word such as `lease.granted`.
+    /// What, as one word such as `lease_granted`.
     pub name: String,
     /// The lease concerned.
     pub lease: Option<String>,

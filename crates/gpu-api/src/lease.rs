@@ -254,8 +254,8 @@ pub enum CauseSource {
 pub struct Observed {
     /// Bytes in use by the holder at the last reading.
     pub memory: u64,
-    /// Most bytes ever read.
-    pub peak: u64,
+    /// Most bytes ever read; absent where no record is kept.
+    pub peak: Option<u64>,
 }
 
 /// How far a grant is more than a promise.
@@ -293,7 +293,7 @@ pub enum ReclaimPhase {
     Verifying,
 }
 
-/// Answer of `GET /v1/leases`, oldest first.
+/// Answer of `GET /v1/leases`, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeaseList {
     /// Up to a page of leases.

@@ -57,8 +57,10 @@ pub const LEASE_SECRET_HEADER: &str = "x-lease-secret";
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 /// Longest `Idempotency-Key`, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
-/// Largest body of any request, in bytes.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Largest body of any request, in bytes: a policy check, which carries whole files.
+pub const BODY_BYTES_MAX: usize = 2 << 20;
+/// Largest body of a request that carries no files, in bytes.
+pub const PLAIN_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Environment variable with the id of the lease that a job runs under.
 pub const ENV_LEASE: &str = "GPU_MANAGER_LEASE";

@@ -14,7 +14,7 @@ use crate::text::Text;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainRequest {
-    /// Time to stop; the policy's if absent. A revoke takes it as the time between the two signals.
+    /// Time to stop. Absent: the policy's for a drain, none for a revoke.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace: Option<Span>,
     /// For the holder and the log.

@@ -45,7 +45,7 @@ pub struct PolicyFile {
 /// What is on disk, if it is not what is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Candidate {
-    /// Hash of the source.
+    /// Hash of the source; empty if it does not compile.
     pub hash: String,
     /// When it was read.
     pub seen_at: String,
@@ -131,6 +131,9 @@ pub struct PolicyCheck {
     pub in_force: bool,
     /// The files that were read.
     pub files: Vec<String>,
+    /// What would differ from what is in force, one setting a line.
+    #[serde(default)]
+    pub changes: Vec<String>,
     /// Everything at once, by file and line.
     pub diagnostics: Vec<Diagnostic>,
 }

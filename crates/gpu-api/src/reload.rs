@@ -32,7 +32,7 @@ pub struct ReloadResult {
     pub generation: u64,
     /// The policy in force before.
     pub previous_generation: u64,
-    /// Hash of the source that was read.
+    /// Hash of the source that was read; empty if it does not compile.
     pub hash: String,
     /// The files that were read.
     pub files: Vec<String>,

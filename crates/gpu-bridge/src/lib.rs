@@ -1,1 +1,27 @@
 //! HTTP in front of the broker: listener, guard, routes, events, page.
+//!
+//! Owns the accept loop, who is asking, what a request may say, and how the types of the wire and of the
+//! core are made from each other. Must never know how rows are stored, nor how a request is decided: a
+//! handler reads its input, makes one call and converts the answer.
+
+mod app;
+mod convert;
+mod extract;
+mod guard;
+mod handover;
+mod identity;
+mod line;
+mod metrics;
+mod openapi;
+mod problem;
+mod routes;
+mod secrets;
+mod serve;
+
+pub use app::{App, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX};
+pub use guard::{Authority, Origin, ParseOriginError};
+pub use identity::{Peer, UnixUser};
+pub use openapi::openapi_json;
+pub use routes::service;
+pub use secrets::{LEASE_KEY_FILE, SecretError, Secrets, TOKEN_FILE};
+pub use serve::{CONNECTIONS_PER_LISTENER_MAX, HEADER_BYTES_MAX, HEADERS_MAX, Listeners, serve};

@@ -14,7 +14,7 @@ use crate::handle::{Handle, Unavailable};
 const HISTORY_MAX: usize = 32;
 
 /// Reads the policy files as they are now.
-type ReadFiles = Box<dyn Fn() -> Vec<SourceFile> + Send + Sync>;
+type ReadFiles = Box<dyn Fn() -> Result<Vec<SourceFile>, String> + Send + Sync>;
 
 /// Who wanted a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub enum ReloadOutcome {
     Stopped(Unavailable),
     /// The files say what is live.
     Unchanged,
+    /// The files cannot be read, for the reason given; the policy before stays.
+    Unreadable(String),
 }
 
 /// What can be asked about reloads.
@@ -127,8 +129,10 @@ impl Reloader {
     pub fn reload(&self, trigger: Trigger, by: &str) -> Arc<ReloadResult> {
         let mut count = self.one_at_a_time.lock();
         *count += 1;
-        let files = (self.read)();
-        self.apply(*count, trigger, by, files)
+        match (self.read)() {
+            Ok(files) => self.apply(*count, trigger, by, files),
+            Err(why) => self.unread(*count, trigger, by, why),
+        }
     }
 
     /// The same for bytes that a watcher has read; nothing while watching is switched off.
@@ -206,6 +210,22 @@ impl Reloader {
         result
     }
 
+    fn unread(&self, id: u64, trigger: Trigger, by: &str, why: String) -> Arc<ReloadResult> {
+        let result = Arc::new(ReloadResult {
+            id,
+            trigger,
+            by: by.to_owned(),
+            at: self.handle.now().wall,
+            took: Ms(0),
+            files: Vec::new(),
+            hash_before: self.handle.snapshot().policy.source.hash.clone(),
+            hash_after: None,
+            outcome: ReloadOutcome::Unreadable(why),
+        });
+        self.remember(&result);
+        result
+    }
+
     fn switch(&self, before: &Policy, policy: Policy) -> ReloadOutcome {
         let changes = changes(before, &policy);
         match self
@@ -250,7 +270,9 @@ impl Reloader {
                 state.refused = None;
                 state.degraded = None;
             }
-            ReloadOutcome::Refused { .. } => state.refused = Some(result.clone()),
+            ReloadOutcome::Refused { .. } | ReloadOutcome::Unreadable(_) => {
+                state.refused = Some(result.clone());
+            }
             ReloadOutcome::Stopped(_) => {}
         }
         if !matches!(result.outcome, ReloadOutcome::Unchanged) {
@@ -288,7 +310,21 @@ impl Reloader {
             }
             ReloadOutcome::Stopped(why) => tracing::warn!("policy is not applied: {why}"),
             ReloadOutcome::Unchanged => tracing::info!("policy files say what is live already"),
+            ReloadOutcome::Unreadable(why) => {
+                tracing::error!("policy files cannot be read, the policy before stays live: {why}");
+                self.note_refusal(result, why.clone());
+            }
         }
+    }
+
+    fn note_refusal(&self, result: &ReloadResult, text: String) {
+        self.handle.note(Event {
+            kind: EventKind::PolicyRefused,
+            lease: None,
+            device: None,
+            by: Some(result.by.clone()).filter(|by| !by.is_empty()),
+            text,
+        });
     }
 }
 

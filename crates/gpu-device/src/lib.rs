@@ -22,6 +22,7 @@
 
 pub mod child;
 mod config;
+mod locks;
 mod merge;
 mod pci;
 mod probe;
@@ -30,6 +31,7 @@ mod source;
 mod wire;
 
 pub use config::{Config, SimulatedDevice};
+pub use locks::{DeviceLocks, LOCK_DIR, LockError};
 pub use merge::MAX_MEMORY_BYTES;
 pub use probe::{
     Health, Inventory, InventoryError, Limits, LinkError, Note, Probe, ProbeCommand, ProbeState,

@@ -156,7 +156,10 @@ impl Books {
             .leases
             .values()
             .filter(|lease| lease.occupying().is_some());
-        occupying.filter_map(Self::watch_effect).collect()
+        occupying
+            .flat_map(|lease| [Self::watch_effect(lease), Self::signal_effect(lease)])
+            .flatten()
+            .collect()
     }
 
     /// Does what `command` says, then serves the queue. Time never goes back between calls.
@@ -236,6 +239,9 @@ impl Books {
         }
         let revision = self.counters.revision;
         let mut leases = turn.dropped;
+        for lease in &mut leases {
+            lease.revision = revision;
+        }
         for id in turn.changed {
             if let Some(lease) = self.leases.get_mut(&id) {
                 lease.revision = revision;
@@ -243,8 +249,8 @@ impl Books {
             }
         }
         if let Answer::Acquire(Ok(lease)) | Answer::Lease(Ok(lease)) = &mut answer {
-            // The queue was served after the answer was made.
-            if let Some(current) = self.leases.get(&lease.id) {
+            // The answer was made before the stamp, and before the queue was served.
+            if let Some(current) = leases.iter().find(|changed| changed.id == lease.id) {
                 lease.clone_from(current);
             }
         }
@@ -267,6 +273,8 @@ impl Books {
         }
         let lease = self.new_waiter(turn, id, request);
         self.refuse_hopeless(&lease, turn.at)?;
+        self.end_overdue_waits(turn);
+        self.refuse_surplus(&lease, turn.at)?;
         self.put(turn, lease);
         self.serve_queue(turn);
         self.refuse_unserved(turn, id)?;
@@ -302,28 +310,26 @@ impl Books {
         }
     }
 
-    /// Refuses what the queue did not serve and may not keep.
-    fn refuse_unserved(&mut self, turn: &mut Turn, id: LeaseId) -> Result<(), Denial> {
-        let served = |lease: &Lease| lease.waiting().is_none();
-        if self.leases.get(&id).is_some_and(served) {
-            return Ok(());
-        }
+    /// Refuses what would have to wait where no more may. It never stands in the queue, so that what
+    /// is refused cannot be in anybody's way.
+    fn refuse_surplus(&self, lease: &Lease, at: At) -> Result<(), Denial> {
         let max_waiting = self.policy.queue.max_waiting;
-        let denial = match turn.take_dropped(id) {
-            Some(_) if self.is_recovering() => Some(Denial::Recovering),
-            Some(lease) => Some(Denial::DoesNotFit(self.why_alone(&lease, turn.at))),
-            None if self.queue.len() > max_waiting => Some(Denial::QueueFull { max_waiting }),
-            None => None,
-        };
-        let Some(denial) = denial else {
+        if self.queue.len() < max_waiting || !self.would_wait(lease, at) {
+            return Ok(());
+        }
+        Err(Denial::QueueFull { max_waiting })
+    }
+
+    /// Refuses what the queue neither served nor kept.
+    fn refuse_unserved(&self, turn: &mut Turn, id: LeaseId) -> Result<(), Denial> {
+        let Some(lease) = turn.take_dropped(id) else {
             return Ok(());
         };
-        if self.leases.contains_key(&id) {
-            self.remove(id);
-        }
-        turn.changed.remove(&id);
         turn.events.retain(|event| event.lease != Some(id));
-        Err(denial)
+        Err(match self.is_recovering() {
+            true => Denial::Recovering,
+            false => Denial::DoesNotFit(self.why_alone(&lease, turn.at)),
+        })
     }
 
     /// Writes `lease` back, the only way a lease changes.

@@ -104,15 +104,14 @@ pub(crate) fn fate(
     })
 }
 
-/// An earlier drain by a policy is never moved by a later one.
+/// An earlier drain by a policy is never moved by a later one, and withdrawn by one that keeps.
 fn fate_in_scope(new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Fate {
-    match new.reload.held {
-        Held::Keep => Fate::Keep,
-        Held::Force => Fate::Force,
-        Held::Drain => match grant.drains.get(&DrainSource::Policy) {
-            Some(drain) => Fate::Drain(drain.deadline),
-            None => Fate::Drain(at.after(new.grace_for(&lease.request))),
-        },
+    match (new.reload.held, grant.drains.get(&DrainSource::Policy)) {
+        (Held::Force, _) => Fate::Force,
+        (Held::Keep, None) => Fate::Keep,
+        (Held::Keep, Some(_)) => Fate::Withdraw,
+        (Held::Drain, Some(drain)) => Fate::Drain(drain.deadline),
+        (Held::Drain, None) => Fate::Drain(at.after(new.grace_for(&lease.request))),
     }
 }
 

@@ -189,11 +189,12 @@ impl fmt::Display for DeviceObstacle {
             Obstacle::AwaitingReading => f.write_str("waits for a fresh reading of its memory"),
             Obstacle::Cordoned(reason) => write!(f, "is cordoned: {reason}"),
             Obstacle::Foreign(bytes) => {
+                let (free, foreign) = (Bytes(self.free), Bytes(*bytes));
                 write!(
                     f,
-                    "has {} in use by processes without a lease",
-                    Bytes(*bytes)
-                )
+                    "has {free} free, {foreign} in use by processes without a lease"
+                )?;
+                write_holders(f, ",", &self.holders)
             }
             Obstacle::HeldBack(head) => write!(f, "is held for {head}, which goes first"),
             Obstacle::InUse => write_holders(f, "is", &self.holders),

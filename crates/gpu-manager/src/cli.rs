@@ -52,7 +52,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     };
     match command {
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "gpu-manager", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "gpu-manager",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::Launch { command } => Ok(run::launch(&command)),
@@ -87,7 +92,10 @@ async fn talk(context: Context, command: Command) -> Done {
         Command::Token { command } => token::token(&context, command).await,
         Command::Uncordon(args) => operate::uncordon(&context, args).await,
         Command::Why(args) => show::why(&context, args).await,
-        Command::Completion { .. } | Command::Launch { .. } | Command::Probe { .. } | Command::Serve(_) => {
+        Command::Completion { .. }
+        | Command::Launch { .. }
+        | Command::Probe { .. }
+        | Command::Serve(_) => {
             unreachable!("dispatched before there is a runtime")
         }
     }
@@ -114,7 +122,12 @@ fn help() -> ExitCode {
 /// What clap has to say: help and versions are good, a mistake is not, and `run` says so with 125.
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
-    let is_run = || std::env::args().skip(1).find(|arg| !arg.starts_with('-')).is_some_and(|arg| arg == "run");
+    let is_run = || {
+        std::env::args()
+            .skip(1)
+            .find(|arg| !arg.starts_with('-'))
+            .is_some_and(|arg| arg == "run")
+    };
     match error.exit_code() {
         0 => ExitCode::SUCCESS,
         _ if is_run() => ExitCode::from(exit::OWN_FAILURE),

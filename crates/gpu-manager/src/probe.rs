@@ -2,8 +2,21 @@
 
 use std::process::ExitCode;
 
+use gpu_device::child;
+
 /// Answers the broker that started it, until its pipe closes.
 pub(crate) fn run(args: &[String]) -> ExitCode {
-    eprintln!("gpu-manager: this build has no probe ({args:?})");
-    ExitCode::FAILURE
+    let enumerate = args.iter().any(|arg| arg == child::ENUMERATE_FLAG);
+    let result = if enumerate {
+        child::enumerate()
+    } else {
+        child::serve()
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gpu-manager probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,11 +1,401 @@
-//! `gpu-manager serve`: the broker itself.
+//! `gpu-manager serve`: puts the broker together, runs it, and takes it apart in order.
 
+pub(crate) mod config;
+mod devices;
+mod log;
+mod policy;
+
+use std::io::{self, ErrorKind, IsTerminal};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{env, fs};
+
+use gpu_bridge::{App, Listeners, Secrets};
+use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
+use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
+use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::cli::args::ServeArgs;
+use config::Config;
+use devices::{Devices, ReadNow};
+
+/// The store within the state directory.
+pub(crate) const STORE_FILE: &str = "store.redb";
+/// After SIGTERM, everything is over by then.
+const STOP_MAX: Duration = Duration::from_secs(9);
+/// Members of this group may use operator verbs on the socket.
+const ADMIN_GROUP: &str = "gpu-admin";
+/// Where devices are locked instead of [`LOCK_DIR`], for tests that must not meet a real broker.
+const LOCK_DIR_VARIABLE: &str = "GPU_MANAGER_LOCK_DIR";
 
 /// Runs the broker until it is told to stop.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
-    eprintln!("gpu-manager: this build has no broker ({args:?})");
+    log::start(args.dev);
+    let config = match Config::load(&args) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    if args.check {
+        return check(&config);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no runtime: {error}")),
+    };
+    let code = match runtime.block_on(serve(config)) {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    };
+    // A thread that hangs in a driver must not hold the process back.
+    runtime.shutdown_background();
+    code
+}
+
+fn fail(error: &str) -> ExitCode {
+    eprintln!("error: {error}");
     ExitCode::FAILURE
+}
+
+/// `serve --check`: says what a start would say, and starts nothing.
+fn check(config: &Config) -> ExitCode {
+    let files = policy::read(config);
+    let start = files.and_then(|files| policy::start(config, files.as_ref()));
+    match start.and_then(|start| policy::compile(&start)) {
+        Ok(policy) => {
+            println!(
+                "configuration and policy are good (policy {})",
+                policy.source.hash
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+/// Why the broker stops.
+enum Stop {
+    Asked,
+    Broken(String),
+}
+
+async fn serve(config: Config) -> Result<ExitCode, String> {
+    let mut signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
+    let store = open_store(&config)?;
+    let listeners = listen(&config).await?;
+    let (read_now, wanted) = devices::read_now();
+    let files = policy::read(&config)?;
+    let policy = policy::start(&config, files.as_ref())?;
+    let started = start_broker(policy, store, read_now)?;
+    let reloader = Arc::new(policy::reloader(&config, &started)?);
+    let watch = policy::watch(&config, files.as_ref(), &reloader)?;
+    let (broken, mut trouble) = mpsc::channel::<String>(1);
+    let notes = start_devices(&config, &started, wanted, broken)?;
+    introduce(&config, &started);
+
+    let app = App {
+        handle: started.handle.clone(),
+        reloader: reloader.clone(),
+        config: bridge_config(&config, &started, notes)?,
+    };
+    let handle = started.handle.clone();
+    let closing = async move { handle.stopped().await };
+    let bridge = tokio::spawn(gpu_bridge::serve(listeners, app, closing));
+    let stop = loop {
+        tokio::select! {
+            () = signals.reload() => reload(&reloader),
+            () = signals.stop() => break Stop::Asked,
+            Some(error) = trouble.recv() => break Stop::Broken(error),
+            () = started.handle.stopped() => break Stop::Broken("the store failed".to_owned()),
+        }
+    };
+    drop(watch);
+    take_apart(started, bridge, &mut signals, stop).await
+}
+
+fn reload(reloader: &Arc<Reloader>) {
+    let reloader = reloader.clone();
+    tokio::task::spawn_blocking(move || reloader.reload(Trigger::Signal, "SIGHUP"));
+}
+
+/// No new grants; who waits is told; what is held stays. A second signal does not wait for that.
+async fn take_apart(
+    started: Started,
+    bridge: JoinHandle<io::Result<()>>,
+    signals: &mut Signals,
+    stop: Stop,
+) -> Result<ExitCode, String> {
+    started.broker.begin_stop();
+    tokio::select! {
+        _ = tokio::time::timeout(STOP_MAX, bridge) => {}
+        () = signals.stop() => return Ok(ExitCode::from(130)),
+    }
+    let leases = started.handle.page(None, usize::MAX);
+    let held = leases.iter().filter(|lease| lease.held().is_some()).count();
+    let ended = started.broker.stop().map_err(|fatal| fatal.to_string());
+    match (stop, ended) {
+        (_, Err(error)) | (Stop::Broken(error), Ok(())) => Err(error),
+        (Stop::Asked, Ok(())) => {
+            eprintln!("stopped; {held} leases stay held");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn bridge_config(
+    config: &Config,
+    started: &Started,
+    notes: devices::Notes,
+) -> Result<gpu_bridge::Config, String> {
+    let origins = config.allowed_origins.iter().map(|origin| origin.parse());
+    let secrets = match config.ephemeral {
+        true => Secrets::ephemeral(),
+        false => Secrets::open(&config.state_dir),
+    };
+    Ok(gpu_bridge::Config {
+        dev: config.dev,
+        allowed_hosts: Vec::new(),
+        allowed_origins: origins.collect::<Result<_, _>>().map_err(|error| error.to_string())?,
+        admin_group: ADMIN_GROUP.to_owned(),
+        secrets: secrets.map_err(|error| error.to_string())?,
+        state_dir: (!config.ephemeral).then(|| config.state_dir.clone()),
+        policy_paths: config.policy_roots.clone(),
+        overrides: config.policy_sets.iter().map(|set| format!("{set} (--set)")).collect(),
+        watch_reason: config.hot_reload_reason.to_owned(),
+        warnings: notes,
+        limits: gpu_bridge::Limits::default(),
+    })
+}
+
+fn open_store(config: &Config) -> Result<Arc<dyn Store>, String> {
+    let id = StoreId::from_bits(getrandom::u64().map_err(|error| error.to_string())?);
+    if config.ephemeral {
+        return Ok(Arc::new(MemoryStore::new(id)));
+    }
+    make_private(&config.state_dir)?;
+    let path = config.state_dir.join(STORE_FILE);
+    match RedbStore::open(&path, id) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(format!("{error}\nhint: {}", error.hint())),
+    }
+}
+
+fn make_private(dir: &Path) -> Result<(), String> {
+    let shown = dir.display();
+    let unusable = |error: io::Error| {
+        format!(
+            "state directory `{shown}` cannot be used: {error}\nhint: name another with `--state-dir`"
+        )
+    };
+    if !dir.exists() {
+        fs::create_dir_all(dir).map_err(unusable)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
+    }
+    Ok(())
+}
+
+async fn listen(config: &Config) -> Result<Listeners, String> {
+    let tcp = match TcpListener::bind(config.listen).await {
+        Ok(tcp) => tcp,
+        Err(error) => return Err(unbound(config.listen, &error)),
+    };
+    let unix = match &config.socket {
+        Some(path) => listen_on_socket(path).await?,
+        None => None,
+    };
+    Ok(Listeners {
+        tcp: Some(tcp),
+        unix,
+    })
+}
+
+fn unbound(address: SocketAddr, error: &io::Error) -> String {
+    let who = match error.kind() {
+        ErrorKind::AddrInUse => listener_of(address.port()).unwrap_or_default(),
+        _ => String::new(),
+    };
+    format!(
+        "cannot listen on {address}: {error}{who}\nhint: choose another with `--listen ADDR:PORT`"
+    )
+}
+
+/// Who listens on a port, for the message: the process that has its socket open.
+fn listener_of(port: u16) -> Option<String> {
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let wanted = format!(":{port:04X}");
+    let row = table
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let inode = row.into_iter().find_map(|fields| {
+        let listening = fields.get(3) == Some(&"0A") && fields.get(1)?.ends_with(&wanted);
+        listening
+            .then(|| fields.get(9).map(ToString::to_string))
+            .flatten()
+    })?;
+    let link = PathBuf::from(format!("socket:[{inode}]"));
+    let pids = fs::read_dir("/proc").ok()?.flatten();
+    let owner = pids.into_iter().find(|entry| {
+        let fds = fs::read_dir(entry.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        fds.into_iter()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == link))
+    })?;
+    let name = fs::read_to_string(owner.path().join("comm")).ok()?;
+    Some(format!(
+        " by `{}` (pid {})",
+        name.trim(),
+        owner.file_name().display()
+    ))
+}
+
+/// The socket is for everybody of the host: who connects is told apart by its credentials.
+async fn listen_on_socket(path: &Path) -> Result<Option<UnixListener>, String> {
+    let shown = path.display();
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(format!(
+            "another broker listens on `{shown}`\nhint: ask it with `gpu-manager status`, or choose another with `--socket PATH`"
+        ));
+    }
+    let unusable = |error: io::Error| {
+        format!(
+            "socket `{shown}` cannot be used: {error}\nhint: choose another with `--socket PATH`"
+        )
+    };
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(unusable)?;
+    }
+    // Nobody listens on it: it was left behind.
+    if fs::symlink_metadata(path).is_ok() {
+        fs::remove_file(path).map_err(unusable)?;
+    }
+    let listener = UnixListener::bind(path).map_err(unusable)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(unusable)?;
+    Ok(Some(listener))
+}
+
+fn start_broker(
+    policy: StartPolicy,
+    store: Arc<dyn Store>,
+    read_now: ReadNow,
+) -> Result<Started, String> {
+    let boot_id = gpu_broker::boot_id().map_err(|error| format!("no boot id: {error}"))?;
+    Broker::start(gpu_broker::Config {
+        store,
+        clock: Arc::new(BootClock),
+        boot_id,
+        policy,
+        read_now: Box::new(move || read_now.ask()),
+    })
+    .map_err(|error| error.to_string())
+}
+
+fn start_devices(
+    config: &Config,
+    started: &Started,
+    wanted: std::sync::mpsc::Receiver<()>,
+    broken: mpsc::Sender<String>,
+) -> Result<devices::Notes, String> {
+    let this = env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let notes = devices::Notes::default();
+    let devices = Devices {
+        probe: Probe::new(config.devices.clone(), ProbeCommand::new(this, ["probe"])),
+        handle: started.handle.clone(),
+        poll: config.device_poll,
+        wanted,
+        notes: notes.clone(),
+    };
+    let lock_dir = env::var_os(LOCK_DIR_VARIABLE).map_or(PathBuf::from(LOCK_DIR), PathBuf::from);
+    let refused = move |error: gpu_device::LockError| {
+        let hint = "hint: one broker per set of devices; stop the other one first";
+        drop(broken.blocking_send(format!("{error}\n{hint}")));
+    };
+    devices
+        .start(&lock_dir, refused)
+        .map_err(|error| format!("no thread: {error}"))?;
+    Ok(notes)
+}
+
+/// The first lines that a person sees.
+fn introduce(config: &Config, started: &Started) {
+    let watch = if config.hot_reload {
+        "hot reload"
+    } else {
+        "read at start and on request"
+    };
+    let policies: Vec<_> = config
+        .policy_roots
+        .iter()
+        .map(|root| root.display().to_string())
+        .collect();
+    let policies = if policies.is_empty() {
+        "built-in".to_owned()
+    } else {
+        policies.join(", ")
+    };
+    eprintln!("gpu-manager {}", env!("CARGO_PKG_VERSION"));
+    eprintln!("page      http://{}/", config.listen);
+    if let Some(socket) = &config.socket {
+        eprintln!("socket    {}", socket.display());
+    }
+    eprintln!("policies  {policies} ({watch})");
+    match config.ephemeral {
+        true => eprintln!("state     none: leases die with this process"),
+        false => eprintln!("state     {}", config.state_dir.display()),
+    }
+    if config.dev {
+        eprintln!("dev mode  every caller of this host may do everything, without a token");
+    }
+    if started.rebooted {
+        eprintln!("the host was booted since: the leases of before have ended");
+    } else if started.kept > 0 {
+        eprintln!("{} leases are still held", started.kept);
+    }
+    if let Some(diagnostics) = &started.degraded {
+        eprintln!(
+            "degraded: the policy files have errors, the last good policy is live\n{diagnostics}"
+        );
+    }
+    if io::stdin().is_terminal() && !config.dev {
+        eprintln!("hint: Ctrl-C stops the broker; what is held stays held");
+    }
+}
+
+/// What the process is told from outside.
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn reload(&mut self) {
+        self.hangup.recv().await;
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }

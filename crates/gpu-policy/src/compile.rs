@@ -54,15 +54,23 @@ pub fn load_order(names: impl IntoIterator<Item = String>) -> Vec<String> {
 /// The files that are text at all.
 pub(crate) fn texts(files: &[SourceFile], problems: &mut Problems) -> Vec<Text> {
     let files = files.iter().take(FILES_MAX).enumerate();
-    files.filter_map(|(index, file)| Text::read(index, file, problems)).collect()
+    files
+        .filter_map(|(index, file)| Text::read(index, file, problems))
+        .collect()
 }
 
 fn complain_about_set(files: &[SourceFile], problems: &mut Problems) {
-    let hint = format!("an operator's settings begin with `{DEFAULT_FILE}`; it may be all comments");
+    let hint =
+        format!("an operator's settings begin with `{DEFAULT_FILE}`; it may be all comments");
     if files.is_empty() {
-        problems.add_to_set(DEFAULT_FILE, Problem::new("there are no policy files").hint(hint));
+        problems.add_to_set(
+            DEFAULT_FILE,
+            Problem::new("there are no policy files").hint(hint),
+        );
     } else if !files.iter().any(|file| is_default(&file.name)) {
-        let problem = Problem::new(format!("there is no `{DEFAULT_FILE}` among the policy files"));
+        let problem = Problem::new(format!(
+            "there is no `{DEFAULT_FILE}` among the policy files"
+        ));
         problems.add_to_set(DEFAULT_FILE, problem.hint(hint));
     }
     if files.len() > FILES_MAX {

@@ -67,12 +67,22 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gutter = self.line.to_string().len();
         writeln!(f, "error: {}", self.message)?;
-        write!(f, "{:gutter$}--> {}:{}:{}", "", self.file, self.line, self.column)?;
+        write!(
+            f,
+            "{:gutter$}--> {}:{}:{}",
+            "", self.file, self.line, self.column
+        )?;
         if let Some(excerpt) = &self.excerpt {
             writeln!(f, "\n{:gutter$} |", "")?;
             writeln!(f, "{} | {}", self.line, excerpt.line)?;
             let carets = "^".repeat(excerpt.width);
-            write!(f, "{:gutter$} | {:indent$}{carets}", "", "", indent = excerpt.indent)?;
+            write!(
+                f,
+                "{:gutter$} | {:indent$}{carets}",
+                "",
+                "",
+                indent = excerpt.indent
+            )?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n{:gutter$} = hint: {hint}", "")?;

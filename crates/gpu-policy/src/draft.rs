@@ -18,7 +18,8 @@ use crate::settings::Settings;
 use crate::suggest::{did_you_mean, list};
 use crate::text::Text;
 use crate::value::{
-    self, DevicePattern, Words, device_pattern, duration, flag, integer, names, one_of, sentence, size,
+    self, DevicePattern, Words, device_pattern, duration, flag, integer, names, one_of, sentence,
+    size,
 };
 
 const HELD: &Words<Held> = &[
@@ -93,7 +94,11 @@ struct DeviceDraft<'a> {
 
 impl<'a> Draft<'a> {
     /// All layers, the lowest first. What is wrong with them goes to `problems`.
-    pub(crate) fn read(texts: &'a [Text], overrides: &'a [Override], problems: &mut Problems) -> Self {
+    pub(crate) fn read(
+        texts: &'a [Text],
+        overrides: &'a [Override],
+        problems: &mut Problems,
+    ) -> Self {
         let mut draft = Self {
             policy: Policy::built_in(),
             zone: None,
@@ -123,11 +128,18 @@ impl<'a> Draft<'a> {
     pub(crate) fn into_policy(self, texts: &[Text]) -> Policy {
         let rules = self.rules();
         let mut policy = self.policy;
-        policy.classes.extend(self.classes.into_iter().map(|(name, draft)| (name, draft.class)));
+        policy.classes.extend(
+            self.classes
+                .into_iter()
+                .map(|(name, draft)| (name, draft.class)),
+        );
         policy.devices = self.devices.into_iter().map(|draft| draft.rule).collect();
         policy.source = Arc::new(PolicySource {
             hash: Settings::of(&policy, &rules).hash(),
-            files: texts.iter().map(|text| (text.name.clone(), text.body.clone())).collect(),
+            files: texts
+                .iter()
+                .map(|text| (text.name.clone(), text.body.clone()))
+                .collect(),
         });
         policy.rules = Arc::new(rules);
         policy
@@ -140,10 +152,20 @@ impl<'a> Draft<'a> {
             let zone = self.zone.clone()?;
             Some(Schedule { hours, zone })
         };
-        let declared = self.classes.iter().map(|(name, draft)| (name.clone(), schedule(draft)));
+        let declared = self
+            .classes
+            .iter()
+            .map(|(name, draft)| (name.clone(), schedule(draft)));
         NativeRules {
-            classes: [(STANDARD_CLASS.to_owned(), None)].into_iter().chain(declared).collect(),
-            devices: self.devices.iter().map(|draft| draft.pattern.clone()).collect(),
+            classes: [(STANDARD_CLASS.to_owned(), None)]
+                .into_iter()
+                .chain(declared)
+                .collect(),
+            devices: self
+                .devices
+                .iter()
+                .map(|draft| draft.pattern.clone())
+                .collect(),
         }
     }
 
@@ -183,7 +205,9 @@ impl<'a> Draft<'a> {
         let class = section.set("class", &mut defaults.class, value::name);
         section.set("ttl", &mut defaults.ttl, duration(SECOND..=HOUR));
         section.set("wait", &mut defaults.wait, duration(Ms(0)..=MONTH));
-        section.set("timezone", &mut self.zone, |value| value::timezone(value).map(Some));
+        section.set("timezone", &mut self.zone, |value| {
+            value::timezone(value).map(Some)
+        });
         self.default_class = class.or(self.default_class.take());
     }
 
@@ -191,7 +215,11 @@ impl<'a> Draft<'a> {
         let placement = &mut self.policy.placement;
         section.set("strategy", &mut placement.strategy, one_of(STRATEGY));
         section.set("reserve", &mut placement.reserve, size(0..=SIZE_BYTES_MAX));
-        section.set("load_slots", &mut placement.load_slots, integer(1..=LOAD_SLOTS_MAX));
+        section.set(
+            "load_slots",
+            &mut placement.load_slots,
+            integer(1..=LOAD_SLOTS_MAX),
+        );
     }
 
     fn queue(&mut self, section: &mut Section<'a, '_>) {
@@ -199,29 +227,53 @@ impl<'a> Draft<'a> {
         section.set("order", &mut queue.order, one_of(ORDER));
         section.set("aging", &mut queue.aging, duration(Ms(0)..=MONTH));
         section.set("backfill", &mut queue.backfill, flag);
-        section.set("max_waiting", &mut queue.max_waiting, integer(0..=WAITING_MAX));
+        section.set(
+            "max_waiting",
+            &mut queue.max_waiting,
+            integer(0..=WAITING_MAX),
+        );
     }
 
     fn reclaim(&mut self, section: &mut Section<'a, '_>) {
         let reclaim = &mut self.policy.reclaim;
         section.set("verify", &mut reclaim.verify, flag);
         section.set("delay", &mut reclaim.delay, duration(Ms(0)..=HOUR));
-        section.set("quarantine_after", &mut reclaim.quarantine_after, duration(SECOND..=DAY));
+        section.set(
+            "quarantine_after",
+            &mut reclaim.quarantine_after,
+            duration(SECOND..=DAY),
+        );
         section.set("signal", &mut reclaim.signal, one_of(SIGNAL));
     }
 
     fn class(&mut self, section: &mut Section<'a, '_>) {
         let mut class = Class::default();
         let name = section.require("name", value::name);
-        section.set("priority", &mut class.priority, integer(-PRIORITY_MAX..=PRIORITY_MAX));
-        section.set("drain_grace", &mut class.drain_grace, duration(Ms(0)..=MONTH));
-        section.set("max_hold", &mut class.max_hold, |value| duration(SECOND..=YEAR)(value).map(Some));
+        section.set(
+            "priority",
+            &mut class.priority,
+            integer(-PRIORITY_MAX..=PRIORITY_MAX),
+        );
+        section.set(
+            "drain_grace",
+            &mut class.drain_grace,
+            duration(Ms(0)..=MONTH),
+        );
+        section.set("max_hold", &mut class.max_hold, |value| {
+            duration(SECOND..=YEAR)(value).map(Some)
+        });
         let hours = section.take("hours", value::hours);
-        let replace = section.take("replace", flag).is_some_and(|replace| replace.value);
+        let replace = section
+            .take("replace", flag)
+            .is_some_and(|replace| replace.value);
         section.later("preempts");
         section.later("min_runtime");
 
-        let Some(Located { value: name, site: declared }) = name else {
+        let Some(Located {
+            value: name,
+            site: declared,
+        }) = name
+        else {
             return;
         };
         match self.classes.get(&name) {
@@ -229,10 +281,20 @@ impl<'a> Draft<'a> {
                 section.problem(&declared, declared_twice("class", &name, &first.declared));
             }
             None if self.classes.len() >= CLASSES_MAX => {
-                section.problem(&declared, Problem::new(format!("there are more than {CLASSES_MAX} classes")));
+                section.problem(
+                    &declared,
+                    Problem::new(format!("there are more than {CLASSES_MAX} classes")),
+                );
             }
             _ => {
-                self.classes.insert(name, ClassDraft { class, hours, declared });
+                self.classes.insert(
+                    name,
+                    ClassDraft {
+                        class,
+                        hours,
+                        declared,
+                    },
+                );
             }
         }
     }
@@ -240,17 +302,32 @@ impl<'a> Draft<'a> {
     fn device(&mut self, section: &mut Section<'a, '_>) {
         let mut rule = DeviceRule::default();
         let pattern = section.require("name", device_pattern);
-        section.set("reserve", &mut rule.reserve, |value| size(0..=SIZE_BYTES_MAX)(value).map(Some));
-        section.set("load_slots", &mut rule.load_slots, |value| integer(1..=LOAD_SLOTS_MAX)(value).map(Some));
+        section.set("reserve", &mut rule.reserve, |value| {
+            size(0..=SIZE_BYTES_MAX)(value).map(Some)
+        });
+        section.set("load_slots", &mut rule.load_slots, |value| {
+            integer(1..=LOAD_SLOTS_MAX)(value).map(Some)
+        });
         section.set("labels", &mut rule.labels, names);
-        section.set("cordon", &mut rule.cordon, |value| sentence(value).map(Some));
-        let replace = section.take("replace", flag).is_some_and(|replace| replace.value);
+        section.set("cordon", &mut rule.cordon, |value| {
+            sentence(value).map(Some)
+        });
+        let replace = section
+            .take("replace", flag)
+            .is_some_and(|replace| replace.value);
         section.later("match");
 
-        let Some(Located { value: pattern, site: declared }) = pattern else {
+        let Some(Located {
+            value: pattern,
+            site: declared,
+        }) = pattern
+        else {
             return;
         };
-        let first = self.devices.iter().position(|draft| draft.pattern.text == pattern.text);
+        let first = self
+            .devices
+            .iter()
+            .position(|draft| draft.pattern.text == pattern.text);
         match first {
             Some(index) if !replace => {
                 let first = &self.devices[index].declared;
@@ -265,7 +342,11 @@ impl<'a> Draft<'a> {
             }
             None => {}
         }
-        self.devices.push(DeviceDraft { pattern, rule, declared });
+        self.devices.push(DeviceDraft {
+            pattern,
+            rule,
+            declared,
+        });
     }
 
     /// What no single key can be wrong about.
@@ -283,7 +364,10 @@ impl<'a> Draft<'a> {
             problems.add(site, grace_too_long(reload.grace, reload.grace_max));
         }
         if self.zone.is_none() {
-            let hours = self.classes.values().filter_map(|draft| draft.hours.as_ref());
+            let hours = self
+                .classes
+                .values()
+                .filter_map(|draft| draft.hours.as_ref());
             hours.for_each(|hours| problems.add(&hours.site, no_timezone()));
         }
     }
@@ -293,20 +377,30 @@ impl<'a> Draft<'a> {
     }
 
     fn no_such_class(&self, name: &str) -> Problem {
-        let known = || self.classes.keys().map(String::as_str).chain([STANDARD_CLASS]);
-        let hint = did_you_mean(name, known()).unwrap_or_else(|| format!("the classes are {}", list(known())));
+        let known = || {
+            self.classes
+                .keys()
+                .map(String::as_str)
+                .chain([STANDARD_CLASS])
+        };
+        let hint = did_you_mean(name, known())
+            .unwrap_or_else(|| format!("the classes are {}", list(known())));
         Problem::new(format!("class `{name}` does not exist")).hint(hint)
     }
 }
 
 fn declared_twice(what: &str, name: &str, first: &Site<'_>) -> Problem {
-    Problem::new(format!("{what} `{name}` is declared twice, first in {first}"))
-        .hint("say `replace = true` here, or remove one of the two")
+    Problem::new(format!(
+        "{what} `{name}` is declared twice, first in {first}"
+    ))
+    .hint("say `replace = true` here, or remove one of the two")
 }
 
 fn grace_too_long(grace: Ms, grace_max: Ms) -> Problem {
-    Problem::new(format!("`grace` {grace} is longer than `grace_max` {grace_max}"))
-        .hint("raise `grace_max` as well")
+    Problem::new(format!(
+        "`grace` {grace} is longer than `grace_max` {grace_max}"
+    ))
+    .hint("raise `grace_max` as well")
 }
 
 fn no_timezone() -> Problem {

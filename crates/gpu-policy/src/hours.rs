@@ -46,7 +46,10 @@ impl Hours {
 impl fmt::Display for Hours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { opens, closes } = self;
-        let (from, to) = ((opens.hour(), opens.minute()), (closes.hour(), closes.minute()));
+        let (from, to) = (
+            (opens.hour(), opens.minute()),
+            (closes.hour(), closes.minute()),
+        );
         write!(f, "{:02}:{:02}-{:02}:{:02}", from.0, from.1, to.0, to.1)
     }
 }
@@ -55,13 +58,16 @@ impl Schedule {
     /// Whether the window is open at `now`.
     pub(crate) fn is_open(&self, now: WallMs) -> bool {
         let now = timestamp(now);
-        self.windows(now).any(|(opens, closes)| (opens..closes).contains(&now))
+        self.windows(now)
+            .any(|(opens, closes)| (opens..closes).contains(&now))
     }
 
     /// The next time after `now` at which the window opens or closes.
     pub(crate) fn next_change(&self, now: WallMs) -> Option<WallMs> {
         let now = timestamp(now);
-        let edges = self.windows(now).flat_map(|(opens, closes)| [opens, closes]);
+        let edges = self
+            .windows(now)
+            .flat_map(|(opens, closes)| [opens, closes]);
         let next = edges.filter(|edge| *edge > now).min()?;
         u64::try_from(next.as_millisecond()).ok().map(WallMs)
     }
@@ -70,7 +76,8 @@ impl Schedule {
     fn windows(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Timestamp)> {
         let today = now.to_zoned(self.zone.clone()).date();
         let days = (-1..=2).filter_map(move |day| today.checked_add(Span::new().days(day)).ok());
-        days.filter_map(|day| self.window(day)).filter(|(opens, closes)| opens < closes)
+        days.filter_map(|day| self.window(day))
+            .filter(|(opens, closes)| opens < closes)
     }
 
     /// The window that opens on `day`.
@@ -80,14 +87,26 @@ impl Schedule {
             true => day,
             false => day.tomorrow().ok()?,
         };
-        let at = |day: Date, time| Some(day.to_datetime(time).to_zoned(self.zone.clone()).ok()?.timestamp());
+        let at = |day: Date, time| {
+            Some(
+                day.to_datetime(time)
+                    .to_zoned(self.zone.clone())
+                    .ok()?
+                    .timestamp(),
+            )
+        };
         Some((at(day, opens)?, at(last, closes)?))
     }
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.hours, self.zone.iana_name().unwrap_or("UTC"))
+        write!(
+            f,
+            "{} {}",
+            self.hours,
+            self.zone.iana_name().unwrap_or("UTC")
+        )
     }
 }
 
@@ -119,7 +138,9 @@ mod tests {
     fn schedule(hours: &str, zone: &str) -> Schedule {
         Schedule {
             hours: Hours::parse(hours).expect("hours"),
-            zone: jiff::tz::TimeZoneDatabase::bundled().get(zone).expect("zone"),
+            zone: jiff::tz::TimeZoneDatabase::bundled()
+                .get(zone)
+                .expect("zone"),
         }
     }
 
@@ -133,27 +154,91 @@ mod tests {
     fn windows_in_berlin() {
         for (hours, now, open, next) in [
             // Within a day, in winter (UTC+1).
-            ("09:00-18:00", "2026-01-15T07:59:59.999Z", false, "2026-01-15T08:00:00Z"),
-            ("09:00-18:00", "2026-01-15T08:00:00Z", true, "2026-01-15T17:00:00Z"),
-            ("09:00-18:00", "2026-01-15T17:00:00Z", false, "2026-01-16T08:00:00Z"),
+            (
+                "09:00-18:00",
+                "2026-01-15T07:59:59.999Z",
+                false,
+                "2026-01-15T08:00:00Z",
+            ),
+            (
+                "09:00-18:00",
+                "2026-01-15T08:00:00Z",
+                true,
+                "2026-01-15T17:00:00Z",
+            ),
+            (
+                "09:00-18:00",
+                "2026-01-15T17:00:00Z",
+                false,
+                "2026-01-16T08:00:00Z",
+            ),
             // Over midnight.
-            ("18:00-09:00", "2026-01-15T16:59:59Z", false, "2026-01-15T17:00:00Z"),
-            ("18:00-09:00", "2026-01-15T17:00:00Z", true, "2026-01-16T08:00:00Z"),
-            ("18:00-09:00", "2026-01-16T02:00:00Z", true, "2026-01-16T08:00:00Z"),
-            ("18:00-24:00", "2026-01-15T22:30:00Z", true, "2026-01-15T23:00:00Z"),
+            (
+                "18:00-09:00",
+                "2026-01-15T16:59:59Z",
+                false,
+                "2026-01-15T17:00:00Z",
+            ),
+            (
+                "18:00-09:00",
+                "2026-01-15T17:00:00Z",
+                true,
+                "2026-01-16T08:00:00Z",
+            ),
+            (
+                "18:00-09:00",
+                "2026-01-16T02:00:00Z",
+                true,
+                "2026-01-16T08:00:00Z",
+            ),
+            (
+                "18:00-24:00",
+                "2026-01-15T22:30:00Z",
+                true,
+                "2026-01-15T23:00:00Z",
+            ),
             // The short night: 18:00 at UTC+1 to 09:00 at UTC+2.
-            ("18:00-09:00", "2026-03-28T17:00:00Z", true, "2026-03-29T07:00:00Z"),
+            (
+                "18:00-09:00",
+                "2026-03-28T17:00:00Z",
+                true,
+                "2026-03-29T07:00:00Z",
+            ),
             // The long night.
-            ("18:00-09:00", "2026-10-24T16:00:00Z", true, "2026-10-25T08:00:00Z"),
+            (
+                "18:00-09:00",
+                "2026-10-24T16:00:00Z",
+                true,
+                "2026-10-25T08:00:00Z",
+            ),
             // 02:30 does not exist on the short night: it is 03:30.
-            ("02:30-06:00", "2026-03-29T01:15:00Z", false, "2026-03-29T01:30:00Z"),
+            (
+                "02:30-06:00",
+                "2026-03-29T01:15:00Z",
+                false,
+                "2026-03-29T01:30:00Z",
+            ),
             // 02:30 is there twice on the long night: the first counts, and the window does not open again.
-            ("18:00-02:30", "2026-10-25T00:29:00Z", true, "2026-10-25T00:30:00Z"),
-            ("18:00-02:30", "2026-10-25T01:15:00Z", false, "2026-10-25T17:00:00Z"),
+            (
+                "18:00-02:30",
+                "2026-10-25T00:29:00Z",
+                true,
+                "2026-10-25T00:30:00Z",
+            ),
+            (
+                "18:00-02:30",
+                "2026-10-25T01:15:00Z",
+                false,
+                "2026-10-25T17:00:00Z",
+            ),
         ] {
             let schedule = schedule(hours, "Europe/Berlin");
             assert_eq!(schedule.is_open(wall(now)), open, "{hours} at {now}");
-            assert_eq!(schedule.next_change(wall(now)), Some(wall(next)), "{hours} after {now}");
+            assert_eq!(
+                schedule.next_change(wall(now)),
+                Some(wall(next)),
+                "{hours} after {now}"
+            );
         }
     }
 
@@ -166,7 +251,11 @@ mod tests {
                 let next = schedule.next_change(now).expect("a change within two days");
                 assert!(next > now, "{hours} at {now:?}");
                 let before = WallMs(next.0 - 1);
-                assert_eq!(schedule.is_open(now), schedule.is_open(before), "{hours} from {now:?} to {next:?}");
+                assert_eq!(
+                    schedule.is_open(now),
+                    schedule.is_open(before),
+                    "{hours} from {now:?} to {next:?}"
+                );
                 now = next;
             }
         }
@@ -175,14 +264,28 @@ mod tests {
     #[test]
     fn the_ends_of_time_are_no_panic() {
         let schedule = schedule("18:00-09:00", "Pacific/Apia");
-        for now in [WallMs(0), WallMs(u64::MAX), WallMs(i64::MAX as u64), WallMs(253_402_300_799_999)] {
+        for now in [
+            WallMs(0),
+            WallMs(u64::MAX),
+            WallMs(i64::MAX as u64),
+            WallMs(253_402_300_799_999),
+        ] {
             let _ = (schedule.is_open(now), schedule.next_change(now));
         }
     }
 
     #[test]
     fn malformed_hours() {
-        for text in ["", "18:00", "18-09", "25:00-09:00", "18:60-09:00", "+8:00-09:00", "18:00-18:00", "00:00-24:00"] {
+        for text in [
+            "",
+            "18:00",
+            "18-09",
+            "25:00-09:00",
+            "18:60-09:00",
+            "+8:00-09:00",
+            "18:00-18:00",
+            "00:00-24:00",
+        ] {
             assert!(Hours::parse(text).is_err(), "{text}");
         }
     }

@@ -27,14 +27,16 @@ impl Rules for NativeRules {
     }
 
     fn device_matches(&self, rule: usize, device: &Device) -> bool {
-        self.devices
-            .get(rule)
-            .is_some_and(|pattern| pattern.matches(device.key.id.as_str()) || pattern.matches(&device.name))
+        self.devices.get(rule).is_some_and(|pattern| {
+            pattern.matches(device.key.id.as_str()) || pattern.matches(&device.name)
+        })
     }
 
     fn next_change(&self, now: WallMs) -> Option<WallMs> {
         let schedules = self.classes.values().flatten();
-        schedules.filter_map(|schedule| schedule.next_change(now)).min()
+        schedules
+            .filter_map(|schedule| schedule.next_change(now))
+            .min()
     }
 }
 
@@ -42,10 +44,15 @@ impl NativeRules {
     fn no_such_class(&self, class: &str) -> Verdict {
         let known = || self.classes.keys().map(String::as_str);
         let shown = crate::units::shortened(class);
-        let hint = did_you_mean(class, known()).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let hint = did_you_mean(class, known())
+            .map(|hint| format!("; {hint}"))
+            .unwrap_or_default();
         Verdict::Deny {
             rule: format!("class {shown}"),
-            reason: format!("class `{shown}` does not exist; the classes are {}{hint}", list(known())),
+            reason: format!(
+                "class `{shown}` does not exist; the classes are {}{hint}",
+                list(known())
+            ),
         }
     }
 }

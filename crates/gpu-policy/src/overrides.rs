@@ -29,7 +29,9 @@ pub struct Override {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OverrideError {
     /// There is no `=`.
-    #[error("`{0}` is no setting: expected `section.key=value`, such as `placement.strategy=spread`")]
+    #[error(
+        "`{0}` is no setting: expected `section.key=value`, such as `placement.strategy=spread`"
+    )]
     Malformed(String),
     /// The value of this variable is not UTF-8.
     #[error("the value of `{0}` is not UTF-8")]
@@ -50,8 +52,12 @@ impl Override {
     /// If `text` is not `section.key=value`, or too long.
     pub fn parse(origin: &str, text: &str) -> Result<Self, OverrideError> {
         let shown = || crate::units::shortened(text);
-        let (path, _) = text.split_once('=').ok_or_else(|| OverrideError::Malformed(shown()))?;
-        let (section, key) = path.split_once('.').ok_or_else(|| OverrideError::Malformed(shown()))?;
+        let (path, _) = text
+            .split_once('=')
+            .ok_or_else(|| OverrideError::Malformed(shown()))?;
+        let (section, key) = path
+            .split_once('.')
+            .ok_or_else(|| OverrideError::Malformed(shown()))?;
         Self::new(origin, text, path.len(), section.trim(), key.trim())
     }
 

@@ -77,7 +77,8 @@ impl<'a, 'p> Section<'a, 'p> {
     ) -> Option<Located<'a, T>> {
         if !self.entries.contains_key(key) {
             let problem = Problem::new(format!("{} has no `{key}`", self.title));
-            self.problems.add(&self.text.site(self.header.clone()), problem);
+            self.problems
+                .add(&self.text.site(self.header.clone()), problem);
         }
         self.take(key, read)
     }
@@ -97,13 +98,18 @@ impl<'a, 'p> Section<'a, 'p> {
         };
         match value.into_inner() {
             DeValue::Table(entries) => self.nested(format!("[{key}]"), name, entries, read),
-            _ => self.complain(name, Problem::new(format!("`{key}` is a table")).hint(format!("write `[{key}]`"))),
+            _ => self.complain(
+                name,
+                Problem::new(format!("`{key}` is a table")).hint(format!("write `[{key}]`")),
+            ),
         }
     }
 
     /// The tables `[[key]]`.
     pub(crate) fn tables(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'a, '_>)) {
-        let wrong = || Problem::new(format!("`{key}` is a list of tables")).hint(format!("write `[[{key}]]`"));
+        let wrong = || {
+            Problem::new(format!("`{key}` is a list of tables")).hint(format!("write `[[{key}]]`"))
+        };
         let Some((name, value)) = self.remove(key) else {
             return;
         };
@@ -134,10 +140,14 @@ impl<'a, 'p> Section<'a, 'p> {
         };
         for (key, _) in &self.entries {
             let word = key.get_ref().as_ref();
-            let problem = Problem::new(format!("unknown key `{}`{place}", crate::units::shortened(word)));
+            let problem = Problem::new(format!(
+                "unknown key `{}`{place}",
+                crate::units::shortened(word)
+            ));
             let hint = did_you_mean(word, self.known.iter().copied())
                 .unwrap_or_else(|| format!("known keys are {}", list(self.known.iter().copied())));
-            self.problems.add(&self.text.site(key.span()), problem.hint(hint));
+            self.problems
+                .add(&self.text.site(key.span()), problem.hint(hint));
         }
     }
 

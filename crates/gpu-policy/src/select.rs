@@ -46,7 +46,11 @@ pub fn parse_select(text: &str) -> Result<Select, SelectError> {
     let ids = ids.ok_or_else(|| SelectError::Unsupported(shortened(text)))?;
     match ids.len() {
         0 => Err(SelectError::NoIds),
-        1..=SELECT_IDS_MAX => ids.into_iter().map(device_id).collect::<Result<_, _>>().map(Select::Ids),
+        1..=SELECT_IDS_MAX => ids
+            .into_iter()
+            .map(device_id)
+            .collect::<Result<_, _>>()
+            .map(Select::Ids),
         _ => Err(SelectError::TooManyIds),
     }
 }
@@ -103,7 +107,10 @@ mod tests {
     fn devices_by_id() {
         for (text, ids) in [
             ("device.id == 'GPU-1'", vec!["GPU-1"]),
-            ("  device.id==\"pci-0000:65:00.0\" ", vec!["pci-0000:65:00.0"]),
+            (
+                "  device.id==\"pci-0000:65:00.0\" ",
+                vec!["pci-0000:65:00.0"],
+            ),
             ("device.id in ['a', \"b\"]", vec!["a", "b"]),
             ("device.id in['a','b',]", vec!["a", "b"]),
         ] {
@@ -118,12 +125,27 @@ mod tests {
         let many = format!("device.id in [{}]", "'x',".repeat(SELECT_IDS_MAX + 1));
         for (text, error) in [
             ("", Unsupported(String::new())),
-            ("device.name == 'x'", Unsupported("device.name == 'x'".to_owned())),
-            ("device.id != 'x'", Unsupported("device.id != 'x'".to_owned())),
+            (
+                "device.name == 'x'",
+                Unsupported("device.name == 'x'".to_owned()),
+            ),
+            (
+                "device.id != 'x'",
+                Unsupported("device.id != 'x'".to_owned()),
+            ),
             ("device.id == 'x", Unsupported("device.id == 'x".to_owned())),
-            ("device.id == 'x' || true", Unsupported("device.id == 'x' || true".to_owned())),
-            ("device.id in ['x' 'y']", Unsupported("device.id in ['x' 'y']".to_owned())),
-            ("device.id in ['x'] y", Unsupported("device.id in ['x'] y".to_owned())),
+            (
+                "device.id == 'x' || true",
+                Unsupported("device.id == 'x' || true".to_owned()),
+            ),
+            (
+                "device.id in ['x' 'y']",
+                Unsupported("device.id in ['x' 'y']".to_owned()),
+            ),
+            (
+                "device.id in ['x'] y",
+                Unsupported("device.id in ['x'] y".to_owned()),
+            ),
             ("device.id in []", NoIds),
             ("device.id == ''", Id(String::new())),
             ("device.id == 'a b'", Id("a b".to_owned())),

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use gpu_lease::{
-    Class, Defaults, DeviceRule, Held, Ms, Placement, Policy, QueueOrder, QueueSettings, ReclaimSettings,
-    ReloadScope, ReloadSettings, SignalRule, Strategy,
+    Class, Defaults, DeviceRule, Held, Ms, Placement, Policy, QueueOrder, QueueSettings,
+    ReclaimSettings, ReloadScope, ReloadSettings, SignalRule, Strategy,
 };
 use sha2::{Digest, Sha256};
 
@@ -31,7 +31,11 @@ pub struct Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { setting, before, after } = self;
+        let Self {
+            setting,
+            before,
+            after,
+        } = self;
         match (before, after) {
             (Some(before), Some(after)) => write!(f, "{setting}: {before} -> {after}"),
             (None, Some(after)) => write!(f, "{setting}: added ({after})"),
@@ -49,13 +53,21 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
         return Vec::new();
     }
     let (old, new) = (Settings::read(old), Settings::read(new));
-    let gone = old.groups.iter().filter(|group| new.group(&group.title).is_none());
+    let gone = old
+        .groups
+        .iter()
+        .filter(|group| new.group(&group.title).is_none());
     let gone = gone.map(Group::removed);
-    let kept_or_added = new.groups.iter().flat_map(|group| match old.group(&group.title) {
-        Some(before) => before.changes(group),
-        None => vec![group.added()],
-    });
-    gone.chain(kept_or_added).chain(old.reordered(&new)).collect()
+    let kept_or_added = new
+        .groups
+        .iter()
+        .flat_map(|group| match old.group(&group.title) {
+            Some(before) => before.changes(group),
+            None => vec![group.added()],
+        });
+    gone.chain(kept_or_added)
+        .chain(old.reordered(&new))
+        .collect()
 }
 
 /// Every setting of a policy, in words.
@@ -91,7 +103,10 @@ impl Settings {
             placement_group(placement),
             queue_group(queue),
             reclaim_group(reclaim),
-            Group::new("foreign", vec![("ignore_below", size_text(*foreign_ignore_below))]),
+            Group::new(
+                "foreign",
+                vec![("ignore_below", size_text(*foreign_ignore_below))],
+            ),
         ];
         for (name, class) in classes {
             let schedule = rules.classes.get(name).and_then(Option::as_ref);
@@ -118,13 +133,19 @@ impl Settings {
                 word(value);
             }
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hasher
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The settings of a compiled policy, what its rules hide read again from its source.
     fn read(policy: &Policy) -> Self {
         let files = policy.source.files.iter();
-        let files: Vec<SourceFile> = files.map(|(name, text)| SourceFile::new(name, text.as_bytes())).collect();
+        let files: Vec<SourceFile> = files
+            .map(|(name, text)| SourceFile::new(name, text.as_bytes()))
+            .collect();
         let mut ignored = Problems::default();
         let texts = texts(&files, &mut ignored);
         let rules = Draft::read(&texts, &[], &mut ignored).rules();
@@ -138,9 +159,14 @@ impl Settings {
     /// Device rules apply in order, so another order of the same rules is a change.
     fn reordered(&self, new: &Self) -> Option<Change> {
         let common = |one: &Self, other: &Self| -> Vec<String> {
-            let devices = one.groups.iter().filter(|group| group.title.starts_with("device "));
+            let devices = one
+                .groups
+                .iter()
+                .filter(|group| group.title.starts_with("device "));
             let common = devices.filter(|group| other.group(&group.title).is_some());
-            common.map(|group| group.title["device ".len()..].to_owned()).collect()
+            common
+                .map(|group| group.title["device ".len()..].to_owned())
+                .collect()
         };
         let (before, after) = (common(self, new), common(new, self));
         (before != after).then(|| Change {
@@ -196,7 +222,12 @@ impl Group {
 const NONE: &str = "none";
 
 fn reload_group(reload: &ReloadSettings) -> Group {
-    let ReloadSettings { held, scope, grace, grace_max } = reload;
+    let ReloadSettings {
+        held,
+        scope,
+        grace,
+        grace_max,
+    } = reload;
     let held = match held {
         Held::Keep => "keep",
         Held::Drain => "drain",
@@ -226,7 +257,11 @@ fn defaults_group(defaults: &Defaults) -> Group {
 }
 
 fn placement_group(placement: &Placement) -> Group {
-    let Placement { strategy, reserve, load_slots } = placement;
+    let Placement {
+        strategy,
+        reserve,
+        load_slots,
+    } = placement;
     let strategy = match strategy {
         Strategy::BestFit => "best-fit",
         Strategy::FirstFit => "first-fit",
@@ -243,7 +278,12 @@ fn placement_group(placement: &Placement) -> Group {
 }
 
 fn queue_group(queue: &QueueSettings) -> Group {
-    let QueueSettings { order, aging, backfill, max_waiting } = queue;
+    let QueueSettings {
+        order,
+        aging,
+        backfill,
+        max_waiting,
+    } = queue;
     let order = match order {
         QueueOrder::Fifo => "fifo",
         QueueOrder::Priority => "priority",
@@ -258,7 +298,12 @@ fn queue_group(queue: &QueueSettings) -> Group {
 }
 
 fn reclaim_group(reclaim: &ReclaimSettings) -> Group {
-    let ReclaimSettings { verify, delay, quarantine_after, signal } = reclaim;
+    let ReclaimSettings {
+        verify,
+        delay,
+        quarantine_after,
+        signal,
+    } = reclaim;
     let signal = match signal {
         SignalRule::Always => "always",
         SignalRule::Never => "never",
@@ -274,24 +319,42 @@ fn reclaim_group(reclaim: &ReclaimSettings) -> Group {
 }
 
 fn class_group(name: &str, class: &Class, schedule: Option<&Schedule>) -> Group {
-    let Class { priority, drain_grace, max_hold } = class;
+    let Class {
+        priority,
+        drain_grace,
+        max_hold,
+    } = class;
     let values = vec![
         ("priority", priority.to_string()),
         ("drain_grace", duration_text(*drain_grace)),
-        ("max_hold", or_none(max_hold.map(|length: Ms| duration_text(length)))),
+        (
+            "max_hold",
+            or_none(max_hold.map(|length: Ms| duration_text(length))),
+        ),
         ("hours", or_none(schedule.map(Schedule::to_string))),
     ];
     Group::new(format!("class {name}"), values)
 }
 
 fn device_group(pattern: &str, rule: &DeviceRule) -> Group {
-    let DeviceRule { reserve, load_slots, labels, cordon } = rule;
+    let DeviceRule {
+        reserve,
+        load_slots,
+        labels,
+        cordon,
+    } = rule;
     let labels = (!labels.is_empty()).then(|| labels.join(" "));
     let values = vec![
         ("reserve", or_none(reserve.map(size_text))),
-        ("load_slots", or_none(load_slots.map(|slots| slots.to_string()))),
+        (
+            "load_slots",
+            or_none(load_slots.map(|slots| slots.to_string())),
+        ),
         ("labels", or_none(labels)),
-        ("cordon", or_none(cordon.as_ref().map(|reason| format!("\"{reason}\"")))),
+        (
+            "cordon",
+            or_none(cordon.as_ref().map(|reason| format!("\"{reason}\""))),
+        ),
     ];
     Group::new(format!("device {pattern}"), values)
 }

@@ -13,7 +13,12 @@ pub(crate) fn nearest<'a>(
     let allowed = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(&typed, &known.to_lowercase()), known))
+        .map(|known| {
+            (
+                strsim::damerau_levenshtein(&typed, &known.to_lowercase()),
+                known,
+            )
+        })
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)

@@ -100,7 +100,10 @@ impl Text {
         }
         if bytes.len() > FILE_BYTES_MAX {
             let mib = FILE_BYTES_MAX >> 20;
-            return Some((0, Problem::new(format!("the file is larger than {mib} MiB"))));
+            return Some((
+                0,
+                Problem::new(format!("the file is larger than {mib} MiB")),
+            ));
         }
         let error = std::str::from_utf8(bytes).err()?;
         let mark = match bytes.starts_with(BYTE_ORDER_MARK.as_bytes()) {
@@ -109,7 +112,10 @@ impl Text {
         };
         let byte = bytes[error.valid_up_to()];
         let problem = Problem::new(format!("byte 0x{byte:02x} is not UTF-8"));
-        Some((error.valid_up_to() - mark, problem.hint("save the file as UTF-8")))
+        Some((
+            error.valid_up_to() - mark,
+            problem.hint("save the file as UTF-8"),
+        ))
     }
 
     /// The first key with too many dots.

@@ -36,7 +36,10 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, Problem> {
         return Err(Problem::new(message).hint(format!("did you mean `{}MiB`?", shortened(number))));
     }
     let scale = size_unit(unit.trim()).ok_or_else(malformed)?;
-    let bytes = thousandths.checked_mul(u128::from(scale)).ok_or_else(malformed)? / 1000;
+    let bytes = thousandths
+        .checked_mul(u128::from(scale))
+        .ok_or_else(malformed)?
+        / 1000;
     u64::try_from(bytes).map_err(|_| Problem::new("is more bytes than can be counted"))
 }
 
@@ -57,7 +60,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Ms, Problem> {
         let (number, tail) = split_at(rest, |c| !c.is_ascii_digit());
         let (unit, tail) = split_at(tail, |c| c.is_ascii_digit());
         let number: u64 = number.parse().map_err(|_| malformed())?;
-        let (_, scale) = units.find(|(name, _)| *name == unit).ok_or_else(malformed)?;
+        let (_, scale) = units
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(malformed)?;
         let part = number.checked_mul(*scale).ok_or_else(malformed)?;
         total = total.checked_add(part).ok_or_else(malformed)?;
         rest = tail;
@@ -71,7 +76,8 @@ pub(crate) fn parse_duration(text: &str) -> Result<Ms, Problem> {
 /// The problem of a duration that is a bare number.
 pub(crate) fn without_unit(number: u64) -> Problem {
     let unit = if number >= 100 { "ms" } else { "s" };
-    Problem::new(format!("needs a unit, not `{number}`")).hint(format!("did you mean `{number}{unit}`?"))
+    Problem::new(format!("needs a unit, not `{number}`"))
+        .hint(format!("did you mean `{number}{unit}`?"))
 }
 
 /// The shortest text that [`parse_size`] reads back to the same number.
@@ -102,7 +108,13 @@ pub(crate) fn duration_text(length: Ms) -> String {
 /// `text` without anything that a terminal would act on; only its beginning if it is too long to be shown.
 pub(crate) fn shortened(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 40;
-    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let printable = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
     let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).map(printable).collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
         shown.push_str("...");
@@ -164,7 +176,16 @@ mod tests {
 
     #[test]
     fn sizes_that_are_none() {
-        for text in ["", "MiB", "-1GiB", "12 parsecs", "1.2.3g", "1.0001g", ".5g", "99999999999999999999TiB"] {
+        for text in [
+            "",
+            "MiB",
+            "-1GiB",
+            "12 parsecs",
+            "1.2.3g",
+            "1.0001g",
+            ".5g",
+            "99999999999999999999TiB",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
         let problem = parse_size("512").expect_err("no unit");
@@ -190,7 +211,17 @@ mod tests {
 
     #[test]
     fn durations_that_are_none() {
-        for text in ["", "s", "30", "30 parsecs", "1m1h", "1m1m", "-5s", "1.5h", "99999999999999999999h"] {
+        for text in [
+            "",
+            "s",
+            "30",
+            "30 parsecs",
+            "1m1h",
+            "1m1m",
+            "-5s",
+            "1.5h",
+            "99999999999999999999h",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         let hint = |text| parse_duration(text).expect_err("no unit").hint;

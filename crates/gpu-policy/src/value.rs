@@ -10,15 +10,15 @@ use toml::de::DeValue;
 use crate::diagnostic::Problem;
 use crate::hours::Hours;
 use crate::suggest::{did_you_mean, list};
-use crate::units::{
-    duration_text, parse_duration, parse_size, shortened, size_text, without_unit,
-};
+use crate::units::{duration_text, parse_duration, parse_size, shortened, size_text, without_unit};
 
 /// A word of the schema and what it means; `None` is planned, and refused until it works.
 pub(crate) type Words<T> = [(&'static str, Option<T>)];
 
 /// One of `words`.
-pub(crate) fn one_of<T: Copy>(words: &'static Words<T>) -> impl Fn(&DeValue<'_>) -> Result<T, Problem> {
+pub(crate) fn one_of<T: Copy>(
+    words: &'static Words<T>,
+) -> impl Fn(&DeValue<'_>) -> Result<T, Problem> {
     move |value| {
         let word = string(value)?;
         match words.iter().find(|(known, _)| *known == word) {
@@ -140,8 +140,12 @@ impl DevicePattern {
 pub(crate) fn device_pattern(value: &DeValue<'_>) -> Result<DevicePattern, Problem> {
     const PATTERN_CHARS_MAX: usize = 128;
     let text = string(value)?;
-    if text.is_empty() || text.chars().count() > PATTERN_CHARS_MAX || text.chars().any(char::is_control) {
-        let message = format!("must be an id, a name or a glob of 1 to {PATTERN_CHARS_MAX} characters");
+    if text.is_empty()
+        || text.chars().count() > PATTERN_CHARS_MAX
+        || text.chars().any(char::is_control)
+    {
+        let message =
+            format!("must be an id, a name or a glob of 1 to {PATTERN_CHARS_MAX} characters");
         return Err(Problem::new(message));
     }
     let glob = GlobBuilder::new(text).case_insensitive(true).build();
@@ -178,7 +182,9 @@ pub(crate) fn schema_version(value: &DeValue<'_>) -> Result<(), Problem> {
 }
 
 fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Problem> {
-    value.as_str().ok_or_else(|| wrong_type("text in quotes", value))
+    value
+        .as_str()
+        .ok_or_else(|| wrong_type("text in quotes", value))
 }
 
 fn whole_number(value: &DeValue<'_>) -> Result<i64, Problem> {
@@ -216,7 +222,10 @@ fn within<T: PartialOrd>(
 }
 
 fn supported<T>(words: &'static Words<T>) -> impl Iterator<Item = &'static str> {
-    words.iter().filter(|(_, meaning)| meaning.is_some()).map(|(word, _)| *word)
+    words
+        .iter()
+        .filter(|(_, meaning)| meaning.is_some())
+        .map(|(word, _)| *word)
 }
 
 fn not_supported<T>(word: &str, words: &'static Words<T>) -> Problem {
@@ -225,6 +234,10 @@ fn not_supported<T>(word: &str, words: &'static Words<T>) -> Problem {
 }
 
 fn no_such_word<T>(word: &str, words: &'static Words<T>) -> Problem {
-    let message = format!("must be one of {}, not `{}`", list(supported(words)), shortened(word));
+    let message = format!(
+        "must be one of {}, not `{}`",
+        list(supported(words)),
+        shortened(word)
+    );
     Problem::new(message).maybe_hint(did_you_mean(word, supported(words)))
 }

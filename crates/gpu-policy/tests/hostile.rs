@@ -11,7 +11,11 @@ const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 fn refused(text: impl Into<Vec<u8>>) -> gpu_policy::Diagnostic {
     let started = Instant::now();
     let result = compile(&[SourceFile::new("default.toml", text)], &[]);
-    assert!(started.elapsed() < COMPILE_TIME_MAX, "took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < COMPILE_TIME_MAX,
+        "took {:?}",
+        started.elapsed()
+    );
     let errors = result.expect_err("hostile text");
     assert!(errors.to_string().len() < 100_000);
     errors.items()[0].clone()
@@ -49,7 +53,10 @@ fn as_much_as_fits_into_a_file() {
         fill("\0"),
         fill("\u{feff}"),
         fill("x='y',"),
-        format!("x = '{}'", fill("é").get(..FILE_BYTES_MAX / 2).unwrap_or_default()),
+        format!(
+            "x = '{}'",
+            fill("é").get(..FILE_BYTES_MAX / 2).unwrap_or_default()
+        ),
     ] {
         refused(text);
     }
@@ -71,7 +78,10 @@ fn nothing_reaches_the_terminal_that_it_would_act_on() {
 
 #[test]
 fn twenty_thousand_mutations_of_good_policies() {
-    let seed = std::env::var("GPU_POLICY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("GPU_POLICY_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(1);
     println!("seed {seed}: run again with GPU_POLICY_SEED={seed}");
     let good = [
         include_str!("../../../policies/default.toml"),
@@ -88,7 +98,10 @@ fn twenty_thousand_mutations_of_good_policies() {
         let _ = parse_select(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
         if let Err(errors) = compile(&[SourceFile::new("default.toml", bytes)], &[]) {
             assert!(!errors.items().is_empty(), "seed {seed} round {round}");
-            assert!(errors.to_string().starts_with("error: "), "seed {seed} round {round}");
+            assert!(
+                errors.to_string().starts_with("error: "),
+                "seed {seed} round {round}"
+            );
         }
     }
 }
@@ -111,7 +124,18 @@ impl Random {
     /// Deletes, repeats, flips or inserts at a random place.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         const PIECES: [&str; 12] = [
-            "\"", "'''", "[[", "]]", "=", "\n", "\0", "\u{feff}", "9999999999999999999", "-1", ".", "\r\n[queue]\n",
+            "\"",
+            "'''",
+            "[[",
+            "]]",
+            "=",
+            "\n",
+            "\0",
+            "\u{feff}",
+            "9999999999999999999",
+            "-1",
+            ".",
+            "\r\n[queue]\n",
         ];
         let at = self.below(bytes.len());
         let end = (at + self.below(20)).min(bytes.len());

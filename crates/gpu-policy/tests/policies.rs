@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use gpu_lease::{
-    Amount, Device, DeviceKey, DeviceKind, Holder, HolderKind, Ms, Policy, Request, Select, Strategy, Telemetry,
-    Vendor, Verdict, WallMs,
+    Amount, Device, DeviceKey, DeviceKind, Holder, HolderKind, Ms, Policy, Request, Select,
+    Strategy, Telemetry, Vendor, Verdict, WallMs,
 };
 use gpu_policy::{Override, SourceFile, compile, diff, load_order};
 
 fn policy_of(files: &[(&str, &str)], overrides: &[&str]) -> Policy {
-    let files: Vec<_> = files.iter().map(|(name, text)| SourceFile::new(*name, *text)).collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| SourceFile::new(*name, *text))
+        .collect();
     let parse = |text: &&str| Override::parse("--set", text).expect("an override");
     let overrides: Vec<_> = overrides.iter().map(parse).collect();
     compile(&files, &overrides).unwrap_or_else(|errors| panic!("{errors}"))
@@ -75,16 +78,32 @@ fn the_shipped_policy_compiles_and_says_what_it_promises() {
     let priority = |class: &str| policy.classes[class].priority;
     assert!(priority("interactive") > priority("batch"));
     assert!(priority("batch") >= priority("standard"));
-    assert_eq!(policy.rules.admit(&request("standard"), WallMs(0)), Verdict::Allow);
+    assert_eq!(
+        policy.rules.admit(&request("standard"), WallMs(0)),
+        Verdict::Allow
+    );
 }
 
 #[test]
 fn later_layers_win_and_leave_the_rest_alone() {
     let files = [
-        ("default.toml", "[placement]\nstrategy = 'pack'\nreserve = '1GiB'\nload_slots = 2\n"),
-        ("50-lab.toml", "[placement]\nstrategy = 'spread'\nreserve = '2GiB'\n"),
+        (
+            "default.toml",
+            "[placement]\nstrategy = 'pack'\nreserve = '1GiB'\nload_slots = 2\n",
+        ),
+        (
+            "50-lab.toml",
+            "[placement]\nstrategy = 'spread'\nreserve = '2GiB'\n",
+        ),
     ];
-    let policy = policy_of(&files, &["placement.reserve=3g", "queue.backfill=false", "queue.max_waiting=7"]);
+    let policy = policy_of(
+        &files,
+        &[
+            "placement.reserve=3g",
+            "queue.backfill=false",
+            "queue.max_waiting=7",
+        ],
+    );
     assert_eq!(policy.placement.strategy, Strategy::Spread);
     assert_eq!(policy.placement.reserve, 3 << 30);
     assert_eq!(policy.placement.load_slots, 2);
@@ -125,7 +144,8 @@ fn the_built_in_class_may_be_declared() {
 
 #[test]
 fn the_hash_is_of_the_settings() {
-    let plain = policy("[placement]\nreserve = '1GiB'\n[[class]]\nname = 'b'\n[[class]]\nname = 'a'\n");
+    let plain =
+        policy("[placement]\nreserve = '1GiB'\n[[class]]\nname = 'b'\n[[class]]\nname = 'a'\n");
     for same in [
         "# a comment\n[placement]\nreserve = 1073741824\n[[class]]\nname = 'a'\n[[class]]\nname = 'b'\n",
         "\u{feff}placement.reserve = \"1024MiB\"\r\nschema = 1\r\n[[class]]\r\nname = 'b'\r\npriority = 0\r\n[[class]]\r\nname = 'a'\r\n",
@@ -134,12 +154,21 @@ fn the_hash_is_of_the_settings() {
         assert!(diff(&plain, &policy(same)).is_empty());
     }
     let split = policy_of(
-        &[("default.toml", "[[class]]\nname = 'a'\n"), ("b.toml", "placement.reserve = '2g'\n[[class]]\nname = 'b'\n")],
+        &[
+            ("default.toml", "[[class]]\nname = 'a'\n"),
+            (
+                "b.toml",
+                "placement.reserve = '2g'\n[[class]]\nname = 'b'\n",
+            ),
+        ],
         &["placement.reserve=1g"],
     );
     assert_eq!(plain, split);
     assert_eq!(plain.source.hash.len(), 64);
-    for other in ["[placement]\nreserve = '1GiB'\n", "[[device]]\nname = 'x'\n"] {
+    for other in [
+        "[placement]\nreserve = '1GiB'\n",
+        "[[device]]\nname = 'x'\n",
+    ] {
         assert_ne!(plain, policy(other), "{other}");
     }
 }
@@ -179,12 +208,16 @@ fn an_unknown_class_is_denied_by_name() {
     let Verdict::Deny { reason, .. } = rules.admit(&request("bacth"), WallMs(0)) else {
         panic!("not denied");
     };
-    assert_eq!(reason, "class `bacth` does not exist; the classes are `batch`, `standard`; did you mean `batch`?");
+    assert_eq!(
+        reason,
+        "class `bacth` does not exist; the classes are `batch`, `standard`; did you mean `batch`?"
+    );
 }
 
 #[test]
 fn a_class_with_hours_is_held_outside_of_them() {
-    let policy = policy("[defaults]\ntimezone = 'UTC'\n[[class]]\nname = 'batch'\nhours = '18:00-09:00'\n");
+    let policy =
+        policy("[defaults]\ntimezone = 'UTC'\n[[class]]\nname = 'batch'\nhours = '18:00-09:00'\n");
     let hour = |hour: u64| WallMs(hour * 3_600_000);
     let admit = |now| policy.rules.admit(&request("batch"), now);
     assert_eq!(admit(hour(18)), Verdict::Allow);
@@ -197,18 +230,29 @@ fn a_class_with_hours_is_held_outside_of_them() {
             until: Some(hour(18)),
         }
     );
-    assert_eq!(policy.rules.admit(&request("standard"), hour(9)), Verdict::Allow);
+    assert_eq!(
+        policy.rules.admit(&request("standard"), hour(9)),
+        Verdict::Allow
+    );
     assert_eq!(policy.rules.next_change(hour(10)), Some(hour(18)));
     assert_eq!(policy.rules.next_change(hour(18)), Some(hour(33)));
 }
 
 #[test]
 fn device_rules_match_ids_and_names() {
-    let text = "[[device]]\nname = '*4090*'\n[[device]]\nname = 'GPU-1'\n[[device]]\nname = 'Card [x]'\n";
+    let text =
+        "[[device]]\nname = '*4090*'\n[[device]]\nname = 'GPU-1'\n[[device]]\nname = 'Card [x]'\n";
     let rules = policy(text).rules;
-    let matching = |device: &Device| -> Vec<usize> { (0..4).filter(|rule| rules.device_matches(*rule, device)).collect() };
+    let matching = |device: &Device| -> Vec<usize> {
+        (0..4)
+            .filter(|rule| rules.device_matches(*rule, device))
+            .collect()
+    };
     assert_eq!(matching(&device("GPU-0", "NVIDIA GeForce RTX 4090")), [0]);
-    assert_eq!(matching(&device("GPU-1", "NVIDIA GeForce rtx 4090 D")), [0, 1]);
+    assert_eq!(
+        matching(&device("GPU-1", "NVIDIA GeForce rtx 4090 D")),
+        [0, 1]
+    );
     assert_eq!(matching(&device("GPU-2", "Card [x]")), [2]);
     assert!(matching(&device("GPU-11", "Card")).is_empty());
 }
@@ -216,5 +260,8 @@ fn device_rules_match_ids_and_names() {
 #[test]
 fn default_comes_first_then_names_in_order() {
     let names = ["90-z.toml", "default.toml", "10-a.toml", "Default.toml"].map(str::to_owned);
-    assert_eq!(load_order(names), ["default.toml", "10-a.toml", "90-z.toml", "Default.toml"]);
+    assert_eq!(
+        load_order(names),
+        ["default.toml", "10-a.toml", "90-z.toml", "Default.toml"]
+    );
 }

@@ -119,7 +119,10 @@ pub(crate) struct Scope {
 #[derive(Debug)]
 pub(crate) enum Root {
     /// The entries of a directory whose names match.
-    Glob { directory: PathBuf, pattern: GlobMatcher },
+    Glob {
+        directory: PathBuf,
+        pattern: GlobMatcher,
+    },
     /// A directory or a file, whichever it is when it is looked at.
     Path(PathBuf),
 }
@@ -144,11 +147,20 @@ impl Scope {
         }
         let zero = Duration::ZERO;
         within("reload_delay", config.reload_delay, zero, Config::DELAY_MAX)?;
-        within("max_wait", config.max_wait, config.reload_delay, Config::DELAY_MAX)?;
+        within(
+            "max_wait",
+            config.max_wait,
+            config.reload_delay,
+            Config::DELAY_MAX,
+        )?;
         within("unsettled", config.unsettled, zero, Config::DELAY_MAX)?;
         within("poll", config.poll, Config::POLL_MIN, Config::POLL_MAX)?;
         Ok(Self {
-            roots: config.roots.iter().map(|root| Root::parse(root)).collect::<Result<_, _>>()?,
+            roots: config
+                .roots
+                .iter()
+                .map(|root| Root::parse(root))
+                .collect::<Result<_, _>>()?,
             first: OsString::from(&config.first),
             include: globs(&config.include)?,
             exclude: globs(&config.exclude)?,
@@ -178,14 +190,22 @@ impl Scope {
 
     /// Whether a file that is a root itself was excluded.
     pub(crate) fn excludes(&self, file: &Path) -> bool {
-        self.exclude.is_match(file) || file.file_name().is_some_and(|name| self.exclude.is_match(name))
+        self.exclude.is_match(file)
+            || file
+                .file_name()
+                .is_some_and(|name| self.exclude.is_match(name))
     }
 }
 
 impl Root {
     fn parse(path: &Path) -> Result<Self, ConfigError> {
-        let absolute = std::path::absolute(path).map_err(|_| ConfigError::Absolute(path.to_owned()))?;
-        let wild = |text: &OsStr| text.as_encoded_bytes().iter().any(|byte| b"*?[{".contains(byte));
+        let absolute =
+            std::path::absolute(path).map_err(|_| ConfigError::Absolute(path.to_owned()))?;
+        let wild = |text: &OsStr| {
+            text.as_encoded_bytes()
+                .iter()
+                .any(|byte| b"*?[{".contains(byte))
+        };
         if !wild(absolute.as_os_str()) {
             return Ok(Self::Path(absolute));
         }
@@ -218,7 +238,12 @@ fn within(
 ) -> Result<(), ConfigError> {
     match found >= least && found <= most {
         true => Ok(()),
-        false => Err(ConfigError::Interval { name, least, most, found }),
+        false => Err(ConfigError::Interval {
+            name,
+            least,
+            most,
+            found,
+        }),
     }
 }
 
@@ -227,7 +252,8 @@ fn globs(patterns: &[String]) -> Result<GlobSet, ConfigError> {
     for pattern in patterns {
         set.add(glob(pattern)?);
     }
-    set.build().map_err(|error| bad_glob(&patterns.join(" "), &error))
+    set.build()
+        .map_err(|error| bad_glob(&patterns.join(" "), &error))
 }
 
 fn glob(pattern: &str) -> Result<Glob, ConfigError> {

@@ -19,7 +19,11 @@ struct Signs {
 impl Debounce {
     /// Due after `quiet` without a sign, or `max_wait` after the first one.
     pub(crate) fn new(quiet: Duration, max_wait: Duration) -> Self {
-        Self { quiet, max_wait, signs: None }
+        Self {
+            quiet,
+            max_wait,
+            signs: None,
+        }
     }
 
     /// There was a sign of a change.
@@ -46,7 +50,8 @@ impl Debounce {
 
     /// Whether it does not get any quieter.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.signs.is_some_and(|signs| signs.first + self.max_wait <= now)
+        self.signs
+            .is_some_and(|signs| signs.first + self.max_wait <= now)
     }
 }
 

@@ -2,12 +2,12 @@
 //! and file on the way to it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::{Role, Scope};
-use crate::listing::Listing;
+use crate::listing::{Listing, Stamp};
 
 const LINKS_MAX: usize = 40;
 
@@ -62,44 +62,69 @@ impl Points {
         point.names.contains(name) || point.roots.iter().any(listed)
     }
 
-    /// Walks to `path` as the kernel does and notes each step that can be replaced; the real path if it
-    /// leads to a directory.
     fn follow(&mut self, path: &Path) -> Option<PathBuf> {
-        let mut at = PathBuf::from("/");
-        let mut rest: VecDeque<OsString> = steps(path).collect();
-        let mut links = 0;
-        while let Some(name) = rest.pop_front() {
-            if name == ".." {
-                at.pop();
-                continue;
-            }
-            let next = at.join(&name);
-            let Ok(metadata) = fs::symlink_metadata(&next) else {
-                self.note(&at, name);
-                return None;
-            };
-            let kind = metadata.file_type();
-            if kind.is_symlink() {
-                self.note(&at, name);
-                links += 1;
-                let target = fs::read_link(&next).ok().filter(|_| links <= LINKS_MAX)?;
-                if target.is_absolute() {
-                    at = PathBuf::from("/");
-                }
-                steps(&target).collect::<Vec<_>>().into_iter().rev().for_each(|step| rest.push_front(step));
-            } else if rest.is_empty() || !kind.is_dir() {
-                self.note(&at, name);
-                return kind.is_dir().then_some(next);
-            } else {
-                at = next;
-            }
-        }
-        Some(at)
+        follow(path, |step| self.note(step.directory, step.name))
     }
 
-    fn note(&mut self, directory: &Path, name: OsString) {
-        self.0.entry(directory.to_owned()).or_default().names.insert(name);
+    fn note(&mut self, directory: &Path, name: &OsStr) {
+        let point = self.0.entry(directory.to_owned()).or_default();
+        point.names.insert(name.to_owned());
     }
+}
+
+/// The stamps of the links on the way to `path`: a link that is replaced has another, wherever it points.
+pub(crate) fn link_stamps(path: &Path) -> Vec<Stamp> {
+    let mut stamps = Vec::new();
+    follow(path, |step| stamps.extend(step.link));
+    stamps
+}
+
+/// A name on the way to a path that can be replaced by another.
+struct Step<'a> {
+    directory: &'a Path,
+    name: &'a OsStr,
+    /// Of the link, if it is one.
+    link: Option<Stamp>,
+}
+
+/// Walks to `path` as the kernel does, and notes each link and the end; the real path if that is a directory.
+fn follow(path: &Path, mut note: impl FnMut(Step<'_>)) -> Option<PathBuf> {
+    let mut at = PathBuf::from("/");
+    let mut rest: VecDeque<OsString> = steps(path).collect();
+    let mut links = 0;
+    while let Some(name) = rest.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&name);
+        let mut note = |link| {
+            note(Step {
+                directory: &at,
+                name: &name,
+                link,
+            })
+        };
+        let Ok(metadata) = fs::symlink_metadata(&next) else {
+            note(None);
+            return None;
+        };
+        if metadata.is_symlink() {
+            note(Some(Stamp::of(&metadata)));
+            links += 1;
+            let target = fs::read_link(&next).ok().filter(|_| links <= LINKS_MAX)?;
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            rest = steps(&target).chain(rest).collect();
+        } else if rest.is_empty() || !metadata.is_dir() {
+            note(None);
+            return metadata.is_dir().then_some(next);
+        } else {
+            at = next;
+        }
+    }
+    Some(at)
 }
 
 /// The names on the way, without the root.
@@ -131,7 +156,10 @@ mod tests {
         let scope = Scope::parse(&Config::new([top.join("policies")])).expect("a scope");
         let points = Points::of(&scope, &Listing::of(&scope));
         let directories: Vec<_> = points.directories().cloned().collect();
-        assert_eq!(directories, [top.clone(), top.join("set"), top.join("set/..t1")]);
+        assert_eq!(
+            directories,
+            [top.clone(), top.join("set"), top.join("set/..t1")]
+        );
 
         for (path, concerns) in [
             ("policies", true),
@@ -156,7 +184,8 @@ mod tests {
         let top = temp.path().canonicalize().expect("a real path");
         symlink("b", top.join("a")).expect("a link");
         symlink("a", top.join("b")).expect("a link");
-        let scope = Scope::parse(&Config::new([top.join("a"), top.join("later/policies")])).expect("a scope");
+        let scope = Scope::parse(&Config::new([top.join("a"), top.join("later/policies")]))
+            .expect("a scope");
         let points = Points::of(&scope, &Listing::of(&scope));
         for name in ["a", "b", "later"] {
             assert!(points.concerns(&scope, &top.join(name)), "{name}");

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Role, Root, Scope};
+use crate::links::link_stamps;
 
 /// A directory with more entries than this is refused.
 pub const ENTRIES_MAX: usize = 10_000;
@@ -53,6 +54,8 @@ impl Stamp {
 pub(crate) struct Listing {
     /// The files of the set, in order.
     pub(crate) content: Vec<(PathBuf, Stamp)>,
+    /// The links on the ways to them. Whoever swaps a whole directory replaces one.
+    links: Vec<Stamp>,
     /// The files whose changes are told.
     pub(crate) log_only: BTreeMap<PathBuf, Stamp>,
     /// Why this is not all there should be.
@@ -76,7 +79,9 @@ impl Listing {
         match (root, fs::metadata(path)) {
             (_, Err(error)) => self.trouble(unreachable_path(path, &error)),
             (_, Ok(metadata)) if metadata.is_dir() => self.add_directory(scope, root),
-            (Root::Glob { .. }, Ok(_)) => self.trouble(format!("`{}` is not a directory", path.display())),
+            (Root::Glob { .. }, Ok(_)) => {
+                self.trouble(format!("`{}` is not a directory", path.display()))
+            }
             (Root::Path(_), Ok(_)) if scope.excludes(path) => {}
             (Root::Path(_), Ok(_)) => self.add_file(path.to_owned(), Role::Content),
         }
@@ -89,7 +94,10 @@ impl Listing {
             Err(error) => return self.trouble(unreachable_path(directory, &error)),
         };
         if names.len() > ENTRIES_MAX {
-            return self.trouble(format!("`{}` has more than {ENTRIES_MAX} entries", directory.display()));
+            return self.trouble(format!(
+                "`{}` has more than {ENTRIES_MAX} entries",
+                directory.display()
+            ));
         }
         names.sort_by_cached_key(|name| (*name != scope.first, name.clone()));
         for name in names {
@@ -103,7 +111,9 @@ impl Listing {
     fn add_file(&mut self, path: PathBuf, role: Role) {
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => {
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
+            {
                 return; // It went between two system calls, as files do.
             }
             Err(error) => return self.trouble(unreachable_path(&path, &error)),
@@ -114,7 +124,10 @@ impl Listing {
             _ => match refusal(&path, &metadata) {
                 Some(reason) => self.trouble(reason),
                 None if self.content.iter().any(|(known, _)| *known == path) => {}
-                None => self.content.push((path, stamp)),
+                None => {
+                    self.links.extend(link_stamps(&path));
+                    self.content.push((path, stamp));
+                }
             },
         }
     }
@@ -132,7 +145,8 @@ fn refusal(path: &Path, metadata: &Metadata) -> Option<String> {
     let path = path.display();
     if kind.is_file() {
         let limit = FILE_BYTES_MAX >> 20;
-        return (metadata.len() > FILE_BYTES_MAX).then(|| format!("`{path}` is larger than {limit} MiB"));
+        return (metadata.len() > FILE_BYTES_MAX)
+            .then(|| format!("`{path}` is larger than {limit} MiB"));
     }
     let found = match kind {
         kind if kind.is_dir() => "a directory",

@@ -49,13 +49,14 @@ impl Notices {
     /// If the system's limits are reached. A directory that cannot be watched for a reason of its own is
     /// left to the poll.
     pub(crate) fn follow(&mut self, points: &Points) -> notify::Result<bool> {
-        let wanted: BTreeMap<PathBuf, (u64, u64)> =
-            points.directories().filter_map(|path| Some((path.clone(), identity(path)?))).collect();
-        if wanted == self.watched {
-            return Ok(false);
-        }
+        let wanted: BTreeMap<PathBuf, (u64, u64)> = points
+            .directories()
+            .filter_map(|path| Some((path.clone(), identity(path)?)))
+            .collect();
         let before = std::mem::take(&mut self.watched);
-        let outdated = before.iter().filter(|(path, id)| wanted.get(*path) != Some(id));
+        let outdated = before
+            .iter()
+            .filter(|(path, id)| wanted.get(*path) != Some(id));
         for (path, _) in outdated {
             // It may be gone already, with its directory.
             let _ = self.watcher.unwatch(path);
@@ -65,7 +66,7 @@ impl Notices {
                 self.watched.insert(path, id);
             }
         }
-        Ok(true)
+        Ok(self.watched != before)
     }
 
     /// Forgets what is watched, so that [`Notices::follow`] begins anew.

@@ -111,7 +111,10 @@ fn read_listed(listing: &Listing) -> Result<FileSet, Unready> {
     if troubles.is_empty() {
         for (path, stamp) in &listing.content {
             match read_file(path, stamp) {
-                Ok(Some(bytes)) => files.push(WatchedFile { path: path.clone(), bytes }),
+                Ok(Some(bytes)) => files.push(WatchedFile {
+                    path: path.clone(),
+                    bytes,
+                }),
                 Ok(None) => return Err(Unready::Moving),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(Unready::Moving),
                 Err(error) => troubles.push(unreachable_path(path, &error)),
@@ -119,7 +122,10 @@ fn read_listed(listing: &Listing) -> Result<FileSet, Unready> {
         }
     }
     match troubles.is_empty() {
-        true => Ok(FileSet { hash: hash(&files), files }),
+        true => Ok(FileSet {
+            hash: hash(&files),
+            files,
+        }),
         false => Err(Unready::Trouble(troubles)),
     }
 }
@@ -129,7 +135,10 @@ fn read_file(path: &Path, stamp: &Stamp) -> io::Result<Option<Vec<u8>>> {
     // What was a regular file may be a FIFO by now: opening one must not block.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
     let unchanged = |file: &File| io::Result::Ok(Stamp::of(&file.metadata()?) == *stamp);
     if !unchanged(&file)? {
         return Ok(None);
@@ -150,5 +159,9 @@ fn hash(files: &[WatchedFile]) -> String {
             hasher.update(part);
         }
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

@@ -44,7 +44,10 @@ struct Delivered {
 
 impl Delivered {
     fn new(set: &FileSet, stamps: Option<Vec<(PathBuf, Stamp)>>) -> Self {
-        let files = set.files.iter().map(|file| (file.path.clone(), file.bytes.is_empty()));
+        let files = set
+            .files
+            .iter()
+            .map(|file| (file.path.clone(), file.bytes.is_empty()));
         Self {
             hash: set.hash.clone(),
             files: files.collect(),
@@ -88,13 +91,17 @@ impl<S: FnMut(Event)> Runner<S> {
         }
     }
 
-    /// Watches until [`Shared::stop`]; by the poll alone if there is no `factory`.
-    pub(crate) fn run(mut self, factory: Option<Factory>) {
-        match factory.map(|factory| Notices::new(Arc::clone(&self.shared), factory)) {
-            Some(Ok(notices)) => self.notices = Some(notices),
-            Some(Err(error)) => self.fall_back(&error),
-            None => {}
+    /// Asks for the events of the file system.
+    pub(crate) fn attach(&mut self, factory: Factory) {
+        match Notices::new(Arc::clone(&self.shared), factory) {
+            Ok(notices) => self.notices = Some(notices),
+            Err(error) => return self.fall_back(&error),
         }
+        self.follow(&Listing::of(&self.scope));
+    }
+
+    /// Watches until [`Shared::stop`].
+    pub(crate) fn run(mut self) {
         self.look();
         loop {
             match self.shared.wait(self.next_look()) {
@@ -110,7 +117,10 @@ impl<S: FnMut(Event)> Runner<S> {
 
     fn next_look(&self) -> Instant {
         let others = [self.debounce.due(), self.unsettled.look_again];
-        others.into_iter().flatten().fold(self.next_poll, Instant::min)
+        others
+            .into_iter()
+            .flatten()
+            .fold(self.next_poll, Instant::min)
     }
 
     fn look(&mut self) {
@@ -148,10 +158,9 @@ impl<S: FnMut(Event)> Runner<S> {
             notices.forget();
         }
         let points = Points::of(&self.scope, listing);
-        if !self.shared.has_points(&points) {
-            self.shared.set_points(points.clone());
-        }
-        match notices.follow(&points) {
+        let followed = notices.follow(&points);
+        self.shared.set_points(points);
+        match followed {
             Ok(false) => false,
             Ok(true) => {
                 let watched = notices.watched();
@@ -169,7 +178,10 @@ impl<S: FnMut(Event)> Runner<S> {
     }
 
     fn fall_back(&mut self, error: &notify::Error) {
-        let warning = format!("no events of the file system, only a look every {:?}: {error}", self.poll);
+        let warning = format!(
+            "no events of the file system, only a look every {:?}: {error}",
+            self.poll
+        );
         tracing::warn!("{warning}");
         self.notices = None;
         self.shared.update(|status| {
@@ -180,7 +192,11 @@ impl<S: FnMut(Event)> Runner<S> {
     }
 
     fn judge(&mut self, set: FileSet, stamps: Vec<(PathBuf, Stamp)>, now: Instant) {
-        if self.delivered.as_ref().is_some_and(|delivered| delivered.hash == set.hash) {
+        if self
+            .delivered
+            .as_ref()
+            .is_some_and(|delivered| delivered.hash == set.hash)
+        {
             self.nothing_new(stamps, now);
         } else if !self.is_settled(&set.hash, now) {
             self.wait_for_quiet(Some(set.hash), now);
@@ -214,7 +230,10 @@ impl<S: FnMut(Event)> Runner<S> {
     /// Whether the set with `hash` has been quiet for long enough, or unquiet for too long. What only the
     /// poll noticed must be seen twice.
     fn is_settled(&self, hash: &str, now: Instant) -> bool {
-        let same = self.candidate.as_ref().is_none_or(|candidate| candidate == hash);
+        let same = self
+            .candidate
+            .as_ref()
+            .is_none_or(|candidate| candidate == hash);
         let quiet = self.debounce.is_due(now) && same && !self.shared.has_sign();
         quiet || self.debounce.is_overdue(now)
     }
@@ -231,7 +250,11 @@ impl<S: FnMut(Event)> Runner<S> {
         until > now
     }
 
+    /// Looks again after a quiet period, which begins now unless the look found what the last one found.
     fn wait_for_quiet(&mut self, candidate: Option<String>, now: Instant) {
+        if candidate.is_some() && candidate == self.candidate {
+            return;
+        }
         if self.debounce.is_overdue(now) {
             self.debounce.clear();
         }
@@ -261,7 +284,8 @@ impl<S: FnMut(Event)> Runner<S> {
         self.debounce.clear();
         self.candidate = None;
         let known = std::mem::replace(&mut self.troubles, reasons.iter().cloned().collect());
-        self.shared.update(|status| status.troubles = reasons.clone());
+        self.shared
+            .update(|status| status.troubles = reasons.clone());
         for reason in reasons.into_iter().filter(|reason| !known.contains(reason)) {
             self.shared.count(|counters| counters.troubles += 1);
             (self.sink)(Event::Trouble(reason));
@@ -281,19 +305,30 @@ impl<S: FnMut(Event)> Runner<S> {
 
 /// An editor or a tool that truncates, or removes and then writes, leaves such a set behind for a moment.
 fn looks_mid_save(set: &FileSet, delivered: Option<&Delivered>) -> bool {
-    let was_empty = |path: &PathBuf| delivered.and_then(|delivered| delivered.files.get(path)) == Some(&true);
-    let emptied = set.files.iter().any(|file| file.bytes.is_empty() && !was_empty(&file.path));
+    let was_empty =
+        |path: &PathBuf| delivered.and_then(|delivered| delivered.files.get(path)) == Some(&true);
+    let emptied = set
+        .files
+        .iter()
+        .any(|file| file.bytes.is_empty() && !was_empty(&file.path));
     let there = |path: &PathBuf| set.files.iter().any(|file| file.path == *path);
     let lost = delivered.is_some_and(|delivered| !delivered.files.keys().all(there));
     emptied || lost
 }
 
 /// The files that came, went, or have other content.
-fn changed_paths(before: &BTreeMap<PathBuf, Stamp>, after: &BTreeMap<PathBuf, Stamp>) -> Vec<PathBuf> {
+fn changed_paths(
+    before: &BTreeMap<PathBuf, Stamp>,
+    after: &BTreeMap<PathBuf, Stamp>,
+) -> Vec<PathBuf> {
     let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
     let changed = |path: &&&PathBuf| match (before.get(**path), after.get(**path)) {
         (Some(before), Some(after)) => !before.same_content(after),
         _ => true,
     };
-    paths.iter().filter(changed).map(|path| (*path).clone()).collect()
+    paths
+        .iter()
+        .filter(changed)
+        .map(|path| (*path).clone())
+        .collect()
 }

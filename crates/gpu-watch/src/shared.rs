@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use parking_lot::{Condvar, Mutex};
@@ -40,7 +40,7 @@ pub enum Backend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastEvent {
     /// When it arrived.
-    pub at: SystemTime,
+    pub at: Instant,
     /// What it was about, where it says.
     pub path: Option<PathBuf>,
 }
@@ -78,7 +78,7 @@ struct State {
     sign: bool,
     /// The backend may have stopped watching directories by itself.
     lost: bool,
-    points: Points,
+    points: Arc<Points>,
     status: Status,
 }
 
@@ -104,7 +104,7 @@ impl Shared {
             stop: false,
             sign: false,
             lost: false,
-            points: Points::default(),
+            points: Arc::default(),
             status,
         };
         Self {
@@ -119,10 +119,11 @@ impl Shared {
         let (path, matters, moved) = match &event {
             Ok(event) if event.need_rescan() => (None, true, false),
             Ok(event) if is_mutation(event.kind) => {
-                let points = self.state.lock().points.clone();
+                let points = Arc::clone(&self.state.lock().points);
                 let concerns = |path: &&PathBuf| points.concerns(&self.scope, path);
                 let path = event.paths.iter().find(concerns);
-                let moved = is_move(event.kind) && event.paths.iter().any(|path| points.contains(path));
+                let moved =
+                    is_move(event.kind) && event.paths.iter().any(|path| points.contains(path));
                 (path.cloned(), path.is_some(), moved)
             }
             Ok(_) => return,
@@ -139,7 +140,10 @@ impl Shared {
         state.sign = true;
         state.lost |= moved;
         state.status.counters.signs += 1;
-        state.status.last_event = Some(LastEvent { at: SystemTime::now(), path });
+        state.status.last_event = Some(LastEvent {
+            at: Instant::now(),
+            path,
+        });
         self.woken.notify_all();
     }
 
@@ -175,11 +179,7 @@ impl Shared {
     }
 
     pub(crate) fn set_points(&self, points: Points) {
-        self.state.lock().points = points;
-    }
-
-    pub(crate) fn has_points(&self, points: &Points) -> bool {
-        self.state.lock().points == *points
+        self.state.lock().points = Arc::new(points);
     }
 
     pub(crate) fn count(&self, count: impl FnOnce(&mut Counters)) {
@@ -209,5 +209,8 @@ fn is_mutation(kind: EventKind) -> bool {
 
 /// Whether an event takes a path away, whereupon the backend stops watching what was there.
 fn is_move(kind: EventKind) -> bool {
-    matches!(kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)))
+    matches!(
+        kind,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    )
 }

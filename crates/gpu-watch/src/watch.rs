@@ -83,11 +83,17 @@ impl Watch {
     ) -> Result<Self, StartError> {
         let scope = Arc::new(Scope::parse(config)?);
         let shared = Arc::new(Shared::new(Arc::clone(&scope)));
-        let factory = (config.backend == BackendChoice::Auto).then_some(factory);
-        let runner = Runner::new(config, Arc::clone(&scope), Arc::clone(&shared), known, sink);
+        let mut runner = Runner::new(config, Arc::clone(&scope), Arc::clone(&shared), known, sink);
+        if config.backend == BackendChoice::Auto {
+            runner.attach(factory);
+        }
         let thread = thread::Builder::new().name("gpu-watch".to_owned());
-        let thread = Some(thread.spawn(move || runner.run(factory))?);
-        Ok(Self { scope, shared, thread })
+        let thread = Some(thread.spawn(move || runner.run())?);
+        Ok(Self {
+            scope,
+            shared,
+            thread,
+        })
     }
 }
 
@@ -95,7 +101,10 @@ impl Drop for Watch {
     fn drop(&mut self) {
         self.shared.stop();
         // A sink that owns its watch may drop it: a thread cannot wait for itself.
-        let thread = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id());
+        let thread = self
+            .thread
+            .take()
+            .filter(|thread| thread.thread().id() != thread::current().id());
         if let Some(thread) = thread {
             let _ = thread.join();
         }
@@ -150,10 +159,17 @@ mod tests {
             config.reload_delay = Duration::from_millis(20);
             let known = crate::read_set(&config).expect("a set");
             let (sink, events) = mpsc::channel();
-            let watch = Watch::start_with(&config, Some(&known), move |event| drop(sink.send(event)), factory);
+            let watch = Watch::start_with(
+                &config,
+                Some(&known),
+                move |event| drop(sink.send(event)),
+                factory,
+            );
             let watch = watch.expect("a watch");
             fs::write(&file, "b").expect("a file");
-            let event = events.recv_timeout(Duration::from_secs(10)).expect("an event");
+            let event = events
+                .recv_timeout(Duration::from_secs(10))
+                .expect("an event");
             let Event::Changed(set) = event else {
                 panic!("{event:?}");
             };

@@ -196,9 +196,10 @@ impl Books {
         turn.cordons.insert(device.clone(), cordon);
     }
 
+    /// By the leases, not by the device: one whose device is not seen yet may stay as well.
     fn lift_cordon(&mut self, turn: &mut Turn, device: &DeviceKey) {
-        let occupants = self.state_mut(device).map(|state| state.occupants.clone());
-        for id in occupants.unwrap_or_default() {
+        let here = |lease: &&Lease| lease.held().is_some_and(|grant| grant.on(device).is_some());
+        for id in ids(self.leases.values().filter(here)) {
             self.withdraw(turn, id, DrainSource::Device);
         }
         self.set_cordon(turn, device, None);
@@ -256,16 +257,28 @@ impl Books {
         }
     }
 
-    /// The device does not come back: its leases end, and there is nothing left to reclaim.
+    /// The device does not come back: its leases end, and there is nothing left to reclaim of it.
     fn give_up_device(&mut self, turn: &mut Turn, device: &DeviceKey) {
-        let occupants = self.state_mut(device).map(|state| state.occupants.clone());
-        for id in occupants.unwrap_or_default() {
+        let given_up = self
+            .devices
+            .as_mut()
+            .and_then(|devices| devices.remove(device));
+        for id in given_up.map(|state| state.occupants).unwrap_or_default() {
             let lease = self.leases[&id].clone();
-            self.end(turn, lease, EndReason::DeviceLost);
+            if !self.is_elsewhere(&lease) {
+                self.end(turn, lease, EndReason::DeviceLost);
+            } else if lease.held().is_some() {
+                let text = format!("{device} is lost");
+                self.end_by_force(turn, lease, EndReason::DeviceLost, &text);
+            }
         }
-        if let Some(devices) = &mut self.devices {
-            devices.remove(device);
-        }
+    }
+
+    /// Whether anything that `lease` holds is on a device that is there.
+    fn is_elsewhere(&self, lease: &Lease) -> bool {
+        let parts = lease.occupying().map(|grant| grant.allocations.as_slice());
+        let mut parts = parts.unwrap_or(&[]).iter();
+        parts.any(|part| self.require(&part.device).is_ok())
     }
 
     pub(super) fn occupy(&mut self, lease: &Lease) {

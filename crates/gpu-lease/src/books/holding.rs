@@ -12,7 +12,7 @@ use crate::command::{
 };
 use crate::ids::{DeviceKey, Fence, LeaseId};
 use crate::lease::{
-    Drain, DrainSource, EndReason, Ending, Grant, Lease, Phase, Reclaim, ReclaimStage,
+    Drain, DrainSource, EndReason, Ending, Grant, Lease, Phase, Reclaim, ReclaimStage, Wait,
 };
 use crate::policy::SignalRule;
 use crate::time::{At, BootMs};
@@ -209,12 +209,17 @@ impl Books {
 
     fn end_in_emergency(&mut self, turn: &mut Turn, id: LeaseId, emergency: &Emergency) {
         let lease = self.leases[&id].clone();
-        let reason = lease.end_reason().unwrap_or(EndReason::Emergency);
-        if lease.occupying().is_none() || emergency.force_unsafe {
-            self.end(turn, lease, reason);
-        } else {
+        let verify = self.policy.reclaim.verify || emergency.kill;
+        if lease.occupying().is_some() && verify && !emergency.force_unsafe {
+            let reason = EndReason::Emergency;
             self.reclaim(turn, lease, reason, emergency.kill, &emergency.reason);
+            return;
         }
+        if emergency.kill {
+            // Nothing is going to look again, so the one signal has to be final.
+            turn.effects.extend(signal_to(&lease, KILL_ATTEMPT));
+        }
+        self.end(turn, lease, EndReason::Emergency);
     }
 
     /// A proven death. What it held is free at once; what it leaves behind is seen by the next reading.
@@ -225,8 +230,7 @@ impl Books {
         if lease.occupying().is_none_or(|grant| grant.fence != fence) {
             return;
         }
-        let reason = lease.end_reason().unwrap_or(EndReason::ProcessGone);
-        self.end(turn, lease, reason);
+        self.end(turn, lease, EndReason::ProcessGone);
     }
 
     pub(super) fn signal_refused(
@@ -242,7 +246,8 @@ impl Books {
         let Phase::Reclaiming(grant, reclaim) = &mut lease.phase else {
             return;
         };
-        if grant.fence != fence || reclaim.attempt != attempt {
+        let cited = grant.fence == fence && reclaim.attempt == attempt;
+        if !cited || reclaim.stage != ReclaimStage::Verifying {
             return;
         }
         reclaim.signal = false;
@@ -307,11 +312,19 @@ impl Books {
     /// When something happens to `lease` by time alone.
     pub(super) fn due(&self, lease: &Lease) -> Option<BootMs> {
         match &lease.phase {
-            Phase::Waiting(wait) => [wait.until, wait.renew_by].into_iter().flatten().min(),
+            Phase::Waiting(wait) => {
+                let due = [wait.until, self.renewal_due(wait)];
+                due.into_iter().flatten().min()
+            }
             Phase::Held(grant) => held_due(grant).map(|due| due.max(self.grace_until)),
             Phase::Reclaiming(_, reclaim) => self.reclaim_due(lease, reclaim),
             Phase::Ended(_) => None,
         }
+    }
+
+    /// When a queued request is given up. Within a grace window it could not have been renewed.
+    fn renewal_due(&self, wait: &Wait) -> Option<BootMs> {
+        wait.renew_by.map(|due| due.max(self.grace_until))
     }
 
     fn reclaim_due(&self, lease: &Lease, reclaim: &Reclaim) -> Option<BootMs> {
@@ -330,10 +343,21 @@ impl Books {
         }
     }
 
+    /// A wait that is over is never granted, even if nobody has said yet that time passed.
+    pub(super) fn end_overdue_waits(&mut self, turn: &mut Turn) {
+        let due = self.deadlines.iter();
+        let due = due.take_while(|(due, _)| *due <= turn.at.boot);
+        let leases = due.map(|(_, id)| &self.leases[id]);
+        for id in ids(leases.filter(|lease| lease.waiting().is_some())) {
+            self.fall_due(turn, id);
+        }
+    }
+
     fn fall_due(&mut self, turn: &mut Turn, id: LeaseId) {
         let lease = self.leases[&id].clone();
+        let passed = |due: Option<BootMs>| due.is_some_and(|due| due <= turn.at.boot);
         match &lease.phase {
-            Phase::Waiting(wait) if wait.renew_by.is_some_and(|due| due <= turn.at.boot) => {
+            Phase::Waiting(wait) if passed(self.renewal_due(wait)) => {
                 self.end(turn, lease, EndReason::Expired);
             }
             Phase::Waiting(_) => drop(self.end(turn, lease, EndReason::WaitTimeout)),
@@ -362,27 +386,21 @@ impl Books {
     }
 
     fn reclaim_further(&mut self, turn: &mut Turn, mut lease: Lease) {
-        let Phase::Reclaiming(grant, reclaim) = &mut lease.phase else {
+        let Phase::Reclaiming(_, reclaim) = &mut lease.phase else {
             return;
         };
         let reason = reclaim.reason;
-        let Some(process) = lease.request.holder.process().cloned() else {
+        let Some(pid) = lease.request.holder.process().map(|process| process.pid) else {
             self.end(turn, lease, reason);
             return;
         };
         let verifying = reclaim.stage == ReclaimStage::Verifying;
         if verifying && reclaim.signal && reclaim.attempt < KILL_ATTEMPT {
             reclaim.attempt = KILL_ATTEMPT;
-            turn.effects.push(Effect::Signal {
-                id: lease.id,
-                fence: grant.fence,
-                attempt: KILL_ATTEMPT,
-                process,
-                signal: Signal::Kill,
-            });
+            turn.effects.extend(Self::signal_effect(&lease));
         } else {
             reclaim.stage = ReclaimStage::Quarantined;
-            let text = format!("ended ({reason}), but process {} still lives", process.pid);
+            let text = format!("ended ({reason}), but process {pid} still lives");
             turn.event(EventKind::LeaseQuarantined, &lease, text);
         }
         self.put(turn, lease);
@@ -401,9 +419,16 @@ impl Books {
             SignalRule::Never => false,
             SignalRule::Supervised => lease.process().is_some_and(|process| process.supervised),
         };
-        self.reclaim(turn, lease, reason, signal, text)
+        if self.policy.reclaim.verify {
+            return self.reclaim(turn, lease, reason, signal, text);
+        }
+        if signal {
+            turn.effects.extend(signal_to(&lease, 1));
+        }
+        self.end(turn, lease, reason)
     }
 
+    /// Why it ended stays what it first was; attempts go on counting, so that late results are known as such.
     fn reclaim(
         &mut self,
         turn: &mut Turn,
@@ -412,22 +437,21 @@ impl Books {
         signal: bool,
         text: &str,
     ) -> Lease {
-        if !self.policy.reclaim.verify {
-            return self.end(turn, lease, reason);
-        }
-        let (Phase::Held(grant) | Phase::Reclaiming(grant, _)) = lease.phase else {
-            return self.end(turn, lease, reason);
+        let signal = signal && lease.process().is_some();
+        let reason = lease.end_reason().unwrap_or(reason);
+        let (grant, attempts) = match lease.phase {
+            Phase::Held(grant) => (grant, 0),
+            Phase::Reclaiming(grant, before) => (grant, before.attempt),
+            Phase::Waiting(_) | Phase::Ended(_) => return self.end(turn, lease, reason),
         };
-        let fence = grant.fence;
-        let signalled = lease.request.holder.process().filter(|_| signal).cloned();
         lease.phase = Phase::Reclaiming(
             grant,
             Reclaim {
                 reason,
                 since: turn.at,
                 stage: ReclaimStage::Verifying,
-                signal: signalled.is_some(),
-                attempt: u32::from(signalled.is_some()),
+                signal,
+                attempt: attempts + u32::from(signal),
             },
         );
         turn.event(
@@ -435,21 +459,15 @@ impl Books {
             &lease,
             format!("is ended ({reason}): {text}"),
         );
-        if let Some(process) = signalled {
-            turn.effects.push(Effect::Signal {
-                id: lease.id,
-                fence,
-                attempt: 1,
-                process,
-                signal: Signal::Term,
-            });
-        }
+        turn.effects.extend(Self::signal_effect(&lease));
         self.put(turn, lease.clone());
         lease
     }
 
-    /// The end. Whoever waits on a connection and was never granted anything is forgotten.
+    /// The end, for the reason for which it was reclaimed if it was. Whoever waits on a connection and
+    /// was never granted anything is forgotten.
     pub(super) fn end(&mut self, turn: &mut Turn, mut lease: Lease, reason: EndReason) -> Lease {
+        let reason = lease.end_reason().unwrap_or(reason);
         let grant = match lease.phase {
             Phase::Held(grant) | Phase::Reclaiming(grant, _) => Some(grant),
             Phase::Waiting(_) | Phase::Ended(_) => None,
@@ -480,6 +498,18 @@ impl Books {
             process: lease.process()?.clone(),
         })
     }
+
+    /// The signal that reclaiming `lease` last asked for.
+    pub(super) fn signal_effect(lease: &Lease) -> Option<Effect> {
+        match &lease.phase {
+            Phase::Reclaiming(_, reclaim)
+                if reclaim.signal && reclaim.stage == ReclaimStage::Verifying =>
+            {
+                signal_to(lease, reclaim.attempt)
+            }
+            Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) | Phase::Ended(_) => None,
+        }
+    }
 }
 
 impl Emergency {
@@ -487,10 +517,24 @@ impl Emergency {
     fn concerns(&self, lease: &Lease) -> bool {
         match lease.phase {
             Phase::Waiting(_) | Phase::Held(_) => true,
-            Phase::Reclaiming(..) => self.kill || self.force_unsafe,
+            Phase::Reclaiming(..) => self.force_unsafe || self.kill && lease.process().is_some(),
             Phase::Ended(_) => false,
         }
     }
+}
+
+/// A signal to the registered process of a lease that occupies devices: the first attempt asks, later ones kill.
+fn signal_to(lease: &Lease, attempt: u32) -> Option<Effect> {
+    Some(Effect::Signal {
+        id: lease.id,
+        fence: lease.occupying()?.fence,
+        attempt,
+        process: lease.process()?.clone(),
+        signal: match attempt < KILL_ATTEMPT {
+            true => Signal::Term,
+            false => Signal::Kill,
+        },
+    })
 }
 
 fn is_over(lease: &Lease) -> bool {

@@ -55,18 +55,35 @@ impl Books {
         reasons
     }
 
-    /// Why a request that is not in the queue cannot be served, behind all that are.
+    /// Why a request that is not in the queue cannot be served at the place that it would have there.
     pub(super) fn why_alone(&self, lease: &Lease, at: At) -> Why {
-        let mut walk = Walk::default();
-        let order = self.service_order(at);
-        for id in &order {
-            // Only what the walk learns of the head matters here.
-            drop(self.decide(&mut walk, &self.leases[id], at));
-        }
+        let (mut walk, ahead) = self.walk_to(lease, at);
         let cause = self.decide(&mut walk, lease, at).err();
-        let position = u32::try_from(order.len() + 1).unwrap_or(u32::MAX);
+        if walk.nomination.is_none() {
+            walk.nomination = self.nominate(lease, at);
+        }
+        let position = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
         let cause = cause.map_or(Cause::Devices(Vec::new()), |cause| self.with_holders(cause));
         walk.why(lease, cause, position)
+    }
+
+    /// Whether a request that is not in the queue would have to stay there.
+    pub(super) fn would_wait(&self, lease: &Lease, at: At) -> bool {
+        let (mut walk, _) = self.walk_to(lease, at);
+        let decided = self.decide(&mut walk, lease, at);
+        decided.is_err_and(|cause| !answers_now(lease, &cause))
+    }
+
+    /// What is known of the head after all that are served before `lease`, and how many they are.
+    fn walk_to(&self, lease: &Lease, at: At) -> (Walk, usize) {
+        let mut walk = Walk::default();
+        let mine = self.rank(lease, at);
+        let order = self.service_order(at).into_iter();
+        let ahead = order.take_while(|id| self.rank(&self.leases[id], at) < mine);
+        let count = ahead
+            .map(|id| drop(self.decide(&mut walk, &self.leases[&id], at)))
+            .count();
+        (walk, count)
     }
 
     pub(super) fn new_waiter(&self, turn: &Turn, id: LeaseId, request: Request) -> Lease {
@@ -125,6 +142,7 @@ impl Books {
         if self.queue.is_empty() {
             return;
         }
+        self.end_overdue_waits(turn);
         let mut walk = Walk::default();
         for id in self.service_order(turn.at) {
             match self.decide(&mut walk, &self.leases[&id], turn.at) {
@@ -135,41 +153,42 @@ impl Books {
     }
 
     fn keep_waiting(&mut self, turn: &mut Turn, id: LeaseId, cause: &Cause) {
-        let reading_may_help = awaits_reading(cause);
-        if reading_may_help {
+        if awaits_reading(cause) {
             turn.effect_once(Effect::Read);
         }
         let lease = &self.leases[&id];
-        let answer_now = lease.request.wait == Ms(0) && !lease.request.queue;
         if self.policy.refusal(lease, turn.at).is_some() {
             self.end(turn, lease.clone(), EndReason::Denied);
-        } else if answer_now && !reading_may_help {
+        } else if answers_now(lease, cause) {
             self.end(turn, lease.clone(), EndReason::WaitTimeout);
         }
     }
 
     /// The waiters by effective priority (class priority plus one step per `aging` waited), then by arrival.
     fn service_order(&self, at: At) -> Vec<LeaseId> {
-        let settings = &self.policy.queue;
-        let mut order: Vec<(Reverse<i64>, u64, LeaseId)> = Vec::with_capacity(self.queue.len());
-        for (&seq, &id) in &self.queue {
-            let lease = &self.leases[&id];
-            let waited = at.boot - lease.created.boot;
-            let steps = waited.0.checked_div(settings.aging.0).unwrap_or(0);
-            let aged = lease
-                .priority
-                .saturating_add(i64::try_from(steps).unwrap_or(i64::MAX));
-            let priority = match settings.order {
-                QueueOrder::Fifo => 0,
-                QueueOrder::Priority => aged,
-            };
-            order.push((Reverse(priority), seq, id));
-        }
+        let waiters = self.queue.values();
+        let mut order: Vec<_> = waiters
+            .map(|&id| (self.rank(&self.leases[&id], at), id))
+            .collect();
         order.sort_unstable();
-        order.into_iter().map(|(_, _, id)| id).collect()
+        order.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// The devices that serve `lease` now, or what keeps it. What cannot be served becomes the head.
+    /// The smaller, the sooner served. What has no place in the queue comes after its equals there.
+    fn rank(&self, lease: &Lease, at: At) -> (Reverse<i64>, u64) {
+        let settings = &self.policy.queue;
+        let waited = at.boot - lease.created.boot;
+        let steps = waited.0.checked_div(settings.aging.0).unwrap_or(0);
+        let steps = i64::try_from(steps).unwrap_or(i64::MAX);
+        let priority = match settings.order {
+            QueueOrder::Fifo => 0,
+            QueueOrder::Priority => lease.priority.saturating_add(steps),
+        };
+        let seq = lease.waiting().map_or(u64::MAX, |wait| wait.seq);
+        (Reverse(priority), seq)
+    }
+
+    /// The devices that serve `lease` now, or what keeps it. What has to wait for devices becomes the head.
     fn decide(&self, walk: &mut Walk, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
         match self.policy.verdict(lease, at) {
             Verdict::Allow => {}
@@ -196,7 +215,9 @@ impl Books {
             return Err(Cause::Behind(head));
         }
         let decided = self.place(lease, walk.nomination.as_ref(), at);
-        if decided.is_err() {
+        if let Err(cause) = &decided
+            && !answers_now(lease, cause)
+        {
             self.block(walk, lease, at);
         }
         decided
@@ -256,15 +277,17 @@ impl Books {
         if let Some(head) = self.held_back(state, lease, nomination, at) {
             return Some(Obstacle::HeldBack(head));
         }
-        if let Some(obstacle) = self.short_of(state, lease.request.amount) {
+        let awaits_reading = state.awaits_reading(at);
+        let by_reading = awaits_reading && state.fits_by_grants(lease.request.amount);
+        if let Some(obstacle) = self.short_of(state, lease.request.amount)
+            && !by_reading
+        {
             return Some(obstacle);
         }
         if lease.request.load && state.usage.loading >= state.settings.load_slots {
             return Some(Obstacle::Loading);
         }
-        state
-            .awaits_reading(at)
-            .then_some(Obstacle::AwaitingReading)
+        awaits_reading.then_some(Obstacle::AwaitingReading)
     }
 
     /// The head that `state` is held for, if using it could delay that head.
@@ -292,8 +315,11 @@ impl Books {
     fn short_of(&self, state: &DeviceState, amount: Amount) -> Option<Obstacle> {
         match amount {
             _ if state.usage.exclusive => Some(Obstacle::InUse),
-            Amount::Memory(bytes) if state.free() < bytes => Some(Obstacle::Short),
-            Amount::Memory(_) => None,
+            Amount::Memory(bytes) if state.free() >= bytes => None,
+            Amount::Memory(bytes) if state.free_but_for_foreign() >= bytes => {
+                Some(Obstacle::Foreign(state.usage.foreign))
+            }
+            Amount::Memory(_) => Some(Obstacle::Short),
             Amount::Exclusive if !state.occupants.is_empty() => Some(Obstacle::InUse),
             Amount::Exclusive if state.usage.foreign > self.policy.foreign_ignore_below => {
                 Some(Obstacle::Foreign(state.usage.foreign))
@@ -372,13 +398,14 @@ impl Books {
         let mut ends: Vec<(Option<BootMs>, u64)> = Vec::new();
         for id in &state.occupants {
             let lease = &self.leases[id];
-            ends.push((
-                known_end(lease).map(|end| end.boot),
-                charge_on(state, lease),
-            ));
+            // Whoever is there alone takes all of it, also of what the policy added since.
+            let alone = if state.usage.exclusive { state.grantable() } else { 0 };
+            let charge = charge_on(state, lease).max(alone);
+            ends.push((known_end(lease).map(|end| end.boot), charge));
         }
         ends.sort_by_key(|(end, _)| end.unwrap_or(BootMs(u64::MAX)));
-        let taken = state.usage.charged.saturating_add(foreign);
+        let charges = ends.iter().map(|(_, charge)| *charge);
+        let taken = charges.fold(foreign, u64::saturating_add);
         Some(Opening::after(ends, taken, state.grantable() - needed, at))
     }
 
@@ -456,6 +483,19 @@ impl DeviceState {
         }
     }
 
+    fn free_but_for_foreign(&self) -> u64 {
+        self.grantable().saturating_sub(self.usage.charged)
+    }
+
+    /// Whether `amount` is left of what was granted, whatever was read.
+    fn fits_by_grants(&self, amount: Amount) -> bool {
+        match amount {
+            _ if self.usage.exclusive => false,
+            Amount::Exclusive => self.occupants.is_empty(),
+            Amount::Memory(bytes) => self.grantable().saturating_sub(self.usage.granted) >= bytes,
+        }
+    }
+
     /// Whether `request` may be placed here at all, capacity apart.
     fn may_serve(&self, request: &Request) -> bool {
         self.device.leasable && request.select.admits(&self.device.key.id)
@@ -517,6 +557,12 @@ fn preference(strategy: Strategy, state: &DeviceState) -> (u64, u64, u32, Device
         Strategy::WorstFit => (u64::MAX - free, 0),
     };
     (first, second, state.device.index, state.device.key.clone())
+}
+
+/// Whether `lease` is not for waiting, and no reading can help it.
+fn answers_now(lease: &Lease, cause: &Cause) -> bool {
+    let waits = lease.request.wait > Ms(0) || lease.request.queue;
+    !waits && !awaits_reading(cause)
 }
 
 fn awaits_reading(cause: &Cause) -> bool {

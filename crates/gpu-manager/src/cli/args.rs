@@ -30,11 +30,23 @@ pub(crate) struct Cli {
 pub(crate) struct BrokerArgs {
     /// The broker: `http://HOST:PORT` or `unix:/PATH`. Otherwise its socket on this host, else
     /// http://127.0.0.1:8080.
-    #[arg(long, global = true, env = "GPU_MANAGER_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "GPU_MANAGER_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub(crate) url: Option<String>,
 
     /// The token to show it. Its Unix socket needs none.
-    #[arg(long, global = true, env = "GPU_MANAGER_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "GPU_MANAGER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     pub(crate) token: Option<String>,
 }
 
@@ -168,11 +180,21 @@ pub(crate) struct WantArgs {
     pub(crate) gpus: Option<DeviceCount>,
 
     /// Only this device: an id, its beginning, or an index. Can be repeated.
-    #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with = "select")]
+    #[arg(
+        long,
+        value_name = "ID",
+        value_delimiter = ',',
+        conflicts_with = "select"
+    )]
     pub(crate) gpu: Vec<String>,
 
     /// Memory of each device, such as 12GiB. Without it the whole device is asked for.
-    #[arg(long, visible_alias = "memory", value_name = "SIZE", conflicts_with = "exclusive")]
+    #[arg(
+        long,
+        visible_alias = "memory",
+        value_name = "SIZE",
+        conflicts_with = "exclusive"
+    )]
     pub(crate) gpu_memory: Option<Bytes>,
 
     /// The whole device, alone.
@@ -305,9 +327,9 @@ pub(crate) struct LeaseArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ReleaseArgs {
-    /// The lease.
-    #[arg(value_name = "ID", env = gpu_api::ENV_LEASE, conflicts_with = "emergency")]
-    pub(crate) id: Option<String>,
+    /// The lease [default: the one in GPU_MANAGER_LEASE, unless --emergency]
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "device", "stuck", "lease"])]
+    pub(crate) id: Option<Text<64>>,
 
     /// Its secret, if another user or a page acquired it.
     #[arg(long, env = ENV_SECRET, hide_env_values = true, value_name = "SECRET")]
@@ -360,7 +382,11 @@ pub(crate) struct ReleaseArgs {
 #[derive(Args, Debug)]
 pub(crate) struct DrainArgs {
     /// The lease.
-    #[arg(value_name = "LEASE", required_unless_present = "device", conflicts_with = "device")]
+    #[arg(
+        value_name = "LEASE",
+        required_unless_present = "device",
+        conflicts_with = "device"
+    )]
     pub(crate) lease: Option<String>,
 
     /// Every lease of this device, which is cordoned: an id, its beginning, or an index.
@@ -505,7 +531,13 @@ impl ServeArgs {
 
     /// What `gpu-manager --hot-reload` starts: loopback only, with the policy watch on.
     pub(crate) fn for_hot_reload() -> Self {
-        let words = ["gpu-manager", "serve", "--hot-reload", "--listen", "127.0.0.1:8080"];
+        let words = [
+            "gpu-manager",
+            "serve",
+            "--hot-reload",
+            "--listen",
+            "127.0.0.1:8080",
+        ];
         match Cli::parse_from(words).command {
             Some(Command::Serve(args)) => args,
             _ => unreachable!("the words say serve"),
@@ -514,12 +546,16 @@ impl ServeArgs {
 }
 
 fn device_count(text: &str) -> Result<DeviceCount, String> {
-    let count: u64 = text.parse().map_err(|_| format!("`{text}` is no number of devices"))?;
+    let count: u64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is no number of devices"))?;
     count.try_into()
 }
 
 fn ttl(text: &str) -> Result<Ttl, String> {
-    let span: Span = text.parse().map_err(|error: gpu_api::ParseSpanError| error.to_string())?;
+    let span: Span = text
+        .parse()
+        .map_err(|error: gpu_api::ParseSpanError| error.to_string())?;
     span.try_into()
 }
 
@@ -565,16 +601,31 @@ mod tests {
         for (line, part) in [
             ("gpu-manager run --memory -1 -- true", "-1"),
             ("gpu-manager run --memory=-1 -- true", "negative"),
-            ("gpu-manager run --memory 12parsecs -- true", "`parsecs` is no unit"),
+            (
+                "gpu-manager run --memory 12parsecs -- true",
+                "`parsecs` is no unit",
+            ),
             ("gpu-manager run --gpus 10000 -- true", "1 to 64"),
             ("gpu-manager run --ttl 30 -- true", "no unit"),
             ("gpu-manager run --ttl 2h -- true", "1s to 1h"),
-            ("gpu-manager run --memory 1g --exclusive -- true", "cannot be used with"),
-            ("gpu-manager run --gpu 0 --select x -- true", "cannot be used with"),
+            (
+                "gpu-manager run --memory 1g --exclusive -- true",
+                "cannot be used with",
+            ),
+            (
+                "gpu-manager run --gpu 0 --select x -- true",
+                "cannot be used with",
+            ),
             ("gpu-manager run", "<CMD>"),
             ("gpu-manager release --all", "--emergency"),
-            ("gpu-manager release --emergency --all --stuck", "cannot be used with"),
-            ("gpu-manager reload --enable --disable", "cannot be used with"),
+            (
+                "gpu-manager release --emergency --all --stuck",
+                "cannot be used with",
+            ),
+            (
+                "gpu-manager reload --enable --disable",
+                "cannot be used with",
+            ),
             ("gpu-manager drain", "required"),
         ] {
             let error = parse(line).expect_err(line);
@@ -591,7 +642,10 @@ mod tests {
         assert_eq!(watch("gpu-manager serve"), None);
         assert_eq!(watch("gpu-manager serve --hot-reload"), Some(true));
         assert_eq!(watch("gpu-manager serve --hot-reload=off"), Some(false));
-        assert_eq!(watch("gpu-manager serve --hot-reload --no-reload"), Some(false));
+        assert_eq!(
+            watch("gpu-manager serve --hot-reload --no-reload"),
+            Some(false)
+        );
         assert_eq!(ServeArgs::for_hot_reload().policy_watch(), Some(true));
     }
 }

@@ -55,7 +55,11 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure with a code of this module.
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The broker says no, or what was checked has errors.

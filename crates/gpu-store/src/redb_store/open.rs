@@ -11,7 +11,7 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
 use super::tables::{FORMAT, META, META_FORMAT};
-use super::{RedbStore, StoreSnapshot, read, write};
+use super::{RedbStore, StoreSnapshot, write};
 use crate::event::StoreId;
 
 /// Only the owner reads what clients sent.
@@ -298,26 +298,24 @@ fn refusal(path: &Path, error: DatabaseError) -> OpenError {
 
 fn check_format(database: &Database, path: &Path) -> Result<(), OpenError> {
     let path = path.to_owned();
-    let foreign = |path| OpenError::Foreign {
-        path,
-        detail: "a redb file of another program".to_owned(),
-    };
-    let found = match format(database) {
-        Ok(found) => found,
-        Err(redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. }) => None,
-        Err(error) => {
-            let detail = error.to_string();
-            return Err(OpenError::Corrupt { path, detail });
+    match format(database) {
+        Ok(Some(FORMAT)) => Ok(()),
+        Ok(Some(found)) if found > FORMAT => Err(OpenError::Newer { path, found }),
+        Ok(_) | Err(redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. }) => {
+            Err(OpenError::Foreign {
+                path,
+                detail: "a redb file of another program".to_owned(),
+            })
         }
-    };
-    match found {
-        None => Err(foreign(path)),
-        Some(found) if found > FORMAT => Err(OpenError::Newer { path, found }),
-        Some(_) => Ok(()),
+        Err(error) => Err(OpenError::Corrupt {
+            path,
+            detail: error.to_string(),
+        }),
     }
 }
 
 fn format(database: &Database) -> Result<Option<u32>, redb::Error> {
     let meta = database.begin_read()?.open_table(META)?;
-    Ok(read::meta_row(&meta, META_FORMAT).ok().flatten())
+    let row = meta.get(META_FORMAT)?;
+    Ok(row.and_then(|row| serde_json::from_slice(row.value()).ok()))
 }

@@ -67,7 +67,7 @@ pub(super) fn storage_error(error: impl Into<redb::Error>) -> ReadError {
 }
 
 /// The row of `key` in the meta table, if there is one.
-pub(super) fn meta_row<T>(meta: &MetaTable, key: &str) -> Result<Option<T>, ReadError>
+fn meta_row<T>(meta: &MetaTable, key: &str) -> Result<Option<T>, ReadError>
 where
     T: for<'de> Deserialize<'de>,
 {

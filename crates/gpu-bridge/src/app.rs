@@ -1,0 +1,130 @@
+//! What the bridge is given, and what its handlers share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gpu_api::{ErrorCode, Problem};
+use gpu_broker::{Handle, Reloader};
+use gpu_lease::At;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::guard::{Authority, Guard, Origin};
+use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+
+/// Event streams that are open at once.
+pub const EVENT_STREAMS_MAX: usize = 128;
+/// Requests that wait on their connection at once, for a lease or for a change of one. What is left of the
+/// connections is for requests that are answered now.
+pub const WAITING_REQUESTS_MAX: usize = 320;
+
+/// A broker with everything that its HTTP side needs to know.
+pub struct App {
+    /// The broker.
+    pub handle: Handle,
+    /// Its policy files.
+    pub reloader: Arc<Reloader>,
+    /// How to serve it.
+    pub config: Config,
+}
+
+/// How a broker is served.
+#[derive(Debug)]
+pub struct Config {
+    /// Loopback callers need no token and may use operator verbs.
+    pub dev: bool,
+    /// Names beside the loopback's and the bound address that the `Host` header may say.
+    pub allowed_hosts: Vec<Authority>,
+    /// Pages of other origins that may call.
+    pub allowed_origins: Vec<Origin>,
+    /// Members of this group are admins on the Unix socket.
+    pub admin_group: String,
+    /// The token and the key of lease secrets.
+    pub secrets: Secrets,
+    /// Where the state is kept, if it is.
+    pub state_dir: Option<PathBuf>,
+    /// Where policy files are read from.
+    pub policy_paths: Vec<PathBuf>,
+    /// Settings above the policy files, such as `placement.strategy=spread (--set)`.
+    pub overrides: Vec<String>,
+    /// Who decided whether policy files are watched, unless somebody switched it since.
+    pub watch_reason: String,
+    /// What an operator should know, one line each.
+    pub warnings: Vec<String>,
+    /// How long slow clients are borne with.
+    pub limits: Limits,
+}
+
+/// How long slow clients are borne with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the first byte expected to the end of the headers; an idle connection is closed by it too.
+    pub header_read: Duration,
+    /// For the whole body of a request.
+    pub body_read: Duration,
+    /// For an answer of which nothing is taken.
+    pub write_stall: Duration,
+    /// Between two signs of life of an event stream that has nothing to tell.
+    pub event_silence: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_read: Duration::from_secs(15),
+            body_read: Duration::from_secs(15),
+            write_stall: Duration::from_secs(30),
+            event_silence: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What all handlers share.
+pub(crate) struct Bridge {
+    pub(crate) handle: Handle,
+    pub(crate) reloader: Arc<Reloader>,
+    pub(crate) config: Config,
+    pub(crate) guard: Guard,
+    pub(crate) metrics: Metrics,
+    /// The addresses served, as a client would write them.
+    pub(crate) listen: Vec<String>,
+    pub(crate) started: At,
+    event_streams: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Bridge {
+    pub(crate) fn new(app: App, bound: &[SocketAddr], listen: Vec<String>) -> Self {
+        let App { handle, reloader, config } = app;
+        Self {
+            guard: Guard::new(bound, &config.allowed_hosts, &config.allowed_origins),
+            metrics: Metrics::new(handle.snapshot().counters.next_fence),
+            started: handle.now(),
+            event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+            waiting: Arc::new(Semaphore::new(WAITING_REQUESTS_MAX)),
+            handle,
+            reloader,
+            config,
+            listen,
+        }
+    }
+
+    /// Room for one more event stream.
+    pub(crate) fn event_stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        room(&self.event_streams, "event streams", EVENT_STREAMS_MAX)
+    }
+
+    /// Room for one more request that waits on its connection.
+    pub(crate) fn waiting_request(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        room(&self.waiting, "requests wait on their connections", WAITING_REQUESTS_MAX)
+    }
+}
+
+fn room(slots: &Arc<Semaphore>, what: &str, max: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    slots.clone().try_acquire_owned().map_err(|_full| {
+        Problem::new(ErrorCode::Overloaded, format!("{max} {what} already"))
+            .with_hint("try again later, or queue with `\"queue\": true`")
+    })
+}

@@ -1,0 +1,209 @@
+//! `policy check` and `policy show`.
+
+use std::path::{Path, PathBuf};
+
+use gpu_api::{
+    BODY_BYTES_MAX, Diagnostic, POLICY_FILES_MAX, Policy, PolicyCheck, PolicyCheckRequest,
+    PolicyText, Severity,
+};
+
+use crate::cli::Done;
+use crate::cli::args::PolicyCommand;
+use crate::cli::context::Context;
+use crate::cli::exit::{self, Failure};
+use crate::cli::output::{Paint, Tone, ago, clean, note, print, print_json};
+use crate::offline;
+
+/// Checks or shows.
+pub(crate) async fn policy(context: &Context, command: PolicyCommand) -> Done {
+    match command {
+        PolicyCommand::Check { files, output } => check(context, &files, output.json).await,
+        PolicyCommand::Show(output) => show(context, output.json).await,
+    }
+}
+
+async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
+    let texts = files
+        .iter()
+        .map(|path| read(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    if texts.len() > POLICY_FILES_MAX {
+        return Err(Failure::usage(format!(
+            "`{}` files: {POLICY_FILES_MAX} can be checked at once",
+            texts.len()
+        )));
+    }
+    let request = PolicyCheckRequest {
+        files: (!texts.is_empty()).then_some(texts),
+    };
+    let check = match (
+        context.client.check_policy(&request).await,
+        request.files.as_deref().and_then(offline::check_policy),
+    ) {
+        (Ok(check), _) => check,
+        (Err(error), Some(check)) if error.is_away() => check,
+        (Err(error), _) => return Err(error.into()),
+    };
+    match json {
+        true => print_json(&check)?,
+        false => print(&render_check(&check, context.paint))?,
+    }
+    Ok(if check.ok { exit::OK } else { exit::REFUSED })
+}
+
+async fn show(context: &Context, json: bool) -> Done {
+    let policy = context.client.policy().await?;
+    match json {
+        true => print_json(&policy)?,
+        false => print(&render_policy(&policy, context))?,
+    }
+    context.note_disk_state().await;
+    Ok(exit::OK)
+}
+
+fn read(path: &Path) -> Result<PolicyText, Failure> {
+    let shown = path.display().to_string();
+    let failed =
+        |error: std::io::Error| Failure::usage(format!("failed to read `{shown}`: {error}"));
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > BODY_BYTES_MAX as u64 {
+        return Err(Failure::usage(format!(
+            "`{shown}` has {size} bytes: the most is {BODY_BYTES_MAX}"
+        )));
+    }
+    let bytes = std::fs::read(path).map_err(failed)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::refused(format!("`{shown}` is not UTF-8 text")))?;
+    let name = shown
+        .parse()
+        .map_err(|error| Failure::usage(format!("the name of `{}`: {error}", clean(&shown))))?;
+    Ok(PolicyText { name, text })
+}
+
+fn render_check(check: &PolicyCheck, paint: Paint) -> String {
+    let errors = check
+        .diagnostics
+        .iter()
+        .filter(|found| found.severity == Severity::Error)
+        .count();
+    let verdict = match (check.ok, check.in_force) {
+        (true, true) => paint.tone("ok, and in force", Tone::Good),
+        (true, false) => paint.tone("ok", Tone::Good),
+        (false, _) if errors == 1 => paint.tone("1 error", Tone::Bad),
+        (false, _) => paint.tone(&format!("{errors} errors"), Tone::Bad),
+    };
+    let files = check
+        .files
+        .iter()
+        .map(|file| clean(file))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let files = if files.is_empty() {
+        String::new()
+    } else {
+        format!(" ({files})")
+    };
+    format!(
+        "{}{verdict}{files}\n",
+        render_diagnostics(&check.diagnostics, paint)
+    )
+}
+
+/// Each with its place, its line of text and a hint, in the manner of compilers.
+pub(crate) fn render_diagnostics(diagnostics: &[Diagnostic], paint: Paint) -> String {
+    diagnostics
+        .iter()
+        .map(|diagnostic| render_diagnostic(diagnostic, paint))
+        .collect()
+}
+
+fn render_diagnostic(diagnostic: &Diagnostic, paint: Paint) -> String {
+    let word = match diagnostic.severity {
+        Severity::Error => paint.tone("error", Tone::Bad),
+        Severity::Warning => paint.tone("warning", Tone::Warn),
+    };
+    let mut text = format!("{word}: {}\n", clean(&diagnostic.message));
+    let place = match (diagnostic.line, diagnostic.column) {
+        (0, _) => clean(&diagnostic.file),
+        (line, 0) => format!("{}:{line}", clean(&diagnostic.file)),
+        (line, column) => format!("{}:{line}:{column}", clean(&diagnostic.file)),
+    };
+    if !place.is_empty() {
+        text.push_str(&format!("  --> {place}\n"));
+    }
+    if let Some(source) = &diagnostic.source_line {
+        text.push_str(&excerpt(diagnostic, source, paint));
+    }
+    if let Some(hint) = &diagnostic.hint {
+        text.push_str(&format!("  hint: {}\n", clean(hint)));
+    }
+    text
+}
+
+fn excerpt(diagnostic: &Diagnostic, source: &str, paint: Paint) -> String {
+    let number = diagnostic.line.to_string();
+    let margin = " ".repeat(number.len());
+    // A tab is one column to the compiler and must be one to the caret.
+    let source = clean(&source.replace('\t', " "));
+    let caret = " ".repeat(diagnostic.column.saturating_sub(1) as usize);
+    let caret = match diagnostic.column {
+        0 => String::new(),
+        _ => format!("  {margin} | {caret}{}\n", paint.tone("^", Tone::Bad)),
+    };
+    format!("  {margin} |\n  {number} | {source}\n{caret}")
+}
+
+fn render_policy(policy: &Policy, context: &Context) -> String {
+    let hash = policy.hash.get(..12).unwrap_or(&policy.hash);
+    let mut text = format!(
+        "# generation {} ({hash}), in force for {}\n",
+        policy.generation,
+        ago(&policy.loaded_at, context.now())
+    );
+    if policy.degraded {
+        note(
+            "this is the last good policy from the store: the files on disk did not compile at the start",
+        );
+    }
+    for setting in &policy.overrides {
+        text.push_str(&format!("# shadowed by {}\n", clean(setting)));
+    }
+    if policy.files.is_empty() {
+        text.push_str("# no files: what is built in holds\n");
+    }
+    for file in &policy.files {
+        text.push_str(&format!(
+            "\n# --- {}\n{}\n",
+            clean(&file.path),
+            file.text.trim_end()
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_points_at_its_place() {
+        let diagnostic = Diagnostic {
+            severity: Severity::Error,
+            file: "default.toml".to_owned(),
+            line: 12,
+            column: 3,
+            message: "unknown key `prioritty`".to_owned(),
+            hint: Some("did you mean `priority`?".to_owned()),
+            source_line: Some("\t prioritty = 1".to_owned()),
+        };
+        assert_eq!(
+            render_diagnostics(&[diagnostic], Paint::off()),
+            "error: unknown key `prioritty`\n  \
+               --> default.toml:12:3\n     \
+                  |\n  \
+               12 |   prioritty = 1\n     \
+                  |   ^\n  \
+               hint: did you mean `priority`?\n"
+        );
+    }
+}

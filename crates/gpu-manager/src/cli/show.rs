@@ -1,0 +1,127 @@
+//! The reading verbs: devices, leases, queue, status, why.
+
+mod device;
+#[cfg(test)]
+pub(crate) mod example;
+mod lease;
+mod status;
+mod waiting;
+
+use gpu_api::{DeviceList, Lease, LeaseList};
+use gpu_client::ClientError;
+
+use crate::cli::Done;
+use crate::cli::args::{JsonArgs, LeasesArgs, StoredArgs, WhyArgs};
+use crate::cli::context::{Context, disk_note};
+use crate::cli::exit::{self, Failure};
+use crate::cli::output::{ago, note, print, print_json};
+use crate::offline::{self, Stored};
+
+pub(crate) use lease::{drain_line, end_reason, holdings, lease_line, lease_table};
+
+/// Lists the devices.
+pub(crate) async fn devices(context: &Context, args: JsonArgs) -> Done {
+    let devices = context.client.devices().await?;
+    match args.json {
+        true => print_json(&DeviceList { devices })?,
+        false => print(&device::render(&devices, context.now(), context.paint))?,
+    }
+    context.note_disk_state().await;
+    Ok(exit::OK)
+}
+
+/// Lists the leases; without a broker, those in its store.
+pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
+    let leases = match context.client.all_leases(!args.all).await {
+        Ok(leases) => {
+            context.note_disk_state().await;
+            leases
+        }
+        Err(error) => {
+            let stored = stored(&args.stored, error)?;
+            stored
+                .leases
+                .into_iter()
+                .filter(|lease| args.all || !is_history(lease))
+                .collect()
+        }
+    };
+    if args.stored.output.json {
+        print_json(&LeaseList { leases, next: None })?;
+    } else if leases.is_empty() {
+        print("no leases\n")?;
+    } else {
+        print(&lease_table(&leases, context.now()).render(context.paint))?;
+    }
+    Ok(exit::OK)
+}
+
+/// Lists who waits.
+pub(crate) async fn queue(context: &Context, args: JsonArgs) -> Done {
+    let queue = context.client.queue().await?;
+    match args.json {
+        true => print_json(&queue)?,
+        false => print(&waiting::render_queue(&queue, context.now(), context.paint))?,
+    }
+    context.note_disk_state().await;
+    Ok(exit::OK)
+}
+
+/// Shows the broker; without one, what its store says.
+pub(crate) async fn status(context: &Context, args: StoredArgs) -> Done {
+    match context.client.status().await {
+        Ok(status) if args.output.json => print_json(&status)?,
+        Ok(status) => {
+            print(&status::render(&status, context.now(), context.paint))?;
+            if let Some(line) = disk_note(&status.policy) {
+                note(&line);
+            }
+        }
+        Err(error) => {
+            let stored = stored(&args, error)?;
+            match args.output.json {
+                true => print_json(&status::stored_json(&stored))?,
+                false => print(&status::render_stored(&stored, context.paint))?,
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// Explains one lease.
+pub(crate) async fn why(context: &Context, args: WhyArgs) -> Done {
+    let lease = context.client.lease(&args.id).await?;
+    match args.output.json {
+        true => print_json(&lease)?,
+        false => print(&waiting::explain(&lease, context.now(), context.paint))?,
+    }
+    context.note_disk_state().await;
+    Ok(exit::OK)
+}
+
+/// What a broker that is not there left in its store, said to be that; or else why there is nothing to show.
+fn stored(args: &StoredArgs, error: ClientError) -> Result<Stored, Failure> {
+    if !matches!(error, ClientError::Unreachable { .. }) {
+        return Err(error.into());
+    }
+    match offline::read(args.state_dir.as_deref()) {
+        Ok(Some(stored)) => {
+            note(&format!(
+                "{error}; this is what `{}` says, as it was left",
+                stored.path.display()
+            ));
+            Ok(stored)
+        }
+        Ok(None) => Err(error.into()),
+        Err(why) => Err(Failure::new(exit::NO_BROKER, format!("{error}; {why}"))),
+    }
+}
+
+fn is_history(lease: &Lease) -> bool {
+    lease.state == gpu_api::LeaseState::Ended
+}
+
+/// `3m` since the lease was granted, or asked for.
+fn age(lease: &Lease, now: jiff::Timestamp) -> String {
+    ago(lease.granted_at.as_ref().unwrap_or(&lease.created_at), now)
+}

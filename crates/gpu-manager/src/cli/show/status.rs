@@ -1,0 +1,145 @@
+//! The broker at a glance, there or not.
+
+use gpu_api::{BrokerState, DiskState, Lease, LeaseCounts, LeaseState, Status};
+use jiff::Timestamp;
+
+use crate::cli::output::{Paint, Tone, ago, clean};
+use crate::offline::Stored;
+
+/// A block of lines.
+pub(crate) fn render(status: &Status, now: Timestamp, paint: Paint) -> String {
+    let (state, tone) = match status.state {
+        BrokerState::Recovering => ("recovering", Tone::Warn),
+        BrokerState::Serving => ("serving", Tone::Good),
+        BrokerState::Stopping => ("stopping", Tone::Warn),
+    };
+    let dev = if status.dev {
+        paint.tone(" (dev mode)", Tone::Warn)
+    } else {
+        String::new()
+    };
+    let head = format!(
+        "gpu-manager {} {}{dev}, pid {}, up for {}\n",
+        clean(&status.version),
+        paint.tone(state, tone),
+        status.pid,
+        ago(&status.started_at, now)
+    );
+    let admin = if status.admin { " (admin)" } else { "" };
+    let state_dir = status
+        .state_dir
+        .clone()
+        .unwrap_or_else(|| "nowhere: leases die with the broker".to_owned());
+    let devices = format!(
+        "{} of {} can be granted",
+        status.devices_open, status.devices
+    );
+    let lines = [
+        ("listens", status.listen.join(", ")),
+        ("policy", policy(status)),
+        ("devices", devices),
+        ("leases", counts(&status.leases)),
+        ("state", state_dir),
+        ("you are", format!("{}{admin}", status.caller)),
+    ];
+    let lines: String = lines
+        .iter()
+        .map(|(name, text)| format!("  {name:<9} {}\n", clean(text)))
+        .collect();
+    let warnings = status
+        .warnings
+        .iter()
+        .map(|text| format!("{} {}\n", paint.tone("warning:", Tone::Warn), clean(text)));
+    format!("{head}{lines}{}", warnings.collect::<String>())
+}
+
+/// What is left of a broker that is not there.
+pub(crate) fn render_stored(stored: &Stored, paint: Paint) -> String {
+    format!(
+        "gpu-manager {}\n  policy    generation {}\n  leases    {}\n  state     {}\n",
+        paint.tone("not running", Tone::Bad),
+        stored.policy_generation,
+        counts(&count(&stored.leases)),
+        stored.path.display()
+    )
+}
+
+/// The same for programs.
+pub(crate) fn stored_json(stored: &Stored) -> serde_json::Value {
+    serde_json::json!({
+        "service": gpu_api::SERVICE,
+        "state": "not_running",
+        "state_dir": stored.path,
+        "policy": { "generation": stored.policy_generation },
+        "leases": count(&stored.leases),
+    })
+}
+
+fn policy(status: &Status) -> String {
+    let policy = &status.policy;
+    let watched = if policy.watched {
+        "watched"
+    } else {
+        "not watched"
+    };
+    let disk = match policy.disk {
+        DiskState::Differs => ", another one on disk",
+        DiskState::Failing => ", on disk one that does not compile",
+        DiskState::Same | DiskState::Unknown => "",
+    };
+    format!(
+        "generation {}, {watched}{disk}: {}",
+        policy.generation,
+        policy.dirs.join(", ")
+    )
+}
+
+fn counts(counts: &LeaseCounts) -> String {
+    let all = [
+        (counts.active, "active"),
+        (counts.draining, "draining"),
+        (counts.waiting, "waiting"),
+        (counts.reclaiming, "being taken back"),
+    ];
+    let some: Vec<String> = all
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| format!("{n} {word}"))
+        .collect();
+    match some.is_empty() {
+        true => "none".to_owned(),
+        false => some.join(", "),
+    }
+}
+
+fn count(leases: &[Lease]) -> LeaseCounts {
+    let mut counts = LeaseCounts::default();
+    for lease in leases {
+        let counter = match lease.state {
+            LeaseState::Waiting => &mut counts.waiting,
+            LeaseState::Active => &mut counts.active,
+            LeaseState::Draining => &mut counts.draining,
+            LeaseState::Reclaiming => &mut counts.reclaiming,
+            LeaseState::Ended => &mut counts.ended,
+        };
+        *counter += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::show::example;
+
+    #[test]
+    fn counts_name_what_there_is() {
+        let counted = count(&[
+            example::active("l-1"),
+            example::active("l-3"),
+            example::waiting("l-2"),
+        ]);
+        assert_eq!(counts(&counted), "2 active, 1 waiting");
+        assert_eq!(counts(&LeaseCounts::default()), "none");
+    }
+}

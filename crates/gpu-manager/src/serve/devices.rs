@@ -1,0 +1,132 @@
+//! The thread between the probe and the books: discovers, locks, reads, again and again.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gpu_broker::Handle;
+use gpu_device::{DeviceLocks, Inventory, LockError, Probe};
+use parking_lot::Mutex;
+
+/// Readings are taken this seldom while nobody holds or waits for anything.
+const IDLE_POLL: Duration = Duration::from_secs(30);
+/// An inventory that is known to be incomplete is made again this often.
+const REDISCOVER: Duration = Duration::from_secs(30);
+
+/// Asks the device thread for a reading now. Asking twice before it looks is asking once.
+#[derive(Clone)]
+pub(super) struct ReadNow(SyncSender<()>);
+
+/// What people want to know about the devices beside the books.
+pub(super) type Notes = Arc<Mutex<Vec<String>>>;
+
+/// What the device thread works with.
+pub(super) struct Devices {
+    pub(super) probe: Probe,
+    pub(super) handle: Handle,
+    pub(super) poll: Duration,
+    pub(super) wanted: Receiver<()>,
+    pub(super) notes: Notes,
+}
+
+pub(super) fn read_now() -> (ReadNow, Receiver<()>) {
+    let (sender, wanted) = sync_channel(1);
+    (ReadNow(sender), wanted)
+}
+
+impl ReadNow {
+    pub(super) fn ask(&self) {
+        // Full: it was asked already. Closed: there is nobody to read.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Devices {
+    /// Starts the thread. It ends with the process; `refused` hears of a device that another broker has.
+    pub(super) fn start(
+        self,
+        lock_dir: &Path,
+        refused: impl FnOnce(LockError) + Send + 'static,
+    ) -> io::Result<()> {
+        let mut locks = DeviceLocks::new(lock_dir);
+        let run = move || {
+            if let Err(error) = self.run(&mut locks) {
+                refused(error);
+            }
+        };
+        thread::Builder::new()
+            .name("devices".into())
+            .spawn(run)
+            .map(drop)
+    }
+
+    fn run(&self, locks: &mut DeviceLocks) -> Result<(), LockError> {
+        self.discover(locks)?;
+        let mut discovered = Instant::now();
+        loop {
+            self.read();
+            if self.probe.health().rediscover && discovered.elapsed() >= REDISCOVER {
+                self.discover(locks)?;
+                discovered = Instant::now();
+            }
+            match self.wanted.recv_timeout(self.rest()) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    fn discover(&self, locks: &mut DeviceLocks) -> Result<(), LockError> {
+        match self.probe.inventory() {
+            Ok(inventory) => {
+                locks.take(&inventory.devices)?;
+                self.tell(inventory);
+            }
+            Err(error) => {
+                tracing::error!(%error, "devices are not known yet; nothing is granted");
+                *self.notes.lock() = vec![error.to_string()];
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, inventory: Inventory) {
+        for device in &inventory.devices {
+            let memory = gpu_lease::Bytes(device.memory_total);
+            tracing::info!(id = %device.key, %memory, leasable = device.leasable, "device {}", device.name);
+        }
+        if inventory.devices.is_empty() {
+            tracing::warn!("no device was found");
+        }
+        let notes: Vec<String> = inventory.notes.iter().map(ToString::to_string).collect();
+        for note in &notes {
+            tracing::info!("{note}");
+        }
+        *self.notes.lock() = notes;
+        self.handle.inventory(inventory.devices);
+    }
+
+    fn read(&self) {
+        match self.probe.read() {
+            Ok(readings) if readings.is_empty() => {}
+            Ok(readings) => self.handle.telemetry(readings),
+            Err(error) => tracing::debug!(%error, "no readings"),
+        }
+    }
+
+    /// How long to rest: readings matter while somebody holds or waits for something.
+    fn rest(&self) -> Duration {
+        let snapshot = self.handle.snapshot();
+        let idle = snapshot
+            .devices
+            .iter()
+            .all(|device| device.occupants.is_empty());
+        match idle && snapshot.waiting.is_empty() && !snapshot.devices.is_empty() {
+            true => IDLE_POLL,
+            false => self.poll,
+        }
+    }
+}

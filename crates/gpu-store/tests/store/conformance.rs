@@ -1,0 +1,295 @@
+//! What every store does. A check takes an empty store and knows nothing of its kind.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use gpu_lease::{DeviceKey, Lease, LeaseId, Rows};
+use gpu_store::{
+    Batch, EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventPage, EventPosition,
+    MemoryStore, RedbStore, Settings, Store, Stored,
+};
+
+use crate::examples::{
+    all_events, all_leases, cordon, cordons, counters, event, full_batch, lease, policy,
+    position, settings, store_id,
+};
+
+macro_rules! every_store_does {
+    ($($check:ident),+ $(,)?) => {
+        mod memory {
+            $(#[test]
+            fn $check() {
+                super::$check(&super::MemoryStore::new(super::store_id()));
+            })+
+        }
+
+        mod redb {
+            $(#[test]
+            fn $check() {
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("store.redb");
+                super::$check(&super::RedbStore::open(&path, super::store_id()).unwrap());
+            })+
+        }
+    };
+}
+
+every_store_does! {
+    a_new_store_knows_only_its_name,
+    everything_committed_is_loaded,
+    a_later_row_replaces_an_earlier_one,
+    what_a_batch_does_not_name_stays,
+    pruned_leases_are_gone,
+    cordons_are_set_and_lifted,
+    readers_see_whole_batches,
+    events_come_in_pages,
+    a_reader_resumes_where_it_was,
+    a_position_of_another_history_resets,
+    old_events_are_trimmed,
+}
+
+fn a_new_store_knows_only_its_name(store: &dyn Store) {
+    let expected = Stored {
+        store_id: store_id(),
+        boot_id: None,
+        rows: None,
+        policy: None,
+        settings: Settings::default(),
+    };
+    assert_eq!(store.load().unwrap(), expected);
+    assert_eq!(store.events(None, 10).unwrap(), EventPage::default());
+}
+
+fn everything_committed_is_loaded(store: &dyn Store) {
+    let leases = all_leases();
+    store.commit(&full_batch(&leases)).unwrap();
+    let expected = Stored {
+        store_id: store_id(),
+        boot_id: Some("boot-a".to_owned()),
+        rows: Some(Rows {
+            counters: counters(17),
+            leases,
+            cordons: cordons(),
+        }),
+        policy: Some(policy(4)),
+        settings: settings(),
+    };
+    assert_eq!(store.load().unwrap(), expected);
+    assert_eq!(store.events(None, 100).unwrap().events, all_events());
+}
+
+fn a_later_row_replaces_an_earlier_one(store: &dyn Store) {
+    let leases = all_leases();
+    store.commit(&full_batch(&leases)).unwrap();
+    let renewed = Lease {
+        revision: 18,
+        ..lease(2)
+    };
+    let ended = Lease {
+        revision: 19,
+        phase: leases[10].phase.clone(),
+        ..lease(2)
+    };
+    let mut batch = Batch::new(counters(19));
+    batch.leases = vec![&renewed, &ended];
+    batch.boot_id = Some("boot-b".to_owned());
+    batch.policy = Some(policy(5));
+    batch.settings = Some(Settings::default());
+    store.commit(&batch).unwrap();
+
+    let stored = store.load().unwrap();
+    let rows = stored.rows.unwrap();
+    assert_eq!(rows.counters, counters(19));
+    assert_eq!(rows.leases.len(), leases.len());
+    assert_eq!(rows.leases[1], ended);
+    assert_eq!(stored.boot_id.as_deref(), Some("boot-b"));
+    assert_eq!(stored.policy, Some(policy(5)));
+    assert_eq!(stored.settings, Settings::default());
+}
+
+fn what_a_batch_does_not_name_stays(store: &dyn Store) {
+    let leases = all_leases();
+    store.commit(&full_batch(&leases)).unwrap();
+    let before = store.load().unwrap();
+    store.commit(&Batch::new(counters(18))).unwrap();
+    let expected = Stored {
+        rows: Some(Rows {
+            counters: counters(18),
+            ..before.rows.unwrap()
+        }),
+        ..before
+    };
+    assert_eq!(store.load().unwrap(), expected);
+    assert_eq!(store.events(None, 100).unwrap().events, all_events());
+}
+
+fn pruned_leases_are_gone(store: &dyn Store) {
+    let leases = [lease(1), lease(2), lease(3)];
+    let mut batch = Batch::new(counters(1));
+    batch.leases = leases.iter().collect();
+    store.commit(&batch).unwrap();
+
+    let mut batch = Batch::new(counters(2));
+    batch.leases = vec![&leases[2]];
+    batch.pruned = [1, 3, 99].map(LeaseId::from_bits).into();
+    store.commit(&batch).unwrap();
+    assert_eq!(store.load().unwrap().rows.unwrap().leases, [lease(2)]);
+}
+
+fn cordons_are_set_and_lifted(store: &dyn Store) {
+    let device = DeviceKey::local;
+    let steps = [
+        (vec![("a", Some("one")), ("b", Some("two"))], vec![("a", "one"), ("b", "two")]),
+        (vec![("a", None), ("b", Some("three"))], vec![("b", "three")]),
+        (vec![("c", None)], vec![("b", "three")]),
+        (vec![("b", None), ("b", Some("four"))], vec![("b", "four")]),
+        (vec![("d", Some("five")), ("d", None), ("b", None)], vec![]),
+    ];
+    for (revision, (changes, expected)) in (1..).zip(steps) {
+        let mut batch = Batch::new(counters(revision));
+        batch.cordons = changes
+            .into_iter()
+            .map(|(id, reason)| (device(id), reason.map(cordon)))
+            .collect();
+        store.commit(&batch).unwrap();
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(id, reason)| (device(id), cordon(reason)))
+            .collect();
+        assert_eq!(store.load().unwrap().rows.unwrap().cordons, expected);
+    }
+}
+
+/// Each batch moves the counters, every lease and the policy to one revision.
+fn readers_see_whole_batches(store: &dyn Store) {
+    const BATCHES: u64 = 100;
+    let done = AtomicBool::new(false);
+    let write = || {
+        for revision in 1..=BATCHES {
+            let leases = [1, 2, 3, 4].map(|bits| Lease {
+                revision,
+                ..lease(bits)
+            });
+            let mut batch = Batch::new(counters(revision));
+            batch.leases = leases.iter().collect();
+            batch.policy = Some(policy(revision));
+            batch.events = vec![event(revision, 0)];
+            store.commit(&batch).unwrap();
+        }
+        done.store(true, Ordering::Release);
+    };
+    thread::scope(|scope| {
+        scope.spawn(write);
+        while !done.load(Ordering::Acquire) {
+            let stored = store.load().unwrap();
+            let Some(rows) = stored.rows else { continue };
+            let revision = rows.counters.revision;
+            assert_eq!(rows.leases.len(), 4);
+            assert!(rows.leases.iter().all(|lease| lease.revision == revision));
+            assert_eq!(stored.policy.unwrap().generation, revision);
+        }
+    });
+    assert_eq!(store.load().unwrap().rows.unwrap().counters, counters(BATCHES));
+}
+
+fn events_come_in_pages(store: &dyn Store) {
+    append(store, 1..=3, 500);
+    let mut after = None;
+    let mut seen = Vec::new();
+    loop {
+        let page = store.events(after, 400).unwrap();
+        assert!(!page.reset && page.events.len() <= 400);
+        let Some(last) = page.events.last() else { break };
+        after = Some(last.position);
+        seen.extend(page.events);
+    }
+    let expected: Vec<_> = (1..=3)
+        .flat_map(|revision| (0..500).map(move |n| event(revision, n)))
+        .collect();
+    assert_eq!(seen, expected);
+    assert_eq!(store.events(None, 0).unwrap().events, []);
+    let longest = store.events(None, usize::MAX).unwrap().events;
+    assert_eq!(longest.len(), EVENTS_PER_PAGE_MAX);
+}
+
+fn a_reader_resumes_where_it_was(store: &dyn Store) {
+    append(store, 2..=2, 2);
+    append(store, 5..=5, 1);
+    store.commit(&Batch::new(counters(9))).unwrap();
+    let all = [position(2, 0), position(2, 1), position(5, 0)];
+    let cases: [(EventPosition, &[EventPosition]); 8] = [
+        (position(0, 0), &all),
+        (position(1, 7), &all),
+        (position(2, 0), &all[1..]),
+        (position(2, 1), &all[2..]),
+        (position(2, 9), &all[2..]),
+        (position(5, 0), &[]),
+        (position(7, 0), &[]),
+        (position(9, 3), &[]),
+    ];
+    for (after, expected) in cases {
+        assert_eq!(positions(store, after), (false, expected.to_vec()), "{after:?}");
+    }
+}
+
+fn a_position_of_another_history_resets(store: &dyn Store) {
+    append(store, 1..=2, 1);
+    let all = vec![position(1, 0), position(2, 0)];
+    assert_eq!(positions(store, position(3, 0)), (true, all));
+}
+
+fn old_events_are_trimmed(store: &dyn Store) {
+    const PER_BATCH: u32 = 10_000;
+    let full = (EVENTS_KEPT / PER_BATCH as usize) as u64;
+    append(store, 1..=full, PER_BATCH);
+    append(store, full + 1..=full + 1, EVENTS_PER_TRIM as u32 - 1);
+    assert_eq!(oldest(store), position(1, 0));
+    assert_eq!(positions(store, position(0, 0)).0, false);
+
+    append(store, full + 2..=full + 2, 1);
+    let trimmed = EVENTS_PER_TRIM as u32;
+    assert_eq!(oldest(store), position(1, trimmed));
+    for (after, reset, first) in [
+        (position(0, 0), true, position(1, trimmed)),
+        (position(1, trimmed - 2), true, position(1, trimmed)),
+        (position(1, trimmed - 1), false, position(1, trimmed)),
+        (position(1, trimmed), false, position(1, trimmed + 1)),
+        (position(full + 1, 0), false, position(full + 1, 1)),
+    ] {
+        let page = store.events(Some(after), 1).unwrap();
+        assert_eq!((page.reset, page.events[0].position), (reset, first), "{after:?}");
+    }
+    assert_eq!(count(store), EVENTS_KEPT);
+}
+
+/// Commits `per_batch` events for each revision.
+fn append(store: &dyn Store, revisions: std::ops::RangeInclusive<u64>, per_batch: u32) {
+    for revision in revisions {
+        let mut batch = Batch::new(counters(revision));
+        batch.events = (0..per_batch).map(|n| event(revision, n)).collect();
+        store.commit(&batch).unwrap();
+    }
+}
+
+fn positions(store: &dyn Store, after: EventPosition) -> (bool, Vec<EventPosition>) {
+    let page = store.events(Some(after), 10).unwrap();
+    let positions = page.events.iter().map(|event| event.position);
+    (page.reset, positions.collect())
+}
+
+fn oldest(store: &dyn Store) -> EventPosition {
+    store.events(None, 1).unwrap().events[0].position
+}
+
+fn count(store: &dyn Store) -> usize {
+    let mut after = None;
+    let mut count = 0;
+    loop {
+        let page = store.events(after, EVENTS_PER_PAGE_MAX).unwrap();
+        let Some(last) = page.events.last() else {
+            return count;
+        };
+        after = Some(last.position);
+        count += page.events.len();
+    }
+}

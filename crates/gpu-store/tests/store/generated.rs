@@ -1,0 +1,227 @@
+//! Any lease there can be comes back from the file as it was.
+
+use std::collections::BTreeMap;
+
+use gpu_lease::{
+    Allocation, Amount, At, BootMs, Deadline, DeviceId, DeviceKey, Drain, DrainSource, EndReason,
+    Ending, Fence, Grant, Holder, HolderKind, HostId, Idempotency, Lease, LeaseId, Ms, Phase,
+    Process, Reclaim, ReclaimStage, Request, Select, Wait, WallMs,
+};
+use gpu_store::{Batch, RedbStore, Store};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::examples::{END_REASONS, counters, store_id};
+
+#[test]
+fn any_lease_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(&directory.path().join("store.redb"), store_id()).unwrap();
+    let config = ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(leases in vec(lease(), 1..8))| {
+        let leases: BTreeMap<_, _> = leases.into_iter().map(|lease| (lease.id, lease)).collect();
+        let mut batch = Batch::new(counters(1));
+        batch.leases = leases.values().collect();
+        store.commit(&batch).unwrap();
+        let rows = store.load().unwrap().rows.unwrap();
+        prop_assert!(rows.leases.iter().eq(leases.values()));
+
+        let mut batch = Batch::new(counters(2));
+        batch.pruned = leases.keys().copied().collect();
+        store.commit(&batch).unwrap();
+    });
+}
+
+fn lease() -> impl Strategy<Value = Lease> {
+    let fields = (any::<u64>(), any::<u64>(), request(), any::<i64>(), at(), phase());
+    fields.prop_map(|(bits, revision, request, priority, created, phase)| Lease {
+        id: LeaseId::from_bits(bits),
+        revision,
+        request,
+        priority,
+        created,
+        phase,
+    })
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    prop_oneof![
+        wait().prop_map(Phase::Waiting),
+        grant().prop_map(Phase::Held),
+        (grant(), reclaim()).prop_map(|(grant, reclaim)| Phase::Reclaiming(grant, reclaim)),
+        (at(), reason(), option::of(grant()))
+            .prop_map(|(at, reason, grant)| Phase::Ended(Ending { at, reason, grant })),
+    ]
+}
+
+fn wait() -> impl Strategy<Value = Wait> {
+    let boot = || option::of(any::<u64>().prop_map(BootMs));
+    (any::<u64>(), boot(), boot()).prop_map(|(seq, until, renew_by)| Wait {
+        seq,
+        until,
+        renew_by,
+    })
+}
+
+fn grant() -> impl Strategy<Value = Grant> {
+    let source = select(vec![
+        DrainSource::Device,
+        DrainSource::Operator,
+        DrainSource::Policy,
+        DrainSource::Preemption,
+    ]);
+    let drain = (deadline(), text(), text()).prop_map(|(deadline, reason, by)| Drain {
+        deadline,
+        reason,
+        by,
+    });
+    let numbers = (any::<u64>(), at(), any::<u64>());
+    let times = (deadline(), option::of(deadline()));
+    let flags = any::<[bool; 3]>();
+    let parts = vec(allocation(), 0..4);
+    (numbers, parts, times, flags, btree_map(source, drain, 0..4)).prop_map(
+        |((fence, at, generation), allocations, (expires, hold_until), flags, drains)| Grant {
+            fence: Fence(fence),
+            at,
+            generation,
+            allocations,
+            expires,
+            hold_until,
+            renewed: flags[0],
+            loading: flags[1],
+            unresponsive: flags[2],
+            drains,
+        },
+    )
+}
+
+fn allocation() -> impl Strategy<Value = Allocation> {
+    (text(), text(), any::<u64>(), any::<bool>()).prop_map(|(host, id, memory, exclusive)| {
+        Allocation {
+            device: DeviceKey {
+                host: HostId::new(&host),
+                id: DeviceId::new(&id),
+            },
+            memory,
+            exclusive,
+        }
+    })
+}
+
+fn reclaim() -> impl Strategy<Value = Reclaim> {
+    let stage = prop_oneof![
+        Just(ReclaimStage::Verifying),
+        text().prop_map(ReclaimStage::Stuck),
+        Just(ReclaimStage::Quarantined),
+    ];
+    (reason(), at(), stage, any::<bool>(), any::<u32>()).prop_map(
+        |(reason, since, stage, signal, attempt)| Reclaim {
+            reason,
+            since,
+            stage,
+            signal,
+            attempt,
+        },
+    )
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let ms = || any::<u64>().prop_map(Ms);
+    let amount = prop_oneof![
+        Just(Amount::Exclusive),
+        any::<u64>().prop_map(Amount::Memory)
+    ];
+    let devices = prop_oneof![
+        Just(Select::Any),
+        vec(text().prop_map(|id| DeviceId::new(&id)), 0..4).prop_map(Select::Ids),
+    ];
+    let what = (text(), any::<u32>(), amount, devices);
+    let times = (ms(), ms(), option::of(ms()), option::of(ms()));
+    let labels = btree_map(text(), text(), 0..4);
+    let words = (any::<[bool; 2]>(), option::of(idempotency()), labels);
+    (holder(), what, times, words).prop_map(
+        |(
+            holder,
+            (class, devices, amount, select),
+            (ttl, wait, max_hold, drain_grace),
+            ([load, queue], idempotency, labels),
+        )| Request {
+            holder,
+            class,
+            devices,
+            amount,
+            select,
+            ttl,
+            wait,
+            max_hold,
+            drain_grace,
+            load,
+            queue,
+            idempotency,
+            labels,
+        },
+    )
+}
+
+fn holder() -> impl Strategy<Value = Holder> {
+    let process = (any::<u32>(), any::<u64>(), text(), any::<u32>(), any::<bool>()).prop_map(
+        |(pid, start_ticks, boot_id, uid, supervised)| Process {
+            pid,
+            start_ticks,
+            boot_id,
+            uid,
+            supervised,
+        },
+    );
+    let kind = prop_oneof![
+        Just(HolderKind::Page),
+        process.prop_map(HolderKind::Process),
+        Just(HolderKind::Remote),
+    ];
+    let pid = option::of(any::<u32>());
+    (text(), kind, option::of(text()), text(), pid).prop_map(|(name, kind, tenant, user, pid)| {
+        Holder {
+            name,
+            kind,
+            tenant,
+            user,
+            pid,
+        }
+    })
+}
+
+fn idempotency() -> impl Strategy<Value = Idempotency> {
+    (text(), text(), text()).prop_map(|(caller, key, body_hash)| Idempotency {
+        key: (caller, key),
+        body_hash,
+    })
+}
+
+fn reason() -> impl Strategy<Value = EndReason> {
+    select(END_REASONS.to_vec())
+}
+
+fn at() -> impl Strategy<Value = At> {
+    any::<(u64, u64)>().prop_map(|(boot, wall)| At {
+        boot: BootMs(boot),
+        wall: WallMs(wall),
+    })
+}
+
+fn deadline() -> impl Strategy<Value = Deadline> {
+    any::<(u64, u64)>().prop_map(|(boot, wall)| Deadline {
+        boot: BootMs(boot),
+        wall: WallMs(wall),
+    })
+}
+
+/// Any characters, among them quotes, line ends, NUL and what takes four bytes.
+fn text() -> impl Strategy<Value = String> {
+    vec(any::<char>(), 0..12).prop_map(String::from_iter)
+}
