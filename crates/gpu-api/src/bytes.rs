@@ -60,6 +60,9 @@ impl FromStr for Bytes {
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(text.len());
         let (number, unit) = text.split_at(end);
+        if number.is_empty() {
+            return Err(ParseBytesError::NoNumber(shortened(text)));
+        }
         let unit = unit_bytes(unit.trim())?;
         scaled(number, unit, text)
     }
@@ -236,7 +239,7 @@ mod tests {
             ("9223372036854775808", "too large"),
             ("99999999999999999999999", "too large"),
             ("8388608TiB", "too large"),
-            ("NaN", "`NaN` is no unit"),
+            ("NaN", "`NaN` is no size"),
         ];
         for (text, part) in table {
             let error = text.parse::<Bytes>().expect_err(text).to_string();

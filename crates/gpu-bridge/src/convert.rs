@@ -13,6 +13,7 @@ mod time;
 pub(crate) use denial::{acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease, over, unavailable};
 pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{event, reset};
+pub(crate) use lease::state;
 pub(crate) use policy::{diagnostics, policy};
 pub(crate) use reload::{disk, error_state, reload_result, reload_state};
 pub(crate) use request::{idempotency, request};

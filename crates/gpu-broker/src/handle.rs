@@ -98,6 +98,7 @@ impl Handle {
             return Err(Unavailable::Stopping.into());
         }
         let (reply, answer) = oneshot::channel();
+        let request = Box::new(request);
         let message = Message::Apply(Command::Acquire { id, request }, Some(reply));
         let pushed = self.0.inbox.push_acquire(message);
         pushed.map_err(|_full| Unavailable::Overloaded)?;

@@ -167,7 +167,7 @@ impl Books {
         let mut turn = Turn::new(at);
         let answer = match command {
             Command::Acquire { id, request } => {
-                Answer::Acquire(self.acquire(&mut turn, id, request))
+                Answer::Acquire(self.acquire(&mut turn, id, *request))
             }
             other => {
                 let answer = self.dispatch(&mut turn, other);
@@ -273,8 +273,7 @@ impl Books {
         }
         let lease = self.new_waiter(turn, id, request);
         self.refuse_hopeless(&lease, turn.at)?;
-        self.end_overdue_waits(turn);
-        self.refuse_surplus(&lease, turn.at)?;
+        self.refuse_surplus(turn, &lease)?;
         self.put(turn, lease);
         self.serve_queue(turn);
         self.refuse_unserved(turn, id)?;
@@ -312,12 +311,16 @@ impl Books {
 
     /// Refuses what would have to wait where no more may. It never stands in the queue, so that what
     /// is refused cannot be in anybody's way.
-    fn refuse_surplus(&self, lease: &Lease, at: At) -> Result<(), Denial> {
+    fn refuse_surplus(&mut self, turn: &mut Turn, lease: &Lease) -> Result<(), Denial> {
         let max_waiting = self.policy.queue.max_waiting;
-        if self.queue.len() < max_waiting || !self.would_wait(lease, at) {
-            return Ok(());
+        if self.queue.len() >= max_waiting {
+            // Whoever is served, or has waited long enough, makes room.
+            self.serve_queue(turn);
         }
-        Err(Denial::QueueFull { max_waiting })
+        match self.queue.len() >= max_waiting && self.would_wait(lease, turn.at) {
+            true => Err(Denial::QueueFull { max_waiting }),
+            false => Ok(()),
+        }
     }
 
     /// Refuses what the queue neither served nor kept.

@@ -1,5 +1,6 @@
 //! What can happen to the books, and what they answer.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -27,7 +28,7 @@ pub enum Command {
         /// Its name from here on.
         id: LeaseId,
         /// What is asked for.
-        request: Request,
+        request: Box<Request>,
     },
     /// An administrator vouches that what was quarantined on `device` is gone.
     ClearQuarantine {

@@ -165,12 +165,18 @@ fn bridge_config(
     Ok(gpu_bridge::Config {
         dev: config.dev,
         allowed_hosts: Vec::new(),
-        allowed_origins: origins.collect::<Result<_, _>>().map_err(|error| error.to_string())?,
+        allowed_origins: origins
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?,
         admin_group: ADMIN_GROUP.to_owned(),
         secrets: secrets.map_err(|error| error.to_string())?,
         state_dir: (!config.ephemeral).then(|| config.state_dir.clone()),
         policy_paths: config.policy_roots.clone(),
-        overrides: config.policy_sets.iter().map(|set| format!("{set} (--set)")).collect(),
+        overrides: config
+            .policy_sets
+            .iter()
+            .map(|set| format!("{set} (--set)"))
+            .collect(),
         watch_reason: config.hot_reload_reason.to_owned(),
         warnings: notes,
         limits: gpu_bridge::Limits::default(),

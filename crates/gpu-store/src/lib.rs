@@ -17,6 +17,4 @@ pub use event::{
 };
 pub use memory::MemoryStore;
 pub use redb_store::{FORMAT, OpenError, RedbStore, StoreSnapshot};
-pub use store::{
-    Batch, CommitError, LastGood, ReadError, Settings, Store, Stored, SwitchedBy,
-};
+pub use store::{Batch, CommitError, LastGood, ReadError, Settings, Store, Stored, SwitchedBy};

@@ -92,7 +92,8 @@ impl Tables {
             };
         }
         let events = batch.events.into_iter();
-        self.events.extend(events.map(|event| (event.position, event)));
+        self.events
+            .extend(events.map(|event| (event.position, event)));
         self.trim();
     }
 

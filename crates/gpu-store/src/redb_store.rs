@@ -5,7 +5,7 @@ mod read;
 mod tables;
 mod write;
 
-use redb::{Database, ReadableDatabase, ReadTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use crate::event::{EventPage, EventPosition};
 use crate::store::{Batch, CommitError, ReadError, Store, Stored};
@@ -165,7 +165,11 @@ mod tests {
             let second = store.commit(&batch(2));
             disk.set_budget(0);
             let third = store.commit(&batch(3)).expect_err("the disk is broken");
-            assert!(third.to_string().starts_with("the store cannot be written: "));
+            assert!(
+                third
+                    .to_string()
+                    .starts_with("the store cannot be written: ")
+            );
             drop(store);
 
             disk.set_budget(i64::MAX);

@@ -12,7 +12,10 @@ use crate::app::Config;
 pub(crate) fn reload_result(result: &ReloadResult, live: u64) -> wire::ReloadResult {
     let generation = match &result.outcome {
         ReloadOutcome::Applied { generation, .. } => *generation,
-        ReloadOutcome::Refused { .. } | ReloadOutcome::Stopped(_) | ReloadOutcome::Unchanged => live,
+        ReloadOutcome::Refused { .. }
+        | ReloadOutcome::Stopped(_)
+        | ReloadOutcome::Unchanged
+        | ReloadOutcome::Unreadable(_) => live,
     };
     let applied = matches!(result.outcome, ReloadOutcome::Applied { .. });
     wire::ReloadResult {
@@ -94,7 +97,7 @@ fn outcome(outcome: &ReloadOutcome) -> wire::ReloadOutcome {
     match outcome {
         ReloadOutcome::Applied { .. } => wire::ReloadOutcome::Applied,
         ReloadOutcome::Refused { attempt, .. } => wire_outcome(*attempt),
-        ReloadOutcome::Stopped(_) => wire::ReloadOutcome::Failed,
+        ReloadOutcome::Stopped(_) | ReloadOutcome::Unreadable(_) => wire::ReloadOutcome::Failed,
         ReloadOutcome::Unchanged => wire::ReloadOutcome::Unchanged,
     }
 }
@@ -118,34 +121,47 @@ fn summary(outcome: &ReloadOutcome) -> String {
         }
         ReloadOutcome::Stopped(why) => format!("not applied: {why}"),
         ReloadOutcome::Unchanged => "the files say what is live already".to_owned(),
+        ReloadOutcome::Unreadable(why) => format!("the files cannot be read, the policy before stays: {why}"),
     }
 }
 
 fn changes(outcome: &ReloadOutcome) -> Vec<String> {
     match outcome {
         ReloadOutcome::Applied { changes, .. } => changes.clone(),
-        ReloadOutcome::Refused { .. } | ReloadOutcome::Stopped(_) | ReloadOutcome::Unchanged => Vec::new(),
+        ReloadOutcome::Refused { .. }
+        | ReloadOutcome::Stopped(_)
+        | ReloadOutcome::Unchanged
+        | ReloadOutcome::Unreadable(_) => Vec::new(),
     }
 }
 
 fn plan(outcome: &ReloadOutcome) -> Option<&Plan> {
     match outcome {
         ReloadOutcome::Applied { plan, .. } => Some(plan),
-        ReloadOutcome::Refused { .. } | ReloadOutcome::Stopped(_) | ReloadOutcome::Unchanged => None,
+        ReloadOutcome::Refused { .. }
+        | ReloadOutcome::Stopped(_)
+        | ReloadOutcome::Unchanged
+        | ReloadOutcome::Unreadable(_) => None,
     }
 }
 
 fn attempt(outcome: &ReloadOutcome) -> u32 {
     match outcome {
         ReloadOutcome::Refused { attempt, .. } => *attempt,
-        ReloadOutcome::Applied { .. } | ReloadOutcome::Stopped(_) | ReloadOutcome::Unchanged => 0,
+        ReloadOutcome::Applied { .. }
+        | ReloadOutcome::Stopped(_)
+        | ReloadOutcome::Unchanged
+        | ReloadOutcome::Unreadable(_) => 0,
     }
 }
 
 fn found(outcome: &ReloadOutcome) -> Vec<wire::Diagnostic> {
     match outcome {
         ReloadOutcome::Refused { diagnostics: found, .. } => diagnostics(found),
-        ReloadOutcome::Applied { .. } | ReloadOutcome::Stopped(_) | ReloadOutcome::Unchanged => Vec::new(),
+        ReloadOutcome::Applied { .. }
+        | ReloadOutcome::Stopped(_)
+        | ReloadOutcome::Unchanged
+        | ReloadOutcome::Unreadable(_) => Vec::new(),
     }
 }
 

@@ -155,7 +155,7 @@ fn labels(want: &WantArgs) -> Result<Labels, Failure> {
     let reason = want
         .reason
         .clone()
-        .map(|reason| ("reason".parse::<Text<64>>().map(|key| (key, reason))));
+        .map(|reason| "reason".parse::<Text<64>>().map(|key| (key, reason)));
     let labels = reason
         .transpose()
         .map_err(|error| Failure::own(error.to_string()))?;

@@ -103,10 +103,12 @@ fn render_check(check: &PolicyCheck, paint: Paint) -> String {
     } else {
         format!(" ({files})")
     };
-    format!(
-        "{}{verdict}{files}\n",
-        render_diagnostics(&check.diagnostics, paint)
-    )
+    let diagnostics = render_diagnostics(&check.diagnostics, paint);
+    let changes = check.changes.iter();
+    let changes: String = changes
+        .map(|change| format!("  would change {}\n", clean(change)))
+        .collect();
+    format!("{diagnostics}{verdict}{files}\n{changes}")
 }
 
 /// Each with its place, its line of text and a hint, in the manner of compilers.

@@ -32,7 +32,7 @@ pub(crate) async fn devices(context: &Context, args: JsonArgs) -> Done {
 
 /// Lists the leases; without a broker, those in its store.
 pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
-    let leases = match context.client.all_leases(!args.all).await {
+    let mut leases = match context.client.all_leases(!args.all).await {
         Ok(leases) => {
             context.note_disk_state().await;
             leases
@@ -46,6 +46,7 @@ pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
                 .collect()
         }
     };
+    leases.sort_by(|a, b| a.created_at.cmp(&b.created_at));
     if args.stored.output.json {
         print_json(&LeaseList { leases, next: None })?;
     } else if leases.is_empty() {

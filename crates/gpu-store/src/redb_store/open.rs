@@ -108,7 +108,9 @@ impl OpenError {
             Self::Foreign { .. } | Self::NotAFile { .. } => {
                 "name another directory: --state-dir DIR"
             }
-            Self::InUse { .. } => "stop the other broker, or name another directory: --state-dir DIR",
+            Self::InUse { .. } => {
+                "stop the other broker, or name another directory: --state-dir DIR"
+            }
             Self::Missing { .. } => "a broker makes it when it first starts",
             Self::Newer { .. } => "start the version that wrote it, or a later one",
             Self::Unreadable { .. } => "run as the user that owns the file",

@@ -11,9 +11,7 @@ use super::tables::{
     CORDONS, EVENTS, LEASES, META, META_BOOT_ID, META_COUNTERS, META_EVENTS_TRIMMED, META_SETTINGS,
     META_STORE_ID, POLICIES, POLICY_LAST_GOOD, event_key, position,
 };
-use crate::event::{
-    self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent,
-};
+use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent};
 use crate::store::{LastGood, ReadError, Stored};
 use crate::stored;
 
@@ -157,11 +155,7 @@ fn event(position: EventPosition, row: &[u8]) -> Result<StoredEvent, ReadError> 
     Ok(event.into_core(position))
 }
 
-fn decode<T, K>(
-    table: &'static str,
-    key: impl FnOnce() -> K,
-    row: &[u8],
-) -> Result<T, ReadError>
+fn decode<T, K>(table: &'static str, key: impl FnOnce() -> K, row: &[u8]) -> Result<T, ReadError>
 where
     T: for<'de> Deserialize<'de>,
     K: fmt::Display,

@@ -63,11 +63,7 @@ impl Row {
     }
 }
 
-fn put_leases(
-    txn: &WriteTransaction,
-    batch: &Batch<'_>,
-    row: &mut Row,
-) -> Result<(), redb::Error> {
+fn put_leases(txn: &WriteTransaction, batch: &Batch<'_>, row: &mut Row) -> Result<(), redb::Error> {
     if batch.leases.is_empty() && batch.pruned.is_empty() {
         return Ok(());
     }

@@ -214,11 +214,9 @@ impl From<Select> for gpu_lease::Select {
     fn from(select: Select) -> Self {
         match select {
             Select::Any => Self::Any,
-            Select::Ids(ids) => Self::Ids(
-                ids.iter()
-                    .map(|id| gpu_lease::DeviceId::new(id))
-                    .collect(),
-            ),
+            Select::Ids(ids) => {
+                Self::Ids(ids.iter().map(|id| gpu_lease::DeviceId::new(id)).collect())
+            }
         }
     }
 }

@@ -136,7 +136,10 @@ pub(crate) fn all_leases() -> Vec<Lease> {
         lease(2),
         in_phase(3, Phase::Held(draining())),
         reclaiming(4, ReclaimStage::Verifying),
-        reclaiming(5, ReclaimStage::Stuck("pid 42 is another process".to_owned())),
+        reclaiming(
+            5,
+            ReclaimStage::Stuck("pid 42 is another process".to_owned()),
+        ),
         reclaiming(6, ReclaimStage::Quarantined),
     ];
     for (bits, reason) in (7..).zip(END_REASONS) {
@@ -167,7 +170,10 @@ pub(crate) fn full_batch(leases: &[Lease]) -> Batch<'_> {
         boot_id: Some("boot-a".to_owned()),
         leases: leases.iter().collect(),
         pruned: Vec::new(),
-        cordons: cordons().into_iter().map(|(key, c)| (key, Some(c))).collect(),
+        cordons: cordons()
+            .into_iter()
+            .map(|(key, c)| (key, Some(c)))
+            .collect(),
         policy: Some(policy(4)),
         settings: Some(settings()),
         events: all_events(),

@@ -43,7 +43,10 @@ impl Place {
         let error = RedbStore::open(&self.path(), store_id()).err().unwrap();
         assert_eq!(fs::read(self.path()).ok(), found, "it was left as it was");
         let text = error.to_string();
-        assert!(text.contains(&format!("`{}`", self.path().display())), "{text}");
+        assert!(
+            text.contains(&format!("`{}`", self.path().display())),
+            "{text}"
+        );
         assert!(!error.hint().is_empty());
         error
     }
@@ -112,7 +115,11 @@ fn a_snapshot_shows_what_is_stored_and_changes_nothing() {
     assert_eq!(fs::read(place.path()).unwrap(), before);
 
     fs::set_permissions(place.path(), Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(place.open().load().unwrap(), stored, "a snapshot holds no lock");
+    assert_eq!(
+        place.open().load().unwrap(),
+        stored,
+        "a snapshot holds no lock"
+    );
 }
 
 #[test]
@@ -178,7 +185,12 @@ fn a_redb_file_of_another_program_is_refused() {
     type Fill = fn(&redb::WriteTransaction);
     let fills: [Fill; 4] = [
         |_| (),
-        |txn| drop(txn.open_table(TableDefinition::<u64, u64>::new("meta")).unwrap()),
+        |txn| {
+            drop(
+                txn.open_table(TableDefinition::<u64, u64>::new("meta"))
+                    .unwrap(),
+            )
+        },
         |txn| drop(txn.open_table(META).unwrap()),
         |txn| {
             let mut meta = txn.open_table(META).unwrap();
@@ -203,7 +215,10 @@ fn a_store_of_a_later_version_is_refused() {
     place.filled();
     let database = Database::open(place.path()).unwrap();
     let txn = database.begin_write().unwrap();
-    txn.open_table(META).unwrap().insert("format", &b"2"[..]).unwrap();
+    txn.open_table(META)
+        .unwrap()
+        .insert("format", &b"2"[..])
+        .unwrap();
     txn.commit().unwrap();
     drop(database);
     let error = RedbStore::open(&place.path(), store_id()).err().unwrap();
@@ -220,7 +235,9 @@ fn what_is_no_file_is_refused() {
     fs::create_dir(place.path()).unwrap();
     let error = place.refusal();
     assert!(matches!(error, OpenError::NotAFile { .. }), "{error}");
-    let error = RedbStore::open(Path::new("/dev/null"), store_id()).err().unwrap();
+    let error = RedbStore::open(Path::new("/dev/null"), store_id())
+        .err()
+        .unwrap();
     assert!(matches!(error, OpenError::NotAFile { .. }), "{error}");
 }
 

@@ -66,18 +66,29 @@ fn a_row_that_is_not_understood_is_named() {
         ("/leases/2/request/devices", "leases", json!(-1), lease),
         ("/events/17-1/kind", "events", json!("gpu_sold"), "17-1"),
         ("/events/17-1/lease", "events", json!("l-1"), "17-1"),
-        ("/cordons/local GPU-1", "cordons", json!({"colour": 1}), "GPU-1"),
+        (
+            "/cordons/local GPU-1",
+            "cordons",
+            json!({"colour": 1}),
+            "GPU-1",
+        ),
         ("/meta/store_id", "meta", json!("me"), "store_id"),
     ];
     for (place, table, value, key) in edits {
         let mut rows: Value = serde_json::from_str(FIXTURE).unwrap();
         *rows.pointer_mut(place).unwrap() = value;
         let error = read_error(&rows);
-        let ReadError::Row { table: t, key: k, .. } = &error else {
+        let ReadError::Row {
+            table: t, key: k, ..
+        } = &error
+        else {
             panic!("{place}: {error}");
         };
         assert_eq!((*t, k.as_str()), (table, key), "{place}: {error}");
-        assert!(error.to_string().contains(&format!("row `{key}`")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("row `{key}`")),
+            "{error}"
+        );
     }
 }
 
@@ -118,23 +129,38 @@ fn restore(path: &std::path::Path, rows: &Value) {
     let database = Database::create(path).unwrap();
     let txn = database.begin_write().unwrap();
     for (key, row) in entries(rows, "meta") {
-        txn.open_table(META).unwrap().insert(key.as_str(), row.as_slice()).unwrap();
+        txn.open_table(META)
+            .unwrap()
+            .insert(key.as_str(), row.as_slice())
+            .unwrap();
     }
     for (key, row) in entries(rows, "leases") {
         let key: u64 = key.parse().unwrap();
-        txn.open_table(LEASES).unwrap().insert(key, row.as_slice()).unwrap();
+        txn.open_table(LEASES)
+            .unwrap()
+            .insert(key, row.as_slice())
+            .unwrap();
     }
     for (key, row) in entries(rows, "cordons") {
         let key = key.split_once(' ').unwrap();
-        txn.open_table(CORDONS).unwrap().insert(key, row.as_slice()).unwrap();
+        txn.open_table(CORDONS)
+            .unwrap()
+            .insert(key, row.as_slice())
+            .unwrap();
     }
     for (key, row) in entries(rows, "policies") {
-        txn.open_table(POLICIES).unwrap().insert(key.as_str(), row.as_slice()).unwrap();
+        txn.open_table(POLICIES)
+            .unwrap()
+            .insert(key.as_str(), row.as_slice())
+            .unwrap();
     }
     for (key, row) in entries(rows, "events") {
         let (revision, n) = key.split_once('-').unwrap();
         let key = (revision.parse().unwrap(), n.parse().unwrap());
-        txn.open_table(EVENTS).unwrap().insert(key, row.as_slice()).unwrap();
+        txn.open_table(EVENTS)
+            .unwrap()
+            .insert(key, row.as_slice())
+            .unwrap();
     }
     txn.commit().unwrap();
 }
@@ -142,7 +168,10 @@ fn restore(path: &std::path::Path, rows: &Value) {
 fn entries(rows: &Value, table: &str) -> Vec<(String, Vec<u8>)> {
     let table = rows[table].as_object().unwrap();
     let bytes = |row| serde_json::to_vec(row).unwrap();
-    table.iter().map(|(key, row)| (key.clone(), bytes(row))).collect()
+    table
+        .iter()
+        .map(|(key, row)| (key.clone(), bytes(row)))
+        .collect()
 }
 
 /// All rows of a store file.
@@ -150,7 +179,9 @@ fn dump(path: &std::path::Path) -> Value {
     let database = Database::open(path).unwrap();
     let txn = database.begin_read().unwrap();
     let tables = txn.list_tables().unwrap();
-    let names: Vec<_> = tables.map(|table| redb::TableHandle::name(&table).to_owned()).collect();
+    let names: Vec<_> = tables
+        .map(|table| redb::TableHandle::name(&table).to_owned())
+        .collect();
     assert_eq!(names, ["cordons", "events", "leases", "meta", "policies"]);
     json!({
         "meta": rows_of(txn.open_table(META).unwrap().iter().unwrap(), |key| key.to_owned()),
@@ -173,7 +204,10 @@ fn rows_of<K: redb::Key + 'static>(
 ) -> BTreeMap<String, Value> {
     let row = |entry: Result<(redb::AccessGuard<'_, K>, redb::AccessGuard<'_, &[u8]>), _>| {
         let (key, row) = entry.unwrap();
-        (name(key.value()), serde_json::from_slice(row.value()).unwrap())
+        (
+            name(key.value()),
+            serde_json::from_slice(row.value()).unwrap(),
+        )
     };
     range.map(row).collect()
 }

@@ -39,15 +39,24 @@ fn any_lease_comes_back() {
 }
 
 fn lease() -> impl Strategy<Value = Lease> {
-    let fields = (any::<u64>(), any::<u64>(), request(), any::<i64>(), at(), phase());
-    fields.prop_map(|(bits, revision, request, priority, created, phase)| Lease {
-        id: LeaseId::from_bits(bits),
-        revision,
-        request,
-        priority,
-        created,
-        phase,
-    })
+    let fields = (
+        any::<u64>(),
+        any::<u64>(),
+        request(),
+        any::<i64>(),
+        at(),
+        phase(),
+    );
+    fields.prop_map(
+        |(bits, revision, request, priority, created, phase)| Lease {
+            id: LeaseId::from_bits(bits),
+            revision,
+            request,
+            priority,
+            created,
+            phase,
+        },
+    )
 }
 
 fn phase() -> impl Strategy<Value = Phase> {
@@ -170,15 +179,20 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn holder() -> impl Strategy<Value = Holder> {
-    let process = (any::<u32>(), any::<u64>(), text(), any::<u32>(), any::<bool>()).prop_map(
-        |(pid, start_ticks, boot_id, uid, supervised)| Process {
+    let process = (
+        any::<u32>(),
+        any::<u64>(),
+        text(),
+        any::<u32>(),
+        any::<bool>(),
+    )
+        .prop_map(|(pid, start_ticks, boot_id, uid, supervised)| Process {
             pid,
             start_ticks,
             boot_id,
             uid,
             supervised,
-        },
-    );
+        });
     let kind = prop_oneof![
         Just(HolderKind::Page),
         process.prop_map(HolderKind::Process),

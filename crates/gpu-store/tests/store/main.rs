@@ -1,8 +1,5 @@
 //! Stores from outside: what all of them do, and what a file survives.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test fails where its own steps fail"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails where its own steps fail")]
 
 mod conformance;
 mod examples;

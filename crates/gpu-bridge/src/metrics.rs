@@ -1,0 +1,217 @@
+//! Numbers for Prometheus: what the bridge counts itself, and what is read from the broker when asked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::http::Method;
+use gpu_api::{ErrorCode, LeaseState};
+use gpu_broker::{Handle, ReloadOutcome, ReloadState};
+use gpu_lease::{DeviceState, Fence};
+use parking_lot::Mutex;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::routes::lease_counts;
+
+type Label = (&'static str, String);
+type Gauges = Family<[Label; 1], Gauge>;
+type Counters = Family<[Label; 1], Counter>;
+type Latency = Family<[Label; 2], Histogram, fn() -> Histogram>;
+
+/// From a tenth of a millisecond to over a minute: long waits are requests too.
+const LATENCY_BUCKETS_SECS: [f64; 12] = [
+    0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 30.0, 120.0,
+];
+
+/// Every metric of a broker.
+pub(crate) struct Metrics {
+    registry: Registry,
+    denials: Counters,
+    latency: Latency,
+    readings: Mutex<Readings>,
+    first_fence: Fence,
+}
+
+/// What is set anew each time somebody asks.
+struct Readings {
+    leases: Gauges,
+    waiters: Gauge,
+    grants: Counter,
+    reloads: Counters,
+    reloads_seen: u64,
+    memory_total: Gauges,
+    memory_granted: Gauges,
+    memory_observed: Gauges,
+    memory_foreign: Gauges,
+    policy_generation: Gauge,
+}
+
+impl Metrics {
+    /// Nothing counted yet; grants are counted from `first_fence` on.
+    pub(crate) fn new(first_fence: Fence) -> Self {
+        let mut registry = Registry::with_prefix("gpu_manager");
+        let readings = Readings::registered(&mut registry);
+        let denials = Counters::default();
+        registry.register("denials", "Requests for leases that were refused, by reason", denials.clone());
+        let latency = Latency::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS_SECS));
+        registry.register(
+            "http_request_seconds",
+            "Time to answer, by method and route; waits included",
+            latency.clone(),
+        );
+        Self {
+            registry,
+            denials,
+            latency,
+            readings: Mutex::new(readings),
+            first_fence,
+        }
+    }
+
+    /// A request for a lease was refused.
+    pub(crate) fn denied(&self, code: ErrorCode) {
+        self.denials.get_or_create(&[("reason", code.to_string())]).inc();
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&self, method: &Method, route: &str, took: Duration) {
+        let labels = [("method", method_label(method).to_owned()), ("route", route.to_owned())];
+        self.latency.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Everything as text.
+    pub(crate) fn text(&self, handle: &Handle, reloads: &ReloadState) -> String {
+        let mut readings = self.readings.lock();
+        readings.take(handle, self.first_fence);
+        readings.count_reloads(reloads);
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes everything");
+        text
+    }
+}
+
+impl Readings {
+    fn registered(registry: &mut Registry) -> Self {
+        let readings = Self {
+            leases: Gauges::default(),
+            waiters: Gauge::default(),
+            grants: Counter::default(),
+            reloads: Counters::default(),
+            reloads_seen: 0,
+            memory_total: Gauges::default(),
+            memory_granted: Gauges::default(),
+            memory_observed: Gauges::default(),
+            memory_foreign: Gauges::default(),
+            policy_generation: Gauge::default(),
+        };
+        let r = &readings;
+        registry.register("leases", "Leases that are known, by state", r.leases.clone());
+        registry.register("waiters", "Requests that wait for a grant", r.waiters.clone());
+        registry.register("grants", "Grants since the start of the broker", r.grants.clone());
+        registry.register("reloads", "Reloads of the policy, by result", r.reloads.clone());
+        registry.register("policy_generation", "The generation of the policy in force", r.policy_generation.clone());
+        for (name, help, gauges) in [
+            ("device_memory_total_bytes", "Memory of a device", &r.memory_total),
+            ("device_memory_granted_bytes", "Memory granted to leases", &r.memory_granted),
+            ("device_memory_observed_bytes", "Memory in use at the last reading", &r.memory_observed),
+            ("device_memory_foreign_bytes", "Memory in use by processes without a lease", &r.memory_foreign),
+        ] {
+            registry.register(name, help, gauges.clone());
+        }
+        readings
+    }
+
+    fn take(&mut self, handle: &Handle, first_fence: Fence) {
+        let snapshot = handle.snapshot();
+        for (state, count) in by_state(handle) {
+            set(&self.leases, "state", state, count);
+        }
+        self.waiters.set(gauge_value(snapshot.waiting.len() as u64));
+        self.policy_generation.set(gauge_value(snapshot.counters.generation));
+        let granted = snapshot.counters.next_fence.0.saturating_sub(first_fence.0);
+        self.grants.inc_by(granted.saturating_sub(self.grants.get()));
+        self.take_devices(&snapshot.devices);
+    }
+
+    fn take_devices(&self, devices: &[DeviceState]) {
+        for gauges in [&self.memory_total, &self.memory_granted, &self.memory_observed, &self.memory_foreign] {
+            // A device that is gone leaves no line behind.
+            gauges.clear();
+        }
+        for state in devices {
+            let id = state.device.key.id.as_str();
+            set(&self.memory_total, "device", id, state.device.memory_total);
+            set(&self.memory_granted, "device", id, state.usage.granted);
+            set(&self.memory_foreign, "device", id, state.usage.foreign);
+            if let Some(reading) = &state.reading {
+                set(&self.memory_observed, "device", id, reading.memory_used);
+            }
+        }
+    }
+
+    fn count_reloads(&mut self, state: &ReloadState) {
+        let unseen = state.history.iter().filter(|result| result.id > self.reloads_seen);
+        for result in unseen {
+            self.reloads.get_or_create(&[("result", reload_label(&result.outcome).to_owned())]).inc();
+        }
+        let newest = state.history.iter().map(|result| result.id).max();
+        self.reloads_seen = newest.unwrap_or(self.reloads_seen);
+    }
+}
+
+fn by_state(handle: &Handle) -> BTreeMap<&'static str, u64> {
+    let counts = lease_counts(handle);
+    let state = |state: LeaseState| match state {
+        LeaseState::Waiting => ("waiting", counts.waiting),
+        LeaseState::Active => ("active", counts.active),
+        LeaseState::Draining => ("draining", counts.draining),
+        LeaseState::Reclaiming => ("reclaiming", counts.reclaiming),
+        LeaseState::Ended => ("ended", counts.ended),
+    };
+    let states = [
+        LeaseState::Waiting,
+        LeaseState::Active,
+        LeaseState::Draining,
+        LeaseState::Reclaiming,
+        LeaseState::Ended,
+    ];
+    states.into_iter().map(state).collect()
+}
+
+fn set(gauges: &Gauges, label: &'static str, value: &str, number: u64) {
+    // The encoder writes labels as they are.
+    let plain = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
+    let value = value.chars().filter(|&c| plain(c)).collect();
+    gauges.get_or_create(&[(label, value)]).set(gauge_value(number));
+}
+
+fn gauge_value(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn reload_label(outcome: &ReloadOutcome) -> &'static str {
+    match outcome {
+        ReloadOutcome::Applied { .. } => "applied",
+        ReloadOutcome::Refused { .. } => "refused",
+        ReloadOutcome::Stopped(_) => "stopped",
+        ReloadOutcome::Unchanged => "unchanged",
+        ReloadOutcome::Unreadable(_) => "unreadable",
+    }
+}
+
+/// A method as a label; what clients make up is one label.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
