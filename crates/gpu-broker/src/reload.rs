@@ -145,6 +145,20 @@ impl Reloader {
         Some(self.apply(*count, Trigger::File, "", files))
     }
 
+    /// A watcher cannot read the files; what is live stays. Nothing while watching is switched off.
+    pub fn offer_unreadable(&self, why: String) {
+        let mut count = self.one_at_a_time.lock();
+        if self.state.lock().watching {
+            *count += 1;
+            self.unread(*count, Trigger::File, "", why);
+        }
+    }
+
+    /// A watcher can read the files again, and they are what is live.
+    pub fn offer_recovered(&self) {
+        self.state.lock().refused = None;
+    }
+
     /// What `files` would change, without changing it.
     ///
     /// # Errors

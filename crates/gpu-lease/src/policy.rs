@@ -43,7 +43,7 @@ pub struct Policy {
 /// The files of a policy and their hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicySource {
-    /// Hash over the names and bytes of all layers, in hexadecimal.
+    /// Hash over all settings with every layer applied, in hexadecimal; comments and spaces do not count.
     pub hash: String,
     /// File name and text, in the order in which they apply.
     pub files: Vec<(String, String)>,

@@ -142,8 +142,12 @@ impl Teller {
 
     /// Tells the reader that it missed something, and goes on from the present.
     async fn reset(&mut self) -> Result<(), Over> {
+        // All that belongs to the revision which is read anew may still be on its way: it is told as well.
         let revision = self.bridge.handle.snapshot().counters.revision;
-        let position = EventPosition { revision, n: u32::MAX };
+        let position = EventPosition {
+            revision: revision.saturating_sub(1),
+            n: u32::MAX,
+        };
         let text = framed(&reset(&self.bridge.handle, position));
         self.last = Some(position);
         self.send(text).await

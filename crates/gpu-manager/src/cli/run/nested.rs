@@ -98,10 +98,11 @@ fn shortfall(lease: &Lease, want: &WantArgs, ids: &[String]) -> Option<String> {
         let each = want
             .gpu_memory
             .map_or("the whole".to_owned(), |memory: Bytes| memory.to_string());
-        format!(
-            "it holds {}; {wanted} devices with {each} of each are wanted",
-            show::holdings(lease)
-        )
+        let devices = match wanted {
+            1 => "a device".to_owned(),
+            many => format!("each of {many} devices"),
+        };
+        format!("it holds {}; {each} of {devices} is wanted", show::holdings(lease))
     })
 }
 
