@@ -8,6 +8,7 @@ use std::time::Duration;
 use gpu_api::{ErrorCode, Problem};
 use gpu_broker::{Handle, Reloader};
 use gpu_lease::At;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::guard::{Authority, Guard, Origin};
@@ -30,6 +31,9 @@ pub struct App {
     pub config: Config,
 }
 
+/// What an operator should know at this moment, one line each: whoever knows better writes it anew.
+pub type Warnings = Arc<Mutex<Vec<String>>>;
+
 /// How a broker is served.
 #[derive(Debug)]
 pub struct Config {
@@ -51,8 +55,8 @@ pub struct Config {
     pub overrides: Vec<String>,
     /// Who decided whether policy files are watched, unless somebody switched it since.
     pub watch_reason: String,
-    /// What an operator should know, one line each.
-    pub warnings: Vec<String>,
+    /// What an operator should know.
+    pub warnings: Warnings,
     /// How long slow clients are borne with.
     pub limits: Limits,
 }

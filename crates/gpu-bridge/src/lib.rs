@@ -18,7 +18,7 @@ mod routes;
 mod secrets;
 mod serve;
 
-pub use app::{App, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX};
+pub use app::{App, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX, Warnings};
 pub use guard::{Authority, Origin, ParseOriginError};
 pub use identity::{Peer, UnixUser};
 pub use openapi::openapi_json;

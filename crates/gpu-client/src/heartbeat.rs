@@ -128,10 +128,16 @@ impl Beat {
             LeaseState::Waiting => until_renewal.min(WAITING_LOOK_MS),
             _ => until_renewal,
         };
-        let lease = self
+        let wait = Span::from_ms(wait_ms);
+        let found = self
             .client
-            .lease_after(&self.lease.id, self.lease.revision, Span::from_ms(wait_ms))
-            .await?;
+            .lease_after(&self.lease.id, self.lease.revision, wait)
+            .await;
+        let lease = match found {
+            // A broker with no room for one more who looks still takes renewals.
+            Err(error) if error.code() == Some(ErrorCode::Overloaded) => self.lease.clone(),
+            found => found?,
+        };
         if lease.revision <= self.lease.revision {
             // Whatever made the broker answer early, it is not asked again at once.
             sleep_until(started + Duration::from_millis(wait_ms)).await;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fs};
 
-use gpu_bridge::{App, Listeners, Secrets};
+use gpu_bridge::{App, Listeners, Origin, Secrets, Warnings};
 use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
@@ -106,15 +106,17 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     let app = App {
         handle: started.handle.clone(),
         reloader: reloader.clone(),
-        config: bridge_config(&config, &started, notes)?,
+        config: bridge_config(&config, notes)?,
     };
     let handle = started.handle.clone();
     let closing = async move { handle.stopped().await };
     let bridge = tokio::spawn(gpu_bridge::serve(listeners, app, closing));
     let stop = loop {
         tokio::select! {
-            () = signals.reload() => reload(&reloader),
-            () = signals.stop() => break Stop::Asked,
+            asked = signals.next() => match asked {
+                Asked::Reload => reload(&reloader),
+                Asked::Stop => break Stop::Asked,
+            },
             Some(error) = trouble.recv() => break Stop::Broken(error),
             () = started.handle.stopped() => break Stop::Broken("the store failed".to_owned()),
         }
@@ -154,13 +156,12 @@ async fn take_apart(
 
 fn bridge_config(
     config: &Config,
-    started: &Started,
-    notes: devices::Notes,
+    notes: Warnings,
 ) -> Result<gpu_bridge::Config, String> {
-    let origins = config.allowed_origins.iter().map(|origin| origin.parse());
+    let origins = config.allowed_origins.iter().map(|origin| origin.parse::<Origin>());
     let secrets = match config.ephemeral {
         true => Secrets::ephemeral(),
-        false => Secrets::open(&config.state_dir),
+        false => Secrets::open(&config.state_dir).map_err(|error| error.to_string())?,
     };
     Ok(gpu_bridge::Config {
         dev: config.dev,
@@ -169,7 +170,7 @@ fn bridge_config(
             .collect::<Result<_, _>>()
             .map_err(|error| error.to_string())?,
         admin_group: ADMIN_GROUP.to_owned(),
-        secrets: secrets.map_err(|error| error.to_string())?,
+        secrets,
         state_dir: (!config.ephemeral).then(|| config.state_dir.clone()),
         policy_paths: config.policy_roots.clone(),
         overrides: config
@@ -312,9 +313,9 @@ fn start_devices(
     started: &Started,
     wanted: std::sync::mpsc::Receiver<()>,
     broken: mpsc::Sender<String>,
-) -> Result<devices::Notes, String> {
+) -> Result<Warnings, String> {
     let this = env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-    let notes = devices::Notes::default();
+    let notes = Warnings::default();
     let devices = Devices {
         probe: Probe::new(config.devices.clone(), ProbeCommand::new(this, ["probe"])),
         handle: started.handle.clone(),
@@ -394,14 +395,20 @@ impl Signals {
         })
     }
 
-    async fn reload(&mut self) {
-        self.hangup.recv().await;
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+        }
     }
 
     async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+        while matches!(self.next().await, Asked::Reload) {}
     }
+}
+
+enum Asked {
+    Reload,
+    Stop,
 }

@@ -35,7 +35,7 @@ pub(super) async fn status(State(bridge): State<Shared>, caller: Caller) -> Answ
         devices: u32::try_from(snapshot.devices.len()).unwrap_or(u32::MAX),
         devices_open: u32::try_from(open).unwrap_or(u32::MAX),
         leases: lease_counts(&bridge.handle),
-        warnings: config.warnings.clone(),
+        warnings: config.warnings.lock().clone(),
     };
     Ok(json(StatusCode::OK, &status))
 }

@@ -27,6 +27,7 @@ pub(crate) struct Cli {
 
 /// Where the broker is, and who is asking.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Broker")]
 pub(crate) struct BrokerArgs {
     /// The broker: `http://HOST:PORT` or `unix:/PATH`. Otherwise its socket on this host, else
     /// http://127.0.0.1:8080.

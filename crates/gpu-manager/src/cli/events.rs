@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gpu_api::{EVENT_RESET, Event};
+use gpu_client::ClientError;
 use tokio::time::sleep;
 
 use crate::cli::Done;
@@ -15,29 +16,22 @@ const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Prints events until interrupted; a broker that goes away is waited for.
 pub(crate) async fn events(context: &Context, args: EventsArgs) -> Done {
-    let limit = args.count.unwrap_or(u64::MAX);
+    let mut left = args.count.unwrap_or(u64::MAX);
     let mut stream = context.client.events(args.after);
-    let mut seen = 0;
-    let mut connected = false;
+    let mut reached = false;
     let mut away = false;
-    while seen < limit {
+    while left > 0 {
         match stream.next().await {
             Ok(event) => {
-                (connected, away) = (true, false);
-                seen += 1;
+                (reached, away) = (true, false);
+                left -= 1;
                 print(&render(&event, args.output.json, context.paint)?)?;
             }
-            Err(error) if !connected && !error.is_away() => return Err(error.into()),
-            Err(error) if !error.is_away() => return Err(error.into()),
             Err(error) => {
-                // The first failure says whether there is a broker at all.
-                if seen == 0
-                    && !connected
-                    && matches!(error, gpu_client::ClientError::Unreachable { .. })
-                {
+                reached |= !matches!(error, ClientError::Unreachable { .. });
+                if !reached || !error.is_away() {
                     return Err(error.into());
                 }
-                connected = true;
                 if !away {
                     note(&format!("{error}; trying again"));
                     away = true;

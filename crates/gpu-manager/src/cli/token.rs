@@ -5,14 +5,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use gpu_bridge::TOKEN_FILE;
+
 use crate::cli::Done;
 use crate::cli::args::{TokenArgs, TokenCommand};
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output::{note, print};
+use crate::serve::config::default_state_dir;
 
-/// The token's file beneath the state directory.
-const TOKEN_FILE: &str = "token";
 const TOKEN_BYTES: usize = 32;
 
 /// Shows or replaces.
@@ -45,26 +46,10 @@ async fn path(context: &Context, args: TokenArgs) -> PathBuf {
             .and_then(|status| status.state_dir)
         {
             Some(dir) => dir.into(),
-            None => usual_state_dir(),
+            None => default_state_dir(),
         },
     };
     dir.join(TOKEN_FILE)
-}
-
-/// Where a broker keeps its state when nothing says otherwise.
-pub(crate) fn usual_state_dir() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return "/var/lib/gpu-manager".into();
-    }
-    let from = |variable| {
-        std::env::var_os(variable)
-            .map(PathBuf::from)
-            .filter(|path: &PathBuf| path.is_absolute())
-    };
-    let base =
-        from("XDG_STATE_HOME").or_else(|| from("HOME").map(|home| home.join(".local/state")));
-    base.unwrap_or_else(|| "/var/lib".into())
-        .join("gpu-manager")
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

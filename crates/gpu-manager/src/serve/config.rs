@@ -203,10 +203,9 @@ fn read_table(path: &Path) -> Result<Table, String> {
 /// Puts the value of an environment variable at its place: TOML if it is, text if it is not.
 fn set(table: &mut Table, name: &str, key: &str, value: &str) -> Result<(), String> {
     let key = key.to_ascii_lowercase();
-    let mut parts = key.split("__");
-    let last = parts.next_back().unwrap_or_default();
+    let (sections, last) = key.rsplit_once("__").unwrap_or(("", &key));
     let mut at = table;
-    for part in parts {
+    for part in sections.split("__").filter(|part| !part.is_empty()) {
         let entry = at.entry(part).or_insert_with(|| Value::Table(Table::new()));
         at = entry
             .as_table_mut()

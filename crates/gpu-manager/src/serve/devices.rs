@@ -2,14 +2,13 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gpu_bridge::Warnings;
 use gpu_broker::Handle;
 use gpu_device::{DeviceLocks, Inventory, LockError, Probe};
-use parking_lot::Mutex;
 
 /// Readings are taken this seldom while nobody holds or waits for anything.
 const IDLE_POLL: Duration = Duration::from_secs(30);
@@ -20,16 +19,13 @@ const REDISCOVER: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct ReadNow(SyncSender<()>);
 
-/// What people want to know about the devices beside the books.
-pub(super) type Notes = Arc<Mutex<Vec<String>>>;
-
 /// What the device thread works with.
 pub(super) struct Devices {
     pub(super) probe: Probe,
     pub(super) handle: Handle,
     pub(super) poll: Duration,
     pub(super) wanted: Receiver<()>,
-    pub(super) notes: Notes,
+    pub(super) notes: Warnings,
 }
 
 pub(super) fn read_now() -> (ReadNow, Receiver<()>) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gpu_broker::{Override, ReloadState, Reloader, SourceFile, StartPolicy, Started};
 use gpu_lease::Policy;
-use gpu_watch::{Event, FileSet, Watch};
+use gpu_watch::{Event, FileSet, Watch, WatchedFile};
 
 use super::config::Config;
 
@@ -12,7 +12,68 @@ use super::config::Config;
 const BUILT_IN: &str = "# no policy directory was found\n";
 
 /// The files as they are now; `None` if there is no policy directory.
-pub(super) fn overrides(config: &Config) -> Result<Vec<Override>, String> {
+pub(super) fn read(config: &Config) -> Result<Option<FileSet>, String> {
+    let Some(watch) = config.policy_watch() else {
+        return Ok(None);
+    };
+    let set = gpu_watch::read_set(&watch);
+    set.map(Some).map_err(|error| format!("policy files cannot be read: {error}"))
+}
+
+/// The policy that `files` say, with what goes over them.
+pub(super) fn start(config: &Config, files: Option<&FileSet>) -> Result<StartPolicy, String> {
+    Ok(StartPolicy {
+        files: files.map_or_else(built_in, sources),
+        overrides: overrides(config)?,
+    })
+}
+
+pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
+    let policy = gpu_policy::compile(&start.files, &start.overrides);
+    policy.map_err(|diagnostics| diagnostics.to_string())
+}
+
+pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, String> {
+    let switched = started.settings.policy_watch.as_ref();
+    let state = ReloadState {
+        watching: switched.map_or(config.hot_reload, |switch| switch.enabled),
+        switched_by: switched.map(|switch| switch.by.clone()),
+        degraded: started.degraded.as_ref().map(ToString::to_string),
+        ..ReloadState::default()
+    };
+    let watched = config.policy_watch();
+    let read = move || match &watched {
+        Some(watch) => gpu_watch::read_set(watch)
+            .map(|set| sources(&set))
+            .map_err(|error| error.to_string()),
+        None => Ok(built_in()),
+    };
+    Ok(Reloader::new(started.handle.clone(), Box::new(read), overrides(config)?, state))
+}
+
+/// Offers every set that differs from `known` to the reloader, for as long as the watch is kept.
+pub(super) fn watch(
+    config: &Config,
+    known: Option<&FileSet>,
+    reloader: &Arc<Reloader>,
+) -> Result<Option<Watch>, String> {
+    let Some(watched) = config.policy_watch() else {
+        return Ok(None);
+    };
+    let reloader = reloader.clone();
+    let sink = move |event| match event {
+        Event::Changed(set) => drop(reloader.offer(sources(&set))),
+        Event::LogOnly(path) => tracing::info!(path = %path.display(), "changed; it is no policy"),
+        Event::Recovered => reloader.offer_recovered(),
+        Event::Touched => tracing::info!("policy files were saved and say the same"),
+        Event::Trouble(text) => reloader.offer_unreadable(text),
+    };
+    let watch = Watch::start(&watched, known, sink);
+    watch.map(Some).map_err(|error| error.to_string())
+}
+
+/// The environment first, then `--set`: the later wins.
+fn overrides(config: &Config) -> Result<Vec<Override>, String> {
     let variables = std::env::vars_os();
     let mut layers = Override::from_env(variables).map_err(|error| error.to_string())?;
     for text in &config.policy_sets {
@@ -22,16 +83,11 @@ pub(super) fn overrides(config: &Config) -> Result<Vec<Override>, String> {
 }
 
 fn built_in() -> Vec<SourceFile> {
-    vec![SourceFile {
-        name: "default.toml".to_owned(),
-        bytes: BUILT_IN.as_bytes().to_vec(),
-    }]
+    vec![SourceFile::new("default.toml", BUILT_IN)]
 }
 
 fn sources(set: &FileSet) -> Vec<SourceFile> {
-    let source = |file: &gpu_watch::WatchedFile| SourceFile {
-        name: file.path.display().to_string(),
-        bytes: file.bytes.clone(),
-    };
+    let source =
+        |file: &WatchedFile| SourceFile::new(file.path.display().to_string(), file.bytes.clone());
     set.files.iter().map(source).collect()
 }

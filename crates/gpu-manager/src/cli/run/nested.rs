@@ -102,7 +102,10 @@ fn shortfall(lease: &Lease, want: &WantArgs, ids: &[String]) -> Option<String> {
             1 => "a device".to_owned(),
             many => format!("each of {many} devices"),
         };
-        format!("it holds {}; {each} of {devices} is wanted", show::holdings(lease))
+        format!(
+            "it holds {}; {each} of {devices} is wanted",
+            show::holdings(lease)
+        )
     })
 }
 
