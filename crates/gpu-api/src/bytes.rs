@@ -1,4 +1,4 @@
-//! Amounts of memory: `12GiB` in, `12.0 GiB` out.
+//! Amounts of memory: `12GiB` in, `12 GiB` out.
 
 use std::fmt;
 use std::str::FromStr;
@@ -69,19 +69,21 @@ impl FromStr for Bytes {
 }
 
 impl fmt::Display for Bytes {
-    /// For people: `512 B`, `12.0 GiB`.
+    /// For people, with one decimal of the largest fitting unit, rounded down: `512 B`, `12 GiB`, `9.5 GiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-        if self.0 < 1024 {
+        const UNITS: [(u64, &str); 4] = [
+            (1 << 40, "TiB"),
+            (1 << 30, "GiB"),
+            (1 << 20, "MiB"),
+            (1 << 10, "KiB"),
+        ];
+        let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| self.0 >= *unit) else {
             return f.pad(&format!("{} B", self.0));
+        };
+        match (self.0 / unit, self.0 % unit * 10 / unit) {
+            (whole, 0) => f.pad(&format!("{whole} {name}")),
+            (whole, tenths) => f.pad(&format!("{whole}.{tenths} {name}")),
         }
-        let mut value = self.0 as f64 / 1024.0;
-        let mut unit = 0;
-        while value >= 1023.95 && unit + 1 < UNITS.len() {
-            value /= 1024.0;
-            unit += 1;
-        }
-        f.pad(&format!("{value:.1} {}", UNITS[unit]))
     }
 }
 
@@ -272,11 +274,11 @@ mod tests {
         let table = [
             (0, "0 B"),
             (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (12 << 30, "12.0 GiB"),
-            ((1 << 30) - 1, "1.0 GiB"),
+            (1024, "1 KiB"),
+            (12 << 30, "12 GiB"),
+            ((1 << 30) - 1, "1023.9 MiB"),
             (3 << 29, "1.5 GiB"),
-            (80 << 40, "80.0 TiB"),
+            (80 << 40, "80 TiB"),
         ];
         for (bytes, text) in table {
             assert_eq!(Bytes(bytes).to_string(), text);

@@ -105,7 +105,7 @@ pub enum Severity {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyCheckRequest {
-    /// The texts to check, in order, up to 64; absent checks the files that the broker reads.
+    /// The texts to check, in the order in which they apply: 1 to 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<PolicyText>>,
 }

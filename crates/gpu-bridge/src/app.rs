@@ -101,7 +101,11 @@ pub(crate) struct Bridge {
 
 impl Bridge {
     pub(crate) fn new(app: App, bound: &[SocketAddr], listen: Vec<String>) -> Self {
-        let App { handle, reloader, config } = app;
+        let App {
+            handle,
+            reloader,
+            config,
+        } = app;
         Self {
             guard: Guard::new(bound, &config.allowed_hosts, &config.allowed_origins),
             metrics: Metrics::new(handle.snapshot().counters.next_fence),
@@ -122,7 +126,11 @@ impl Bridge {
 
     /// Room for one more request that waits on its connection.
     pub(crate) fn waiting_request(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        room(&self.waiting, "requests wait on their connections", WAITING_REQUESTS_MAX)
+        room(
+            &self.waiting,
+            "requests wait on their connections",
+            WAITING_REQUESTS_MAX,
+        )
     }
 }
 

@@ -10,7 +10,10 @@ mod reload;
 mod request;
 mod time;
 
-pub(crate) use denial::{acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease, over, unavailable};
+pub(crate) use denial::{
+    acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease, over,
+    unavailable,
+};
 pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{event, reset};
 pub(crate) use lease::state;

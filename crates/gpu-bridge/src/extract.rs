@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use bytes::BytesMut;
-use gpu_api::{PLAIN_BODY_BYTES_MAX, ErrorCode, Problem};
+use gpu_api::{ErrorCode, PLAIN_BODY_BYTES_MAX, Problem};
 use gpu_lease::LeaseId;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -57,7 +57,12 @@ impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalJson<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, bridge: &Shared) -> Result<Self, Refusal> {
-        let body = read(request, PLAIN_BODY_BYTES_MAX, bridge.config.limits.body_read).await?;
+        let body = read(
+            request,
+            PLAIN_BODY_BYTES_MAX,
+            bridge.config.limits.body_read,
+        )
+        .await?;
         match body.is_empty() {
             true => Ok(Self(T::default())),
             false => Ok(Self(gpu_api::decode(&body)?)),
@@ -82,9 +87,12 @@ impl FromRequestParts<Shared> for LeaseInPath {
         let text = path_id(parts, bridge).await?;
         text.parse().map(Self).map_err(|error| {
             let shown: String = text.chars().take(64).collect();
-            Problem::new(ErrorCode::NotFound, format!("no lease `{}`", shown.escape_debug()))
-                .with_hint(format!("{error}"))
-                .into()
+            Problem::new(
+                ErrorCode::NotFound,
+                format!("no lease `{}`", shown.escape_debug()),
+            )
+            .with_hint(format!("{error}"))
+            .into()
         })
     }
 }
@@ -145,7 +153,8 @@ pub(crate) fn bad_request(detail: &str) -> Refusal {
 
 async fn path_id(parts: &mut Parts, bridge: &Shared) -> Result<String, Refusal> {
     let path = Path::<String>::from_request_parts(parts, bridge).await;
-    path.map(|Path(id)| id).map_err(|error| bad_request(&error.body_text()))
+    path.map(|Path(id)| id)
+        .map_err(|error| bad_request(&error.body_text()))
 }
 
 /// The whole body, or why there is none.

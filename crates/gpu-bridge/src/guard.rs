@@ -35,7 +35,9 @@ pub enum ParseOriginError {
     #[error("`{0}` is no host: expected `NAME` or `NAME:PORT`")]
     Host(String),
     /// Something else than an origin.
-    #[error("`{0}` is no origin: expected `http://NAME:PORT` or `https://NAME:PORT` and nothing behind it")]
+    #[error(
+        "`{0}` is no origin: expected `http://NAME:PORT` or `https://NAME:PORT` and nothing behind it"
+    )]
     Origin(String),
     /// An address that means every address.
     #[error("`{0}` means every address of the host, and no page comes from there")]
@@ -65,7 +67,9 @@ enum Scheme {
 impl Guard {
     /// A guard that knows the loopback names, the addresses listened on, and what the operator listed.
     pub(crate) fn new(listen: &[SocketAddr], hosts: &[Authority], origins: &[Origin]) -> Self {
-        let bound = listen.iter().filter(|address| !address.ip().is_unspecified());
+        let bound = listen
+            .iter()
+            .filter(|address| !address.ip().is_unspecified());
         let bound = bound.map(|address| Authority {
             host: bracketed(address.ip()),
             port: Some(address.port()),
@@ -101,9 +105,9 @@ impl Guard {
         let host = self.known_host(text)?;
         // A request target with a host of its own overrules the header in some servers; here both must be known.
         match uri.authority() {
-            Some(target) if self.known_host(target.as_str())? != host => {
-                Err(host_refused("the request target and the Host header differ"))
-            }
+            Some(target) if self.known_host(target.as_str())? != host => Err(host_refused(
+                "the request target and the Host header differ",
+            )),
             _ => Ok(host),
         }
     }
@@ -120,7 +124,9 @@ impl Guard {
     }
 
     fn origin(&self, headers: &HeaderMap, host: &Authority) -> Result<Passed, Problem> {
-        let own = Passed { listed_origin: None };
+        let own = Passed {
+            listed_origin: None,
+        };
         let Some(text) = single(headers, &ORIGIN)
             .map_err(|Several| origin_refused("more than one Origin header"))?
         else {
@@ -183,8 +189,9 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
 }
 
 fn host_refused(detail: &str) -> Problem {
-    Problem::new(ErrorCode::HostRefused, detail)
-        .with_hint("call it by `localhost`, `127.0.0.1` or `[::1]`, or by the address it listens on")
+    Problem::new(ErrorCode::HostRefused, detail).with_hint(
+        "call it by `localhost`, `127.0.0.1` or `[::1]`, or by the address it listens on",
+    )
 }
 
 fn origin_refused(detail: &str) -> Problem {
@@ -289,7 +296,10 @@ impl fmt::Display for Origin {
 /// The name in lower case, or an IPv6 address in its one spelling and in brackets.
 fn host_name(text: &str) -> Option<String> {
     const NAME_BYTES_MAX: usize = 253;
-    if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    if let Some(address) = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         let address: Ipv6Addr = address.parse().ok()?;
         return Some(bracketed(IpAddr::V6(address)));
     }
@@ -318,7 +328,10 @@ fn port_number(digits: &str) -> Option<u16> {
 /// Hostile text for a message: short, and without anything that a terminal would act on.
 fn shown(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 80;
-    text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
+    text.chars()
+        .take(SHOWN_CHARS_MAX)
+        .flat_map(char::escape_debug)
+        .collect()
 }
 
 #[cfg(test)]
@@ -327,7 +340,10 @@ mod tests {
 
     fn guard() -> Guard {
         let listen = ["192.168.1.5:8080".parse().expect("an address")];
-        let hosts = ["gpu.lab".parse().expect("a host"), "a.lab:9000".parse().expect("a host")];
+        let hosts = [
+            "gpu.lab".parse().expect("a host"),
+            "a.lab:9000".parse().expect("a host"),
+        ];
         let origins = [
             "http://app.lab:3000".parse().expect("an origin"),
             "https://ui.lab".parse().expect("an origin"),
@@ -386,12 +402,20 @@ mod tests {
             (" ", false),
         ] {
             let answer = check(&[("host", host)], false).map(|_| ());
-            let expected = if known { Ok(()) } else { Err(ErrorCode::HostRefused) };
+            let expected = if known {
+                Ok(())
+            } else {
+                Err(ErrorCode::HostRefused)
+            };
             assert_eq!(answer, expected, "{host:?}");
         }
         assert_eq!(check(&[], false), Err(ErrorCode::HostRefused), "no Host");
         let twice = [("host", "localhost"), ("host", "localhost")];
-        assert_eq!(check(&twice, false), Err(ErrorCode::HostRefused), "two Hosts");
+        assert_eq!(
+            check(&twice, false),
+            Err(ErrorCode::HostRefused),
+            "two Hosts"
+        );
     }
 
     #[test]
@@ -479,9 +503,16 @@ mod tests {
         ] {
             let mut headers = vec![("host", "localhost")];
             headers.extend(kind.map(|kind| ("content-type", kind)));
-            let expected = if passes { Ok(()) } else { Err(ErrorCode::UnsupportedMediaType) };
+            let expected = if passes {
+                Ok(())
+            } else {
+                Err(ErrorCode::UnsupportedMediaType)
+            };
             assert_eq!(check(&headers, true).map(|_| ()), expected, "{kind:?}");
-            assert!(check(&headers, false).is_ok(), "without a body {kind:?} does not matter");
+            assert!(
+                check(&headers, false).is_ok(),
+                "without a body {kind:?} does not matter"
+            );
         }
     }
 }

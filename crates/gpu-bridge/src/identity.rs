@@ -64,7 +64,9 @@ impl UnixUser {
         let own = rustix::process::geteuid().as_raw();
         let group = || Group::from_name(admin_group).ok().flatten();
         let member = |group: Group| {
-            let listed = user.as_ref().is_some_and(|user| group.mem.contains(&user.name));
+            let listed = user
+                .as_ref()
+                .is_some_and(|user| group.mem.contains(&user.name));
             listed || group.gid == Gid::from_raw(gid)
         };
         let admin = uid == 0 || uid == own || group().is_some_and(member);
@@ -79,7 +81,11 @@ impl UnixUser {
 
 impl Caller {
     /// Finds out who is asking, and refuses whoever has to show a token and does not.
-    pub(crate) fn identify(approach: &Approach<'_>, secrets: &Secrets, dev: bool) -> Result<Self, Problem> {
+    pub(crate) fn identify(
+        approach: &Approach<'_>,
+        secrets: &Secrets,
+        dev: bool,
+    ) -> Result<Self, Problem> {
         let token = shown_token(approach.headers, secrets)?;
         let has_token = token.is_some();
         let by_token = || Self {
@@ -120,21 +126,35 @@ impl Caller {
 
     /// Refuses everybody who may not change `lease`: its secret, its verified user, or an admin may. A
     /// secret that is shown is checked whoever shows it.
-    pub(crate) fn must_own(&self, lease: &Lease, secret: Option<&str>, secrets: &Secrets) -> Result<(), Problem> {
-        let refused = |detail: &str| Err(Problem::new(ErrorCode::Forbidden, format!("{detail} of lease `{}`", lease.id)));
+    pub(crate) fn must_own(
+        &self,
+        lease: &Lease,
+        secret: Option<&str>,
+        secrets: &Secrets,
+    ) -> Result<(), Problem> {
+        let refused = |detail: &str| {
+            Err(Problem::new(
+                ErrorCode::Forbidden,
+                format!("{detail} of lease `{}`", lease.id),
+            ))
+        };
         match secret {
             Some(shown) if secrets.is_of_lease(lease.id, shown) => Ok(()),
             Some(_) => refused("this is not the secret"),
             None if self.admin || self.user.as_ref() == Some(&lease.request.holder.user) => Ok(()),
             None => refused("this needs the secret").map_err(|problem: Problem| {
-                problem.with_hint("send the `secret` of the answer to the acquire as the header `X-Lease-Secret`")
+                problem.with_hint(
+                    "send the `secret` of the answer to the acquire as the header `X-Lease-Secret`",
+                )
             }),
         }
     }
 
     /// Whether the token that was shown, if any, is still the token.
     pub(crate) fn is_still_valid(&self, secrets: &Secrets) -> bool {
-        self.token.as_ref().is_none_or(|token| secrets.is_token(token))
+        self.token
+            .as_ref()
+            .is_none_or(|token| secrets.is_token(token))
     }
 }
 
@@ -171,11 +191,17 @@ fn shown_token(headers: &HeaderMap, secrets: &Secrets) -> Result<Option<Arc<str>
     let Some(value) = first else {
         return Ok(None);
     };
-    let bearer = value.to_str().ok().and_then(bearer).filter(|_| second.is_none());
+    let bearer = value
+        .to_str()
+        .ok()
+        .and_then(bearer)
+        .filter(|_| second.is_none());
     match bearer {
         Some(shown) if secrets.is_token(shown) => Ok(Some(shown.into())),
         Some(_) => Err(unauthorized("this is not the token")),
-        None => Err(unauthorized("the Authorization header is not `Bearer TOKEN`")),
+        None => Err(unauthorized(
+            "the Authorization header is not `Bearer TOKEN`",
+        )),
     }
 }
 
@@ -200,12 +226,27 @@ mod tests {
         Peer::Tcp(address.parse().expect("an address"))
     }
 
-    fn identify(peer: Option<&Peer>, method: &Method, path: &str, token: Option<&str>, secrets: &Secrets, dev: bool) -> Result<(String, bool), ErrorCode> {
+    fn identify(
+        peer: Option<&Peer>,
+        method: &Method,
+        path: &str,
+        token: Option<&str>,
+        secrets: &Secrets,
+        dev: bool,
+    ) -> Result<(String, bool), ErrorCode> {
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
-            headers.insert(AUTHORIZATION, HeaderValue::from_str(token).expect("a header value"));
+            headers.insert(
+                AUTHORIZATION,
+                HeaderValue::from_str(token).expect("a header value"),
+            );
         }
-        let approach = Approach { peer, method, path, headers: &headers };
+        let approach = Approach {
+            peer,
+            method,
+            path,
+            headers: &headers,
+        };
         Caller::identify(&approach, secrets, dev)
             .map(|caller| (caller.name().to_owned(), caller.admin))
             .map_err(|problem| problem.code)
@@ -217,33 +258,187 @@ mod tests {
         let good = format!("Bearer {}", secrets.token().expect("a token"));
         let (near, far) = (peer("127.0.0.1:5000"), peer("192.168.1.9:5000"));
         let mapped = peer("[::ffff:127.0.0.1]:5000");
-        let user = |admin| Peer::Unix(Arc::new(UnixUser { uid: 1000, name: "ann".into(), admin }));
+        let user = |admin| {
+            Peer::Unix(Arc::new(UnixUser {
+                uid: 1000,
+                name: "ann".into(),
+                admin,
+            }))
+        };
         let anonymous = |admin| Ok((ANONYMOUS.to_owned(), admin));
         let holder = Ok((TOKEN_HOLDER.to_owned(), true));
         let refused = Err(ErrorCode::Unauthorized);
         let (get, post) = (Method::GET, Method::POST);
         let leases = paths::LEASES;
         for (name, who, method, path, token, dev, expected) in [
-            ("dev loopback reads", Some(&near), &get, leases, None, true, anonymous(true)),
-            ("dev loopback writes", Some(&near), &post, leases, None, true, anonymous(true)),
-            ("dev, IPv4 in IPv6", Some(&mapped), &post, leases, None, true, anonymous(true)),
-            ("dev, wrong token", Some(&near), &get, leases, Some("Bearer no"), true, refused.clone()),
-            ("dev, from afar", Some(&far), &get, leases, None, true, refused.clone()),
-            ("loopback reads", Some(&near), &get, leases, None, false, anonymous(false)),
-            ("loopback asks", Some(&near), &post, paths::FENCES_CHECK, None, false, anonymous(false)),
-            ("loopback writes", Some(&near), &post, leases, None, false, refused.clone()),
-            ("loopback deletes", Some(&near), &Method::DELETE, "/v1/leases/x", None, false, refused.clone()),
-            ("loopback, odd method", Some(&near), &Method::CONNECT, leases, None, false, refused.clone()),
-            ("loopback, token", Some(&near), &post, leases, Some(good.as_str()), false, holder.clone()),
-            ("afar reads", Some(&far), &get, leases, None, false, refused.clone()),
-            ("afar, health", Some(&far), &get, paths::HEALTHZ, None, false, anonymous(false)),
-            ("afar posts health", Some(&far), &post, paths::HEALTHZ, None, false, refused.clone()),
-            ("afar, metrics", Some(&far), &get, paths::METRICS, None, false, refused.clone()),
-            ("afar, token", Some(&far), &post, leases, Some(good.as_str()), false, holder),
-            ("afar, wrong scheme", Some(&far), &get, leases, Some("Basic abc"), false, refused.clone()),
-            ("nobody knows", None, &get, leases, None, true, refused.clone()),
+            (
+                "dev loopback reads",
+                Some(&near),
+                &get,
+                leases,
+                None,
+                true,
+                anonymous(true),
+            ),
+            (
+                "dev loopback writes",
+                Some(&near),
+                &post,
+                leases,
+                None,
+                true,
+                anonymous(true),
+            ),
+            (
+                "dev, IPv4 in IPv6",
+                Some(&mapped),
+                &post,
+                leases,
+                None,
+                true,
+                anonymous(true),
+            ),
+            (
+                "dev, wrong token",
+                Some(&near),
+                &get,
+                leases,
+                Some("Bearer no"),
+                true,
+                refused.clone(),
+            ),
+            (
+                "dev, from afar",
+                Some(&far),
+                &get,
+                leases,
+                None,
+                true,
+                refused.clone(),
+            ),
+            (
+                "loopback reads",
+                Some(&near),
+                &get,
+                leases,
+                None,
+                false,
+                anonymous(false),
+            ),
+            (
+                "loopback asks",
+                Some(&near),
+                &post,
+                paths::FENCES_CHECK,
+                None,
+                false,
+                anonymous(false),
+            ),
+            (
+                "loopback writes",
+                Some(&near),
+                &post,
+                leases,
+                None,
+                false,
+                refused.clone(),
+            ),
+            (
+                "loopback deletes",
+                Some(&near),
+                &Method::DELETE,
+                "/v1/leases/x",
+                None,
+                false,
+                refused.clone(),
+            ),
+            (
+                "loopback, odd method",
+                Some(&near),
+                &Method::CONNECT,
+                leases,
+                None,
+                false,
+                refused.clone(),
+            ),
+            (
+                "loopback, token",
+                Some(&near),
+                &post,
+                leases,
+                Some(good.as_str()),
+                false,
+                holder.clone(),
+            ),
+            (
+                "afar reads",
+                Some(&far),
+                &get,
+                leases,
+                None,
+                false,
+                refused.clone(),
+            ),
+            (
+                "afar, health",
+                Some(&far),
+                &get,
+                paths::HEALTHZ,
+                None,
+                false,
+                anonymous(false),
+            ),
+            (
+                "afar posts health",
+                Some(&far),
+                &post,
+                paths::HEALTHZ,
+                None,
+                false,
+                refused.clone(),
+            ),
+            (
+                "afar, metrics",
+                Some(&far),
+                &get,
+                paths::METRICS,
+                None,
+                false,
+                refused.clone(),
+            ),
+            (
+                "afar, token",
+                Some(&far),
+                &post,
+                leases,
+                Some(good.as_str()),
+                false,
+                holder,
+            ),
+            (
+                "afar, wrong scheme",
+                Some(&far),
+                &get,
+                leases,
+                Some("Basic abc"),
+                false,
+                refused.clone(),
+            ),
+            (
+                "nobody knows",
+                None,
+                &get,
+                leases,
+                None,
+                true,
+                refused.clone(),
+            ),
         ] {
-            assert_eq!(identify(who, method, path, token, &secrets, dev), expected, "{name}");
+            assert_eq!(
+                identify(who, method, path, token, &secrets, dev),
+                expected,
+                "{name}"
+            );
         }
         let ann = |admin| Ok(("ann".to_owned(), admin));
         for (name, admin, token, expected) in [
@@ -261,6 +456,13 @@ mod tests {
     fn root_is_an_admin_and_nobody_is_not() {
         assert!(UnixUser::look_up(0, 0, "gpu-admin").admin);
         let stranger = UnixUser::look_up(54_321, 54_321, "no-such-group");
-        assert_eq!(stranger, UnixUser { uid: 54_321, name: "uid:54321".into(), admin: false });
+        assert_eq!(
+            stranger,
+            UnixUser {
+                uid: 54_321,
+                name: "uid:54321".into(),
+                admin: false
+            }
+        );
     }
 }

@@ -11,8 +11,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 /// A second look at the socket of a connection.
@@ -27,24 +27,34 @@ impl Line {
     /// Whether the other end has closed its side; a client that half-closes is taken at its word.
     pub(crate) fn is_gone(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(gone)
     }
 
     /// Waits until the other end closes its side.
     pub(crate) async fn hung_up(&self) {
-        let Ok(socket) = AsyncFd::with_interest(self.0.as_fd(), Interest::READABLE) else {
+        let Ok(socket) = self.watched() else {
             return pending().await;
         };
-        while let Ok(mut event) = socket.readable().await {
-            if event.ready().is_read_closed() {
+        while let Ok(ready) = socket.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
                 return;
             }
-            // Bytes that nobody reads yet; the next event is news again.
-            event.clear_ready();
+            // Bytes that nobody reads yet: forgotten, so that what comes next is news again.
+            let unread = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            drop(socket.try_io(Interest::READABLE, unread));
         }
         pending().await
+    }
+
+    /// The socket as one that can be waited on. Only its readiness is asked for, so its family does not matter.
+    fn watched(&self) -> io::Result<UnixStream> {
+        let socket = std::os::unix::net::UnixStream::from(self.0.try_clone()?);
+        UnixStream::from_std(socket)
     }
 }
 
@@ -65,26 +75,40 @@ impl<S> Steady<S> {
     }
 
     /// `write`, unless it has made no progress for too long.
-    fn judge(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn judge(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if write.is_ready() {
             self.stalled = None;
             return write;
         }
         let stall_max = self.stall_max;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_max)));
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(stall_max)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Steady<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let write = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.judge(cx, write)
     }
@@ -113,10 +137,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::AsyncWriteExt;
-    use tokio::net::UnixStream;
     use tokio::time::timeout;
 
     use super::*;
@@ -127,7 +148,9 @@ mod tests {
     async fn a_hang_up_is_noticed_behind_bytes_that_nobody_read() {
         let (near, mut far) = UnixStream::pair().expect("a pair");
         let line = Line::of(&near).expect("a descriptor");
-        far.write_all(b"bytes of a later request").await.expect("room");
+        far.write_all(b"bytes of a later request")
+            .await
+            .expect("room");
         assert!(!line.is_gone());
         let quiet = timeout(Duration::from_millis(50), line.hung_up()).await;
         assert!(quiet.is_err(), "it is still there");

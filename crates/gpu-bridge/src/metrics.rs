@@ -56,7 +56,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("gpu_manager");
         let readings = Readings::registered(&mut registry);
         let denials = Counters::default();
-        registry.register("denials", "Requests for leases that were refused, by reason", denials.clone());
+        registry.register(
+            "denials",
+            "Requests for leases that were refused, by reason",
+            denials.clone(),
+        );
         let latency = Latency::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS_SECS));
         registry.register(
             "http_request_seconds",
@@ -74,13 +78,20 @@ impl Metrics {
 
     /// A request for a lease was refused.
     pub(crate) fn denied(&self, code: ErrorCode) {
-        self.denials.get_or_create(&[("reason", code.to_string())]).inc();
+        self.denials
+            .get_or_create(&[("reason", code.to_string())])
+            .inc();
     }
 
     /// A request was answered.
     pub(crate) fn answered(&self, method: &Method, route: &str, took: Duration) {
-        let labels = [("method", method_label(method).to_owned()), ("route", route.to_owned())];
-        self.latency.get_or_create(&labels).observe(took.as_secs_f64());
+        let labels = [
+            ("method", method_label(method).to_owned()),
+            ("route", route.to_owned()),
+        ];
+        self.latency
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
     }
 
     /// Everything as text.
@@ -109,16 +120,52 @@ impl Readings {
             policy_generation: Gauge::default(),
         };
         let r = &readings;
-        registry.register("leases", "Leases that are known, by state", r.leases.clone());
-        registry.register("waiters", "Requests that wait for a grant", r.waiters.clone());
-        registry.register("grants", "Grants since the start of the broker", r.grants.clone());
-        registry.register("reloads", "Reloads of the policy, by result", r.reloads.clone());
-        registry.register("policy_generation", "The generation of the policy in force", r.policy_generation.clone());
+        registry.register(
+            "leases",
+            "Leases that are known, by state",
+            r.leases.clone(),
+        );
+        registry.register(
+            "waiters",
+            "Requests that wait for a grant",
+            r.waiters.clone(),
+        );
+        registry.register(
+            "grants",
+            "Grants since the start of the broker",
+            r.grants.clone(),
+        );
+        registry.register(
+            "reloads",
+            "Reloads of the policy, by result",
+            r.reloads.clone(),
+        );
+        registry.register(
+            "policy_generation",
+            "The generation of the policy in force",
+            r.policy_generation.clone(),
+        );
         for (name, help, gauges) in [
-            ("device_memory_total_bytes", "Memory of a device", &r.memory_total),
-            ("device_memory_granted_bytes", "Memory granted to leases", &r.memory_granted),
-            ("device_memory_observed_bytes", "Memory in use at the last reading", &r.memory_observed),
-            ("device_memory_foreign_bytes", "Memory in use by processes without a lease", &r.memory_foreign),
+            (
+                "device_memory_total_bytes",
+                "Memory of a device",
+                &r.memory_total,
+            ),
+            (
+                "device_memory_granted_bytes",
+                "Memory granted to leases",
+                &r.memory_granted,
+            ),
+            (
+                "device_memory_observed_bytes",
+                "Memory in use at the last reading",
+                &r.memory_observed,
+            ),
+            (
+                "device_memory_foreign_bytes",
+                "Memory in use by processes without a lease",
+                &r.memory_foreign,
+            ),
         ] {
             registry.register(name, help, gauges.clone());
         }
@@ -131,14 +178,21 @@ impl Readings {
             set(&self.leases, "state", state, count);
         }
         self.waiters.set(gauge_value(snapshot.waiting.len() as u64));
-        self.policy_generation.set(gauge_value(snapshot.counters.generation));
+        self.policy_generation
+            .set(gauge_value(snapshot.counters.generation));
         let granted = snapshot.counters.next_fence.0.saturating_sub(first_fence.0);
-        self.grants.inc_by(granted.saturating_sub(self.grants.get()));
+        self.grants
+            .inc_by(granted.saturating_sub(self.grants.get()));
         self.take_devices(&snapshot.devices);
     }
 
     fn take_devices(&self, devices: &[DeviceState]) {
-        for gauges in [&self.memory_total, &self.memory_granted, &self.memory_observed, &self.memory_foreign] {
+        for gauges in [
+            &self.memory_total,
+            &self.memory_granted,
+            &self.memory_observed,
+            &self.memory_foreign,
+        ] {
             // A device that is gone leaves no line behind.
             gauges.clear();
         }
@@ -154,9 +208,14 @@ impl Readings {
     }
 
     fn count_reloads(&mut self, state: &ReloadState) {
-        let unseen = state.history.iter().filter(|result| result.id > self.reloads_seen);
+        let unseen = state
+            .history
+            .iter()
+            .filter(|result| result.id > self.reloads_seen);
         for result in unseen {
-            self.reloads.get_or_create(&[("result", reload_label(&result.outcome).to_owned())]).inc();
+            self.reloads
+                .get_or_create(&[("result", reload_label(&result.outcome).to_owned())])
+                .inc();
         }
         let newest = state.history.iter().map(|result| result.id).max();
         self.reloads_seen = newest.unwrap_or(self.reloads_seen);
@@ -186,7 +245,9 @@ fn set(gauges: &Gauges, label: &'static str, value: &str, number: u64) {
     // The encoder writes labels as they are.
     let plain = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
     let value = value.chars().filter(|&c| plain(c)).collect();
-    gauges.get_or_create(&[(label, value)]).set(gauge_value(number));
+    gauges
+        .get_or_create(&[(label, value)])
+        .set(gauge_value(number));
 }
 
 fn gauge_value(number: u64) -> i64 {

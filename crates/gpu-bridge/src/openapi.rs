@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use gpu_api::{
-    AcquireRequest, CordonRequest, Device, DeviceDrainResult, DeviceList, DrainRequest, EmergencyRequest,
-    EmergencyResult, ErrorCode, Event, FenceAnswer, FenceCheck, Health, IDEMPOTENCY_KEY_HEADER,
-    LEASE_SECRET_HEADER, Lease, LeaseList, LeaseListQuery, LeaseQuery, Policy, PolicyCheck, PolicyCheckRequest,
-    Problem, Queue, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch, Status, paths,
+    AcquireRequest, CordonRequest, Device, DeviceDrainResult, DeviceList, DrainRequest,
+    EmergencyRequest, EmergencyResult, ErrorCode, Event, FenceAnswer, FenceCheck, Health,
+    IDEMPOTENCY_KEY_HEADER, LEASE_SECRET_HEADER, Lease, LeaseList, LeaseListQuery, LeaseQuery,
+    Policy, PolicyCheck, PolicyCheckRequest, Problem, Queue, ReloadRequest, ReloadResult,
+    ReloadState, ReloadSwitch, Status, paths,
 };
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem,
+};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{ComponentsBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ContentBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required,
-    ResponseBuilder, ResponsesBuilder,
+    ContentBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder, PathsBuilder, Ref, RefOr,
+    Required, ResponseBuilder, ResponsesBuilder,
 };
 use utoipa::{IntoParams, ToSchema};
 
@@ -37,13 +40,16 @@ struct Operation {
     summary: &'static str,
     parameters: Vec<Parameter>,
     body: Option<(RefOr<Schema>, Required)>,
-    answers: Vec<(u16, &'static str, Answer)>,
+    answers: Vec<Answer>,
     problems: Vec<ErrorCode>,
 }
 
-enum Answer {
-    Json(RefOr<Schema>),
-    Text(&'static str),
+/// A good answer.
+struct Answer {
+    status: u16,
+    words: &'static str,
+    kind: &'static str,
+    schema: RefOr<Schema>,
 }
 
 /// The schemas that the operations refer to, by name.
@@ -62,8 +68,15 @@ impl Schemas {
 }
 
 impl Operation {
-    fn new(method: HttpMethod, path: &'static str, id: &'static str, summary: &'static str) -> Self {
-        let parameters = path.contains("{id}").then(|| text_parameter("id", ParameterIn::Path, "The id."));
+    fn new(
+        method: HttpMethod,
+        path: &'static str,
+        id: &'static str,
+        summary: &'static str,
+    ) -> Self {
+        let parameters = path
+            .contains("{id}")
+            .then(|| text_parameter("id", ParameterIn::Path, "The id."));
         Self {
             method,
             path,
@@ -100,17 +113,28 @@ impl Operation {
     }
 
     fn query<Q: IntoParams>(mut self) -> Self {
-        self.parameters.extend(Q::into_params(|| Some(ParameterIn::Query)));
+        self.parameters
+            .extend(Q::into_params(|| Some(ParameterIn::Query)));
         self.or(&[ErrorCode::BadRequest])
     }
 
     fn answers(mut self, status: u16, words: &'static str, schema: RefOr<Schema>) -> Self {
-        self.answers.push((status, words, Answer::Json(schema)));
+        self.answers.push(Answer {
+            status,
+            words,
+            kind: JSON,
+            schema,
+        });
         self
     }
 
     fn text(mut self, words: &'static str, kind: &'static str) -> Self {
-        self.answers.push((200, words, Answer::Text(kind)));
+        self.answers.push(Answer {
+            status: 200,
+            words,
+            kind,
+            schema: ObjectBuilder::new().schema_type(Type::String).into(),
+        });
         self
     }
 
@@ -121,17 +145,26 @@ impl Operation {
 
     fn described(self, problem: &RefOr<Schema>) -> PathItem {
         let mut responses = ResponsesBuilder::new();
-        for (status, words, answer) in self.answers {
-            responses = responses.response(status.to_string(), response(words, answer));
+        for answer in self.answers {
+            let content = ContentBuilder::new().schema(Some(answer.schema)).build();
+            let described = ResponseBuilder::new()
+                .description(answer.words)
+                .content(answer.kind, content);
+            responses = responses.response(answer.status.to_string(), described);
         }
         for (status, words) in by_status(&self.problems) {
             let content = ContentBuilder::new().schema(Some(problem.clone())).build();
-            let described = ResponseBuilder::new().description(words).content(PROBLEM, content);
+            let described = ResponseBuilder::new()
+                .description(words)
+                .content(PROBLEM, content);
             responses = responses.response(status.to_string(), described);
         }
         let body = self.body.map(|(schema, required)| {
             let content = ContentBuilder::new().schema(Some(schema)).build();
-            RequestBodyBuilder::new().content(JSON, content).required(Some(required)).build()
+            RequestBodyBuilder::new()
+                .content(JSON, content)
+                .required(Some(required))
+                .build()
         });
         let operation = OperationBuilder::new()
             .operation_id(Some(self.id))
@@ -152,7 +185,11 @@ const BODY_PROBLEMS: [ErrorCode; 5] = [
     ErrorCode::UnsupportedMediaType,
 ];
 /// What an operator verb can be told.
-const ADMIN_PROBLEMS: [ErrorCode; 3] = [ErrorCode::Forbidden, ErrorCode::Overloaded, ErrorCode::ShuttingDown];
+const ADMIN_PROBLEMS: [ErrorCode; 3] = [
+    ErrorCode::Forbidden,
+    ErrorCode::Overloaded,
+    ErrorCode::ShuttingDown,
+];
 /// What a holder can be told.
 const HOLDER_PROBLEMS: [ErrorCode; 5] = [
     ErrorCode::Ended,
@@ -198,13 +235,17 @@ fn document() -> String {
             SecurityRequirement::new(TOKEN_SCHEME, nothing),
         ]))
         .build();
-    let mut text = document.to_pretty_json().expect("the document is plain data with text as keys");
+    let mut text = document
+        .to_pretty_json()
+        .expect("the document is plain data with text as keys");
     text.push('\n');
     text
 }
 
 fn info() -> utoipa::openapi::Info {
-    let license = LicenseBuilder::new().name("Apache-2.0 OR MIT").identifier(Some("Apache-2.0 OR MIT"));
+    let license = LicenseBuilder::new()
+        .name("Apache-2.0 OR MIT")
+        .identifier(Some("Apache-2.0 OR MIT"));
     InfoBuilder::new()
         .title("gpu-manager")
         .version(env!("CARGO_PKG_VERSION"))
@@ -227,8 +268,18 @@ fn operations(schemas: &mut Schemas) -> Vec<Operation> {
 
 fn lease_operations(schemas: &mut Schemas) -> Vec<Operation> {
     let lease = schemas.of::<Lease>();
-    let secret = || text_parameter(LEASE_SECRET_HEADER, ParameterIn::Header, "The lease's secret; its verified user and admins need none.");
-    let key = text_parameter(IDEMPOTENCY_KEY_HEADER, ParameterIn::Header, "The same key answers the same lease; 1 to 128 visible ASCII characters.");
+    let secret = || {
+        text_parameter(
+            LEASE_SECRET_HEADER,
+            ParameterIn::Header,
+            "The lease's secret; its verified user and admins need none.",
+        )
+    };
+    let key = text_parameter(
+        IDEMPOTENCY_KEY_HEADER,
+        ParameterIn::Header,
+        "The same key answers the same lease; 1 to 128 visible ASCII characters.",
+    );
     let held = |path, id, summary, words| {
         Operation::post(path, id, summary)
             .with(secret())
@@ -241,29 +292,65 @@ fn lease_operations(schemas: &mut Schemas) -> Vec<Operation> {
             .body(schemas.of::<AcquireRequest>())
             .answers(201, "Granted; with the lease's secret.", lease.clone())
             .answers(202, "Queued; with the lease's secret.", lease.clone())
-            .answers(200, "A replay of a request whose lease has ended.", lease.clone())
+            .answers(
+                200,
+                "A replay of a request whose lease has ended.",
+                lease.clone(),
+            )
             .or(&ACQUIRE_PROBLEMS)
             .or(&[ErrorCode::Forbidden, ErrorCode::Overloaded]),
         Operation::get(paths::LEASES, "leases", "The leases, a page at a time")
             .query::<LeaseListQuery>()
             .answers(200, "A page.", schemas.of::<LeaseList>()),
-        Operation::get(paths::LEASE, "lease", "One lease, now or after its next change")
-            .query::<LeaseQuery>()
-            .answers(200, "The lease.", lease.clone())
-            .or(&[ErrorCode::NotFound, ErrorCode::Overloaded]),
+        Operation::get(
+            paths::LEASE,
+            "lease",
+            "One lease, now or after its next change",
+        )
+        .query::<LeaseQuery>()
+        .answers(200, "The lease.", lease.clone())
+        .or(&[ErrorCode::NotFound, ErrorCode::Overloaded]),
         Operation {
             method: HttpMethod::Delete,
-            ..held(paths::LEASE, "release", "Give a lease back, or leave the queue", "The lease, over.")
+            ..held(
+                paths::LEASE,
+                "release",
+                "Give a lease back, or leave the queue",
+                "The lease, over.",
+            )
         },
-        held(paths::LEASE_RELEASE, "release_by_post", "Give a lease back, or leave the queue", "The lease, over."),
-        held(paths::LEASE_RENEW, "renew", "Heartbeat", "The lease; `draining` asks to go."),
-        held(paths::LEASE_READY, "ready", "End of the load phase", "The lease.").or(&[ErrorCode::WrongState]),
-        Operation::post(paths::FENCES_CHECK, "check_fence", "Whether a fence is still current")
-            .body(schemas.of::<FenceCheck>())
-            .answers(200, "The answer.", schemas.of::<FenceAnswer>())
-            .or(&[ErrorCode::NotFound]),
-        Operation::get(paths::QUEUE, "queue", "Who waits, and why")
-            .answers(200, "The waiters in order of service.", schemas.of::<Queue>()),
+        held(
+            paths::LEASE_RELEASE,
+            "release_by_post",
+            "Give a lease back, or leave the queue",
+            "The lease, over.",
+        ),
+        held(
+            paths::LEASE_RENEW,
+            "renew",
+            "Heartbeat",
+            "The lease; `draining` asks to go.",
+        ),
+        held(
+            paths::LEASE_READY,
+            "ready",
+            "End of the load phase",
+            "The lease.",
+        )
+        .or(&[ErrorCode::WrongState]),
+        Operation::post(
+            paths::FENCES_CHECK,
+            "check_fence",
+            "Whether a fence is still current",
+        )
+        .body(schemas.of::<FenceCheck>())
+        .answers(200, "The answer.", schemas.of::<FenceAnswer>())
+        .or(&[ErrorCode::NotFound]),
+        Operation::get(paths::QUEUE, "queue", "Who waits, and why").answers(
+            200,
+            "The waiters in order of service.",
+            schemas.of::<Queue>(),
+        ),
     ]
 }
 
@@ -277,14 +364,27 @@ fn operator_operations(schemas: &mut Schemas) -> Vec<Operation> {
     };
     let notice = schemas.of::<DrainRequest>();
     vec![
-        on_lease(paths::LEASE_DRAIN, "drain_lease", "Admin: ask a holder to go by a deadline", notice.clone())
-            .or(&[ErrorCode::WrongState]),
+        on_lease(
+            paths::LEASE_DRAIN,
+            "drain_lease",
+            "Admin: ask a holder to go by a deadline",
+            notice.clone(),
+        )
+        .or(&[ErrorCode::WrongState]),
         on_lease(paths::LEASE_REVOKE, "revoke", "Admin: end a lease", notice),
-        Operation::post(paths::EMERGENCY_RELEASE, "emergency_release", "Admin: end what is stuck, or everything")
-            .body(schemas.of::<EmergencyRequest>())
-            .answers(200, "What was ended, and what is really free.", schemas.of::<EmergencyResult>())
-            .or(&[ErrorCode::NotFound])
-            .or(&ADMIN_PROBLEMS),
+        Operation::post(
+            paths::EMERGENCY_RELEASE,
+            "emergency_release",
+            "Admin: end what is stuck, or everything",
+        )
+        .body(schemas.of::<EmergencyRequest>())
+        .answers(
+            200,
+            "What was ended, and what is really free.",
+            schemas.of::<EmergencyResult>(),
+        )
+        .or(&[ErrorCode::NotFound])
+        .or(&ADMIN_PROBLEMS),
     ]
 }
 
@@ -299,41 +399,92 @@ fn device_operations(schemas: &mut Schemas) -> Vec<Operation> {
             .or(&ADMIN_PROBLEMS)
     };
     vec![
-        Operation::get(paths::DEVICES, "devices", "The devices, with what is held and read on them")
-            .answers(200, "The devices.", schemas.of::<DeviceList>()),
-        on_device(paths::DEVICE_CORDON, "cordon", "Admin: no new grants on a device"),
-        on_device(paths::DEVICE_UNCORDON, "uncordon", "Admin: grants on a device again"),
-        on_device(paths::DEVICE_CLEAR_QUARANTINE, "clear_quarantine", "Admin: believe that quarantined memory is free"),
-        Operation::post(paths::DEVICE_DRAIN, "drain_device", "Admin: cordon a device and ask its holders to go")
-            .optional_body(schemas.of::<DrainRequest>())
-            .answers(200, "The device and its leases.", schemas.of::<DeviceDrainResult>())
-            .or(&[ErrorCode::NotFound])
-            .or(&ADMIN_PROBLEMS),
+        Operation::get(
+            paths::DEVICES,
+            "devices",
+            "The devices, with what is held and read on them",
+        )
+        .answers(200, "The devices.", schemas.of::<DeviceList>()),
+        on_device(
+            paths::DEVICE_CORDON,
+            "cordon",
+            "Admin: no new grants on a device",
+        ),
+        on_device(
+            paths::DEVICE_UNCORDON,
+            "uncordon",
+            "Admin: grants on a device again",
+        ),
+        on_device(
+            paths::DEVICE_CLEAR_QUARANTINE,
+            "clear_quarantine",
+            "Admin: believe that quarantined memory is free",
+        ),
+        Operation::post(
+            paths::DEVICE_DRAIN,
+            "drain_device",
+            "Admin: cordon a device and ask its holders to go",
+        )
+        .optional_body(schemas.of::<DrainRequest>())
+        .answers(
+            200,
+            "The device and its leases.",
+            schemas.of::<DeviceDrainResult>(),
+        )
+        .or(&[ErrorCode::NotFound])
+        .or(&ADMIN_PROBLEMS),
     ]
 }
 
 fn policy_operations(schemas: &mut Schemas) -> Vec<Operation> {
     let state = schemas.of::<ReloadState>();
     vec![
-        Operation::post(paths::HOT_RELOAD, "reload", "Admin: reload the policy now, and wait for the result")
-            .optional_body(schemas.of::<ReloadRequest>())
-            .answers(200, "What came of it; files that do not compile are a result.", schemas.of::<ReloadResult>())
-            .or(&[ErrorCode::PolicyChanged])
-            .or(&ADMIN_PROBLEMS),
-        Operation::get(paths::HOT_RELOAD, "reload_state", "How the policy watch stands")
-            .answers(200, "The policy watch.", state.clone()),
+        Operation::post(
+            paths::HOT_RELOAD,
+            "reload",
+            "Admin: reload the policy now, and wait for the result",
+        )
+        .optional_body(schemas.of::<ReloadRequest>())
+        .answers(
+            200,
+            "What came of it; files that do not compile are a result.",
+            schemas.of::<ReloadResult>(),
+        )
+        .or(&[ErrorCode::PolicyChanged])
+        .or(&ADMIN_PROBLEMS),
+        Operation::get(
+            paths::HOT_RELOAD,
+            "reload_state",
+            "How the policy watch stands",
+        )
+        .answers(200, "The policy watch.", state.clone()),
         Operation {
             method: HttpMethod::Put,
-            ..Operation::post(paths::HOT_RELOAD, "switch_reload", "Admin: switch the policy watch")
-                .body(schemas.of::<ReloadSwitch>())
-                .answers(200, "The policy watch.", state)
-                .or(&ADMIN_PROBLEMS)
+            ..Operation::post(
+                paths::HOT_RELOAD,
+                "switch_reload",
+                "Admin: switch the policy watch",
+            )
+            .body(schemas.of::<ReloadSwitch>())
+            .answers(200, "The policy watch.", state)
+            .or(&ADMIN_PROBLEMS)
         },
-        Operation::get(paths::POLICY, "policy", "The policy in force")
-            .answers(200, "The policy.", schemas.of::<Policy>()),
-        Operation::post(paths::POLICY_CHECK, "check_policy", "Compile texts without loading them")
-            .body(schemas.of::<PolicyCheckRequest>())
-            .answers(200, "What they would change, or all that is wrong with them.", schemas.of::<PolicyCheck>()),
+        Operation::get(paths::POLICY, "policy", "The policy in force").answers(
+            200,
+            "The policy.",
+            schemas.of::<Policy>(),
+        ),
+        Operation::post(
+            paths::POLICY_CHECK,
+            "check_policy",
+            "Compile texts without loading them",
+        )
+        .body(schemas.of::<PolicyCheckRequest>())
+        .answers(
+            200,
+            "What they would change, or all that is wrong with them.",
+            schemas.of::<PolicyCheck>(),
+        ),
     ]
 }
 
@@ -341,20 +492,38 @@ fn status_operations(schemas: &mut Schemas) -> Vec<Operation> {
     let health = schemas.of::<Health>();
     // The data of one server-sent event.
     schemas.of::<Event>();
-    let last = text_parameter("last-event-id", ParameterIn::Header, "The id of the last event that was seen: what follows is told first.");
+    let last = text_parameter(
+        "last-event-id",
+        ParameterIn::Header,
+        "The id of the last event that was seen: what follows is told first.",
+    );
     let ready = |path, id| {
         Operation::get(path, id, "Whether the broker grants")
             .answers(200, "It does.", health.clone())
             .or(&[ErrorCode::Recovering, ErrorCode::ShuttingDown])
     };
     vec![
-        Operation::get(paths::EVENTS, "events", "What happens, as server-sent events")
-            .with(last)
-            .text("Events; the data of each is an `Event`. An event `reset` says that history was lost.", "text/event-stream")
-            .or(&[ErrorCode::Overloaded]),
-        Operation::get(paths::STATUS, "status", "The broker at a glance")
-            .answers(200, "The broker.", schemas.of::<Status>()),
-        Operation::get(paths::HEALTHZ, "healthz", "Whether the process answers").answers(200, "It does.", health.clone()),
+        Operation::get(
+            paths::EVENTS,
+            "events",
+            "What happens, as server-sent events",
+        )
+        .with(last)
+        .text(
+            "Events; the data of each is an `Event`. An event `reset` says that history was lost.",
+            "text/event-stream",
+        )
+        .or(&[ErrorCode::Overloaded]),
+        Operation::get(paths::STATUS, "status", "The broker at a glance").answers(
+            200,
+            "The broker.",
+            schemas.of::<Status>(),
+        ),
+        Operation::get(paths::HEALTHZ, "healthz", "Whether the process answers").answers(
+            200,
+            "It does.",
+            health.clone(),
+        ),
         ready(paths::READYZ, "readyz"),
         ready(paths::HEALTH, "health"),
         Operation::get(paths::METRICS, "metrics", "Numbers for Prometheus")
@@ -377,17 +546,13 @@ fn text_parameter(name: &str, place: ParameterIn, words: &str) -> Parameter {
         .build()
 }
 
-fn response(words: &str, answer: Answer) -> ResponseBuilder {
-    let (kind, content) = match answer {
-        Answer::Json(schema) => (JSON, ContentBuilder::new().schema(Some(schema))),
-        Answer::Text(kind) => (kind, ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String)))),
-    };
-    ResponseBuilder::new().description(words).content(kind, content.build())
-}
-
 /// The codes of each status, as one line.
 fn by_status(codes: &[ErrorCode]) -> BTreeMap<u16, String> {
-    let everywhere = [ErrorCode::HostRefused, ErrorCode::OriginRefused, ErrorCode::Unauthorized];
+    let everywhere = [
+        ErrorCode::HostRefused,
+        ErrorCode::OriginRefused,
+        ErrorCode::Unauthorized,
+    ];
     let mut codes: Vec<ErrorCode> = codes.iter().copied().chain(everywhere).collect();
     codes.sort_unstable();
     codes.dedup();

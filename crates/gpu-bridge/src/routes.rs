@@ -76,8 +76,14 @@ fn routes() -> Router<Shared> {
         .route(paths::DEVICE_CORDON, post(device::cordon))
         .route(paths::DEVICE_UNCORDON, post(device::uncordon))
         .route(paths::DEVICE_DRAIN, post(device::drain))
-        .route(paths::DEVICE_CLEAR_QUARANTINE, post(device::clear_quarantine))
-        .route(paths::HOT_RELOAD, get(reload::state).post(reload::trigger).put(reload::switch))
+        .route(
+            paths::DEVICE_CLEAR_QUARANTINE,
+            post(device::clear_quarantine),
+        )
+        .route(
+            paths::HOT_RELOAD,
+            get(reload::state).post(reload::trigger).put(reload::switch),
+        )
         .route(paths::POLICY, get(policy::live))
         .route(paths::POLICY_CHECK, post(policy::check))
         .route(paths::QUEUE, get(lease::queue))
@@ -99,7 +105,10 @@ fn routes() -> Router<Shared> {
 /// Lets through what may be answered, with who is asking.
 async fn screen(State(bridge): State<Shared>, mut request: Request, next: Next) -> Response<Body> {
     let has_body = !request.body().is_end_stream();
-    let passed = match bridge.guard.check(request.uri(), request.headers(), has_body) {
+    let passed = match bridge
+        .guard
+        .check(request.uri(), request.headers(), has_body)
+    {
         Ok(passed) => passed,
         Err(problem) => return with_common_headers(Refusal::from(problem).into_response(), None),
     };
@@ -130,7 +139,10 @@ fn admit(bridge: &Bridge, request: &mut Request, _: Passed) -> Result<(), Refusa
 async fn observe(State(bridge): State<Shared>, request: Request, next: Next) -> Response<Body> {
     let began = Instant::now();
     let method = request.method().clone();
-    let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let matched = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
     let response = match query_refused(&request, matched.as_deref()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
@@ -142,7 +154,8 @@ async fn observe(State(bridge): State<Shared>, request: Request, next: Next) -> 
 
 fn query_refused(request: &Request, route: Option<&str>) -> Option<Refusal> {
     let query = request.uri().query().unwrap_or_default();
-    let understood = route.is_none_or(|route| !route.starts_with("/v1/") || WITH_QUERY.contains(&route));
+    let understood =
+        route.is_none_or(|route| !route.starts_with("/v1/") || WITH_QUERY.contains(&route));
     (!query.is_empty() && !understood).then(|| bad_request("this path takes no query"))
 }
 
@@ -160,20 +173,34 @@ fn preflight() -> Response<Body> {
 }
 
 /// What every answer says; only a listed origin may read it from another page.
-fn with_common_headers(mut response: Response<Body>, listed: Option<HeaderValue>) -> Response<Body> {
+fn with_common_headers(
+    mut response: Response<Body>,
+    listed: Option<HeaderValue>,
+) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(VARY, HeaderValue::from(ORIGIN));
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     if let Some(origin) = listed {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+        headers.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("retry-after"),
+        );
     }
     response
 }
 
 async fn no_such_path(request: Request) -> Refusal {
-    let shown: String = request.uri().path().chars().take(128).flat_map(char::escape_debug).collect();
+    let shown: String = request
+        .uri()
+        .path()
+        .chars()
+        .take(128)
+        .flat_map(char::escape_debug)
+        .collect();
     Problem::new(ErrorCode::NotFound, format!("no path `{shown}`"))
         .with_hint("`GET /openapi.json` describes every path")
         .into()
@@ -181,17 +208,25 @@ async fn no_such_path(request: Request) -> Refusal {
 
 async fn no_such_method(method: Method, request: Request) -> Refusal {
     let shown: String = method.as_str().chars().take(32).collect();
-    let path = request.extensions().get::<MatchedPath>().map_or("this path", |path| path.as_str());
-    Problem::new(ErrorCode::MethodNotAllowed, format!("`{path}` has no `{shown}`"))
-        .with_hint("the header `Allow` names what it has")
-        .into()
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("this path", |path| path.as_str());
+    Problem::new(
+        ErrorCode::MethodNotAllowed,
+        format!("`{path}` has no `{shown}`"),
+    )
+    .with_hint("the header `Allow` names what it has")
+    .into()
 }
 
 /// `value` as the body of a good answer.
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let mut response = Response::new(Body::from(json_bytes(value)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -116,7 +116,8 @@ impl Secrets {
     }
 
     fn mac(&self, id: LeaseId) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.lease_key).expect("HMAC takes a key of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.lease_key)
+            .expect("HMAC takes a key of any length");
         mac.update(id.to_string().as_bytes());
         mac
     }
@@ -184,7 +185,11 @@ fn create_if_absent(path: &Path) -> Result<(), SecretError> {
 }
 
 fn write_new(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     writeln!(file, "{}", hex(&random()))?;
     file.sync_all()?;
     match path.parent() {
@@ -223,10 +228,14 @@ fn read_private(path: &Path) -> Result<(Stamp, String), SecretError> {
     let metadata = file.metadata().map_err(failed)?;
     let own = metadata.uid() == rustix::process::geteuid().as_raw();
     if !own || metadata.mode() & 0o077 != 0 || !metadata.is_file() {
-        return Err(SecretError::Exposed { path: path.to_owned() });
+        return Err(SecretError::Exposed {
+            path: path.to_owned(),
+        });
     }
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    file.take(FILE_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
     Ok((Stamp::of(&metadata), text.trim().to_owned()))
 }
 
@@ -297,17 +306,27 @@ mod tests {
         drop(Secrets::open(dir.path()).expect("an empty directory"));
         let path = dir.path().join(LEASE_KEY_FILE);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("our own file");
-        assert!(matches!(Secrets::open(dir.path()), Err(SecretError::Exposed { .. })));
+        assert!(matches!(
+            Secrets::open(dir.path()),
+            Err(SecretError::Exposed { .. })
+        ));
     }
 
     #[test]
     fn what_is_no_secret_is_refused() {
-        for (name, text) in [(TOKEN_FILE, ""), (TOKEN_FILE, "short\n"), (LEASE_KEY_FILE, "zz")] {
+        for (name, text) in [
+            (TOKEN_FILE, ""),
+            (TOKEN_FILE, "short\n"),
+            (LEASE_KEY_FILE, "zz"),
+        ] {
             let dir = tempfile::tempdir().expect("a directory");
             drop(Secrets::open(dir.path()).expect("an empty directory"));
             fs::write(dir.path().join(name), text).expect("our own file");
             let error = Secrets::open(dir.path()).expect_err("damaged");
-            assert!(matches!(error, SecretError::Damaged { .. }), "{name} {text:?}: {error}");
+            assert!(
+                matches!(error, SecretError::Damaged { .. }),
+                "{name} {text:?}: {error}"
+            );
         }
     }
 
@@ -318,7 +337,13 @@ mod tests {
         let secret = secrets.of_lease(one);
         assert_eq!(secret, secrets.of_lease(one));
         assert!(secrets.is_of_lease(one, &secret));
-        for wrong in ["", "x", "l-000000000001", &secret[..42], &secrets.of_lease(two)] {
+        for wrong in [
+            "",
+            "x",
+            "l-000000000001",
+            &secret[..42],
+            &secrets.of_lease(two),
+        ] {
             assert!(!secrets.is_of_lease(one, wrong), "{wrong}");
         }
         assert!(!Secrets::ephemeral().is_of_lease(one, &secret));

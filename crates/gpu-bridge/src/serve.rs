@@ -55,12 +55,29 @@ pub struct Listeners {
 ///
 /// # Errors
 /// A listener has no address.
-pub async fn serve(listeners: Listeners, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let tcp = listeners.tcp.as_ref().map(TcpListener::local_addr).transpose()?;
-    let unix = listeners.unix.as_ref().map(socket_path).transpose()?.flatten();
+pub async fn serve(
+    listeners: Listeners,
+    app: App,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let tcp = listeners
+        .tcp
+        .as_ref()
+        .map(TcpListener::local_addr)
+        .transpose()?;
+    let unix = listeners
+        .unix
+        .as_ref()
+        .map(socket_path)
+        .transpose()?
+        .flatten();
     let addresses = tcp.iter().map(|address| format!("http://{address}"));
     let paths = unix.iter().map(|path| format!("unix:{path}"));
-    let bridge = Arc::new(Bridge::new(app, tcp.as_slice(), addresses.chain(paths).collect()));
+    let bridge = Arc::new(Bridge::new(
+        app,
+        tcp.as_slice(),
+        addresses.chain(paths).collect(),
+    ));
     let (closing, _) = watch::channel(false);
     let hub = |bridge: &Arc<Bridge>| Hub {
         bridge: bridge.clone(),
@@ -151,11 +168,20 @@ impl Hub {
         }
     }
 
-    fn connection<S>(&self, stream: S, caught: Caught, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send + use<S>
+    fn connection<S>(
+        &self,
+        stream: S,
+        caught: Caught,
+        permit: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + use<S>
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
-        let (bridge, router, closing) = (self.bridge.clone(), self.router.clone(), self.closing.clone());
+        let (bridge, router, closing) = (
+            self.bridge.clone(),
+            self.router.clone(),
+            self.closing.clone(),
+        );
         async move {
             if let Err(error) = converse(bridge, router, stream, caught, closing).await {
                 tracing::debug!("a connection ended: {error}");
@@ -166,7 +192,10 @@ impl Hub {
 }
 
 /// The next connection, once there is room for it.
-async fn take<S: Source>(source: &S, slots: Arc<Semaphore>) -> io::Result<(S::Stream, Caught, OwnedSemaphorePermit)> {
+async fn take<S: Source>(
+    source: &S,
+    slots: Arc<Semaphore>,
+) -> io::Result<(S::Stream, Caught, OwnedSemaphorePermit)> {
     let permit = slots.acquire_owned().await.map_err(io::Error::other)?;
     let (stream, caught) = source.next().await?;
     Ok((stream, caught, permit))
@@ -216,7 +245,9 @@ async fn known(caught: Caught, bridge: &Arc<Bridge>) -> io::Result<Peer> {
     };
     let bridge = bridge.clone();
     let look_up = move || UnixUser::look_up(uid, gid, &bridge.config.admin_group);
-    let user = tokio::task::spawn_blocking(look_up).await.map_err(io::Error::other)?;
+    let user = tokio::task::spawn_blocking(look_up)
+        .await
+        .map_err(io::Error::other)?;
     Ok(Peer::Unix(Arc::new(user)))
 }
 

@@ -154,11 +154,11 @@ async fn take_apart(
     }
 }
 
-fn bridge_config(
-    config: &Config,
-    notes: Warnings,
-) -> Result<gpu_bridge::Config, String> {
-    let origins = config.allowed_origins.iter().map(|origin| origin.parse::<Origin>());
+fn bridge_config(config: &Config, notes: Warnings) -> Result<gpu_bridge::Config, String> {
+    let origins = config
+        .allowed_origins
+        .iter()
+        .map(|origin| origin.parse::<Origin>());
     let secrets = match config.ephemeral {
         true => Secrets::ephemeral(),
         false => Secrets::open(&config.state_dir).map_err(|error| error.to_string())?,

@@ -23,10 +23,11 @@ pub(crate) fn unavailable(why: Unavailable) -> Problem {
 pub(crate) fn acquire_refused(error: &AcquireError, scene: &Scene<'_>) -> Problem {
     match error {
         AcquireError::Denied(denial) => denied(denial, scene),
-        AcquireError::Unavailable(Unavailable::Overloaded) => {
-            Problem::new(ErrorCode::QueueFull, "too many requests for leases are on their way")
-                .with_retry_after_ms(RETRY_SOON_MS)
-        }
+        AcquireError::Unavailable(Unavailable::Overloaded) => Problem::new(
+            ErrorCode::QueueFull,
+            "too many requests for leases are on their way",
+        )
+        .with_retry_after_ms(RETRY_SOON_MS),
         AcquireError::Unavailable(Unavailable::Stopping) => unavailable(Unavailable::Stopping),
     }
 }
@@ -35,14 +36,18 @@ pub(crate) fn acquire_refused(error: &AcquireError, scene: &Scene<'_>) -> Proble
 pub(crate) fn lease_refused(error: &LeaseCommandError, id: LeaseId) -> Problem {
     match error {
         LeaseCommandError::Refused(LeaseError::Ended(reason)) => {
-            let mut problem = Problem::new(ErrorCode::Ended, format!("lease `{id}` has ended: {reason}"));
+            let mut problem = Problem::new(
+                ErrorCode::Ended,
+                format!("lease `{id}` has ended: {reason}"),
+            );
             problem.lease = Some(id.to_string());
             problem.with_hint("ask for another lease")
         }
         LeaseCommandError::Refused(LeaseError::NotFound) => no_such_lease(id),
-        LeaseCommandError::Refused(LeaseError::NotGranted) => {
-            Problem::new(ErrorCode::WrongState, format!("lease `{id}` waits and holds nothing"))
-        }
+        LeaseCommandError::Refused(LeaseError::NotGranted) => Problem::new(
+            ErrorCode::WrongState,
+            format!("lease `{id}` waits and holds nothing"),
+        ),
         LeaseCommandError::Unavailable(why) => unavailable(*why),
     }
 }
@@ -62,14 +67,17 @@ pub(crate) fn no_such_lease(id: LeaseId) -> Problem {
 
 pub(crate) fn no_such_device(id: &str) -> Problem {
     let shown: String = id.chars().take(128).flat_map(char::escape_debug).collect();
-    Problem::new(ErrorCode::NotFound, format!("no device `{shown}`")).with_hint("`GET /v1/devices` lists them")
+    Problem::new(ErrorCode::NotFound, format!("no device `{shown}`"))
+        .with_hint("`GET /v1/devices` lists them")
 }
 
 /// A wait on a connection ended without a grant.
 pub(crate) fn over(reason: EndReason, waited: Ms, last: Option<Waiting>) -> Problem {
     let sentence = last.as_ref().map(|waiting| waiting.reason.clone());
     let mut problem = match reason {
-        EndReason::WaitTimeout if waited == Ms(0) => does_not_fit(sentence.unwrap_or_else(|| "no device has room now".to_owned())),
+        EndReason::WaitTimeout if waited == Ms(0) => {
+            does_not_fit(sentence.unwrap_or_else(|| "no device has room now".to_owned()))
+        }
         EndReason::WaitTimeout => wait_over(waited, sentence),
         EndReason::Denied => Problem::new(ErrorCode::Denied, "a new policy refuses the request"),
         EndReason::Cancelled
@@ -82,7 +90,9 @@ pub(crate) fn over(reason: EndReason, waited: Ms, last: Option<Waiting>) -> Prob
         | EndReason::Preempted
         | EndReason::ProcessGone
         | EndReason::Released
-        | EndReason::Revoked => Problem::new(ErrorCode::Ended, format!("the request was ended: {reason}")),
+        | EndReason::Revoked => {
+            Problem::new(ErrorCode::Ended, format!("the request was ended: {reason}"))
+        }
     };
     problem.waiting = last.map(Box::new);
     problem
@@ -91,21 +101,28 @@ pub(crate) fn over(reason: EndReason, waited: Ms, last: Option<Waiting>) -> Prob
 fn denied(denial: &Denial, scene: &Scene<'_>) -> Problem {
     let plain = |code| Problem::new(code, denial.to_string());
     match denial {
-        Denial::ByPolicy { rule, .. } => plain(ErrorCode::Denied).with_hint(format!("`{rule}` of the policy refuses it; `GET /v1/policy` shows the files")),
+        Denial::ByPolicy { rule, .. } => plain(ErrorCode::Denied).with_hint(format!(
+            "`{rule}` of the policy refuses it; `GET /v1/policy` shows the files"
+        )),
         Denial::DoesNotFit(why) => {
-            let mut problem = does_not_fit(why.to_string()).with_retry_after_ms(retry_after_ms(why, scene.now));
+            let mut problem =
+                does_not_fit(why.to_string()).with_retry_after_ms(retry_after_ms(why, scene.now));
             problem.waiting = Some(Box::new(scene.reason(why)));
             problem
         }
-        Denial::IdempotencyMismatch => plain(ErrorCode::IdempotencyMismatch).with_hint("take a fresh key for another request"),
-        Denial::NeverFits(_) => plain(ErrorCode::NeverFits).with_hint("ask for less; `GET /v1/devices` shows what there is"),
+        Denial::IdempotencyMismatch => {
+            plain(ErrorCode::IdempotencyMismatch).with_hint("take a fresh key for another request")
+        }
+        Denial::NeverFits(_) => plain(ErrorCode::NeverFits)
+            .with_hint("ask for less; `GET /v1/devices` shows what there is"),
         Denial::QueueFull { .. } => plain(ErrorCode::QueueFull).with_retry_after_ms(RETRY_SOON_MS),
         Denial::Recovering => plain(ErrorCode::Recovering).with_retry_after_ms(RETRY_SOON_MS),
     }
 }
 
 fn does_not_fit(sentence: String) -> Problem {
-    Problem::new(ErrorCode::DoesNotFit, sentence).with_hint("wait with `\"wait\": \"5m\"`, or queue with `\"queue\": true`")
+    Problem::new(ErrorCode::DoesNotFit, sentence)
+        .with_hint("wait with `\"wait\": \"5m\"`, or queue with `\"queue\": true`")
 }
 
 fn wait_over(waited: Ms, sentence: Option<String>) -> Problem {
@@ -135,7 +152,11 @@ mod tests {
             (EndReason::Emergency, Ms(5), ErrorCode::Ended),
             (EndReason::Cancelled, Ms(5), ErrorCode::Ended),
         ] {
-            assert_eq!(over(reason, waited, None).code, code, "{reason} after {waited}");
+            assert_eq!(
+                over(reason, waited, None).code,
+                code,
+                "{reason} after {waited}"
+            );
         }
     }
 
@@ -143,11 +164,26 @@ mod tests {
     fn refusals_of_commands_have_their_status() {
         let id = LeaseId::from_bits(1);
         for (error, code) in [
-            (LeaseCommandError::Refused(LeaseError::Ended(EndReason::Expired)), ErrorCode::Ended),
-            (LeaseCommandError::Refused(LeaseError::NotFound), ErrorCode::NotFound),
-            (LeaseCommandError::Refused(LeaseError::NotGranted), ErrorCode::WrongState),
-            (LeaseCommandError::Unavailable(Unavailable::Overloaded), ErrorCode::Overloaded),
-            (LeaseCommandError::Unavailable(Unavailable::Stopping), ErrorCode::ShuttingDown),
+            (
+                LeaseCommandError::Refused(LeaseError::Ended(EndReason::Expired)),
+                ErrorCode::Ended,
+            ),
+            (
+                LeaseCommandError::Refused(LeaseError::NotFound),
+                ErrorCode::NotFound,
+            ),
+            (
+                LeaseCommandError::Refused(LeaseError::NotGranted),
+                ErrorCode::WrongState,
+            ),
+            (
+                LeaseCommandError::Unavailable(Unavailable::Overloaded),
+                ErrorCode::Overloaded,
+            ),
+            (
+                LeaseCommandError::Unavailable(Unavailable::Stopping),
+                ErrorCode::ShuttingDown,
+            ),
         ] {
             assert_eq!(lease_refused(&error, id).code, code, "{error}");
         }

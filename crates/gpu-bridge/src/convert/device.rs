@@ -2,7 +2,8 @@
 
 use gpu_api as wire;
 use gpu_lease::{
-    Allocation, Deadline, DeviceKind, DeviceState, DrainSource, Lease, Phase, ReclaimStage, Telemetry, Vendor,
+    Allocation, Deadline, DeviceKind, DeviceState, DrainSource, Lease, Phase, ReclaimStage,
+    Telemetry, Vendor,
 };
 
 use super::Scene;
@@ -12,7 +13,12 @@ use super::time::rfc3339;
 impl Scene<'_> {
     /// Every device, by index.
     pub(crate) fn devices(&self) -> Vec<wire::Device> {
-        let mut devices: Vec<wire::Device> = self.snapshot.devices.iter().map(|state| self.device(state)).collect();
+        let mut devices: Vec<wire::Device> = self
+            .snapshot
+            .devices
+            .iter()
+            .map(|state| self.device(state))
+            .collect();
         devices.sort_by(|a, b| (a.index, &a.id).cmp(&(b.index, &b.id)));
         devices
     }
@@ -21,8 +27,14 @@ impl Scene<'_> {
     pub(crate) fn device(&self, known: &DeviceState) -> wire::Device {
         let device = &known.device;
         let reading = known.reading.as_ref();
-        let occupants: Vec<_> = known.occupants.iter().filter_map(|id| self.handle.find(*id)).collect();
-        let leases = occupants.iter().filter_map(|lease| device_lease(lease, known));
+        let occupants: Vec<_> = known
+            .occupants
+            .iter()
+            .filter_map(|id| self.handle.find(*id))
+            .collect();
+        let leases = occupants
+            .iter()
+            .filter_map(|lease| device_lease(lease, known));
         wire::Device {
             id: device.key.id.to_string(),
             index: device.index,
@@ -62,7 +74,10 @@ impl Scene<'_> {
 
 /// The processes that the driver reports. What they were called with is nobody else's business.
 pub(super) fn processes(known: &DeviceState) -> Vec<wire::DeviceProcess> {
-    let processes = known.reading.as_ref().map_or(&[][..], |reading| &reading.processes);
+    let processes = known
+        .reading
+        .as_ref()
+        .map_or(&[][..], |reading| &reading.processes);
     let shown = processes.iter().map(|process| wire::DeviceProcess {
         pid: process.pid,
         memory: process.memory,
@@ -120,7 +135,10 @@ fn drain(occupants: &[std::sync::Arc<Lease>], known: &DeviceState) -> Option<wir
     let drains = occupants.iter().filter_map(|lease| {
         let grant = lease.held()?;
         grant.on(&known.device.key)?;
-        grant.drains.get(&DrainSource::Device).map(|drain| drain.deadline)
+        grant
+            .drains
+            .get(&DrainSource::Device)
+            .map(|drain| drain.deadline)
     });
     let deadlines: Vec<Deadline> = drains.collect();
     let last = deadlines.iter().max()?;

@@ -15,12 +15,20 @@ use super::device::processes;
 ///
 /// # Errors
 /// Nothing is selected, or something that is not there.
-pub(crate) fn targets(asked: &wire::EmergencyRequest, scene: &Scene<'_>) -> Result<Vec<Targets>, Problem> {
+pub(crate) fn targets(
+    asked: &wire::EmergencyRequest,
+    scene: &Scene<'_>,
+) -> Result<Vec<Targets>, Problem> {
     let selection = asked.selection();
-    let (stuck, devices, leases) = match selection.map_err(|why| Problem::new(ErrorCode::InvalidRequest, why))? {
-        wire::Selection::All => return Ok(vec![Targets::All]),
-        wire::Selection::Some { stuck, devices, leases } => (stuck, devices, leases),
-    };
+    let (stuck, devices, leases) =
+        match selection.map_err(|why| Problem::new(ErrorCode::InvalidRequest, why))? {
+            wire::Selection::All => return Ok(vec![Targets::All]),
+            wire::Selection::Some {
+                stuck,
+                devices,
+                leases,
+            } => (stuck, devices, leases),
+        };
     let mut targets = Vec::new();
     if stuck {
         targets.push(Targets::Stuck);
@@ -43,9 +51,15 @@ pub(crate) struct EmergencyReport {
 impl EmergencyReport {
     /// Looks at everything that a release can end.
     pub(crate) fn before(targets: &[Targets], scene: &Scene<'_>) -> Self {
-        let held = scene.snapshot.devices.iter().flat_map(|device| device.occupants.iter().copied());
+        let held = scene
+            .snapshot
+            .devices
+            .iter()
+            .flat_map(|device| device.occupants.iter().copied());
         let waiting = scene.snapshot.waiting.iter().map(|(id, _)| *id);
-        let leases = held.chain(waiting).filter_map(|id| Some((id, scene.handle.find(id)?)));
+        let leases = held
+            .chain(waiting)
+            .filter_map(|id| Some((id, scene.handle.find(id)?)));
         let named = targets.iter().flat_map(|targets| match targets {
             Targets::Devices(devices) => devices.clone(),
             Targets::All | Targets::Leases(_) | Targets::Stuck => Vec::new(),
@@ -60,14 +74,24 @@ impl EmergencyReport {
     pub(crate) fn after(mut self, ended: &[LeaseId], scene: &Scene<'_>) -> wire::EmergencyResult {
         let (mut released, mut cancelled) = (Vec::new(), Vec::new());
         for id in ended {
-            let lease = self.leases.get(id).cloned().or_else(|| scene.handle.find(*id));
+            let lease = self
+                .leases
+                .get(id)
+                .cloned()
+                .or_else(|| scene.handle.find(*id));
             let grant = lease.as_ref().and_then(|lease| lease.occupying());
             let devices: Vec<DeviceKey> = grant.map_or_else(Vec::new, |grant| {
-                grant.allocations.iter().map(|part| part.device.clone()).collect()
+                grant
+                    .allocations
+                    .iter()
+                    .map(|part| part.device.clone())
+                    .collect()
             });
             let entry = wire::EndedLease {
                 id: id.to_string(),
-                holder: lease.as_ref().map_or_else(String::new, |lease| lease.request.holder.name.clone()),
+                holder: lease
+                    .as_ref()
+                    .map_or_else(String::new, |lease| lease.request.holder.name.clone()),
                 devices: devices.iter().map(|key| key.id.to_string()).collect(),
             };
             match devices.is_empty() {
@@ -76,7 +100,11 @@ impl EmergencyReport {
             }
             self.devices.extend(devices);
         }
-        let mut devices: Vec<&DeviceState> = self.devices.iter().filter_map(|key| scene.device_state(key)).collect();
+        let mut devices: Vec<&DeviceState> = self
+            .devices
+            .iter()
+            .filter_map(|key| scene.device_state(key))
+            .collect();
         devices.sort_by_key(|state| state.device.index);
         wire::EmergencyResult {
             summary: summary(released.len(), cancelled.len(), &devices),
@@ -100,7 +128,10 @@ fn known_devices(ids: &[String], scene: &Scene<'_>) -> Result<Vec<DeviceKey>, Pr
 
 fn known_leases(ids: &[String], scene: &Scene<'_>) -> Result<Vec<LeaseId>, Problem> {
     let known = |text: &String| {
-        let id = text.parse().ok().filter(|id| scene.handle.find(*id).is_some());
+        let id = text
+            .parse()
+            .ok()
+            .filter(|id| scene.handle.find(*id).is_some());
         id.ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("no lease `{text}`")))
     };
     ids.iter().map(known).collect()
@@ -131,25 +162,48 @@ fn summary(released: usize, cancelled: usize, devices: &[&DeviceState]) -> Strin
 
 fn device_summary(known: &DeviceState) -> String {
     let id = &known.device.key.id;
-    let there = known.reading.as_ref().map_or(&[][..], |reading| &reading.processes);
-    let in_use = there.iter().filter_map(|process| process.memory).fold(0, u64::saturating_add);
-    let pids: Vec<String> = there.iter().map(|process| process.pid.to_string()).collect();
+    let there = known
+        .reading
+        .as_ref()
+        .map_or(&[][..], |reading| &reading.processes);
+    let in_use = there
+        .iter()
+        .filter_map(|process| process.memory)
+        .fold(0, u64::saturating_add);
+    let pids: Vec<String> = there
+        .iter()
+        .map(|process| process.pid.to_string())
+        .collect();
     match (known.usage.reclaiming, pids.is_empty()) {
         (0, _) => format!("{id} has {} free", Bytes(known.free())),
-        (_, false) => format!("{id} still has {} by pid {}, not granted until gone", Bytes(in_use), pids.join(", ")),
-        (held_back, true) => format!("{id} holds {} back until the holder is proven gone", Bytes(held_back)),
+        (_, false) => format!(
+            "{id} still has {} by pid {}, not granted until gone",
+            Bytes(in_use),
+            pids.join(", ")
+        ),
+        (held_back, true) => format!(
+            "{id} holds {} back until the holder is proven gone",
+            Bytes(held_back)
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use gpu_lease::{BootMs, Device, DeviceKind, DeviceProcess, DeviceSettings, Reading, Telemetry, Usage, Vendor};
+    use gpu_lease::{
+        BootMs, Device, DeviceKind, DeviceProcess, DeviceSettings, Reading, Telemetry, Usage,
+        Vendor,
+    };
 
     use super::*;
 
     fn device(id: &str, reclaiming: u64, pids: &[u32]) -> DeviceState {
         let key = DeviceKey::local(id);
-        let process = |&pid: &u32| DeviceProcess { pid, memory: Some(10 << 30), lease: None };
+        let process = |&pid: &u32| DeviceProcess {
+            pid,
+            memory: Some(10 << 30),
+            lease: None,
+        };
         DeviceState {
             device: Device {
                 key: key.clone(),
@@ -165,7 +219,12 @@ mod tests {
                 leasable: true,
                 found_by: vec![],
             },
-            settings: DeviceSettings { reserve: 0, load_slots: 1, labels: vec![], cordon: None },
+            settings: DeviceSettings {
+                reserve: 0,
+                load_slots: 1,
+                labels: vec![],
+                cordon: None,
+            },
             cordon: None,
             reading: Some(Reading {
                 device: key,
@@ -179,7 +238,11 @@ mod tests {
             lost_since: None,
             read_after: None,
             occupants: BTreeSet::new(),
-            usage: Usage { charged: reclaiming, reclaiming, ..Usage::default() },
+            usage: Usage {
+                charged: reclaiming,
+                reclaiming,
+                ..Usage::default()
+            },
         }
     }
 
@@ -190,9 +253,24 @@ mod tests {
         let unseen = device("sim-0", 8 << 30, &[]);
         for (released, cancelled, devices, expected) in [
             (0, 0, vec![], "released 0"),
-            (1, 1, vec![&free], "released 1, cancelled 1 waiter; GPU-0 has 24 GiB free"),
-            (2, 0, vec![&busy], "released 2; GPU-1 still has 20 GiB by pid 4242, 4243, not granted until gone"),
-            (1, 3, vec![&unseen], "released 1, cancelled 3 waiters; sim-0 holds 8 GiB back until the holder is proven gone"),
+            (
+                1,
+                1,
+                vec![&free],
+                "released 1, cancelled 1 waiter; GPU-0 has 24 GiB free",
+            ),
+            (
+                2,
+                0,
+                vec![&busy],
+                "released 2; GPU-1 still has 20 GiB by pid 4242, 4243, not granted until gone",
+            ),
+            (
+                1,
+                3,
+                vec![&unseen],
+                "released 1, cancelled 3 waiters; sim-0 holds 8 GiB back until the holder is proven gone",
+            ),
         ] {
             assert_eq!(summary(released, cancelled, &devices), expected);
         }

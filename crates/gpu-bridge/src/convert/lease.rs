@@ -33,7 +33,8 @@ impl Scene<'_> {
             env: current.map_or_else(BTreeMap::new, |grant| self.env(lease.id, grant)),
             waiting: lease.waiting().and_then(|_| self.waiting(lease.id)),
             loading: current.is_some_and(|grant| grant.loading),
-            policy_generation: grant.map_or(self.snapshot.counters.generation, |grant| grant.generation),
+            policy_generation: grant
+                .map_or(self.snapshot.counters.generation, |grant| grant.generation),
             created_at: rfc3339(lease.created.wall),
             granted_at: grant.map(|grant| rfc3339(grant.at.wall)),
             expires_at: current.map(|grant| rfc3339(grant.expires.wall)),
@@ -44,7 +45,9 @@ impl Scene<'_> {
                 .map(|until| rfc3339(until.wall)),
             ended_at: ended(lease).map(|at| rfc3339(at.wall)),
             drain: current.and_then(|grant| drain(grant, self.now)),
-            observed: lease.occupying().and_then(|grant| self.observed(lease.id, grant)),
+            observed: lease
+                .occupying()
+                .and_then(|grant| self.observed(lease.id, grant)),
             enforcement: self.enforcement(lease),
             labels: lease.request.labels.clone(),
             secret: None,
@@ -59,12 +62,16 @@ impl Scene<'_> {
     /// Why `id` waits, as the books say it.
     pub(crate) fn why(&self, id: LeaseId) -> Option<&Why> {
         let mut waiting = self.snapshot.waiting.iter();
-        waiting.find(|(waiter, _)| *waiter == id).map(|(_, why)| why)
+        waiting
+            .find(|(waiter, _)| *waiter == id)
+            .map(|(_, why)| why)
     }
 
     /// A reason to wait in the words of the API.
     pub(crate) fn reason(&self, why: &Why) -> wire::Waiting {
-        let leases = why.blockers().map(|(device, blocker)| blocker_of(device, blocker));
+        let leases = why
+            .blockers()
+            .map(|(device, blocker)| blocker_of(device, blocker));
         wire::Waiting {
             position: why.position,
             reason_code: why.code().to_owned(),
@@ -76,7 +83,10 @@ impl Scene<'_> {
     }
 
     pub(crate) fn device_state(&self, key: &DeviceKey) -> Option<&DeviceState> {
-        self.snapshot.devices.iter().find(|state| state.device.key == *key)
+        self.snapshot
+            .devices
+            .iter()
+            .find(|state| state.device.key == *key)
     }
 
     /// A waiter's priority rises while it waits.
@@ -87,7 +97,9 @@ impl Scene<'_> {
         }
         let waited = self.now.boot - lease.created.boot;
         let steps = waited.0.checked_div(queue.aging.0).unwrap_or(0);
-        lease.priority.saturating_add(i64::try_from(steps).unwrap_or(i64::MAX))
+        lease
+            .priority
+            .saturating_add(i64::try_from(steps).unwrap_or(i64::MAX))
     }
 
     fn allocations(&self, grant: &Grant) -> Vec<wire::Allocation> {
@@ -121,25 +133,51 @@ impl Scene<'_> {
                 env.insert(name.to_owned(), values.join(","));
             }
         };
-        let ids = grant.allocations.iter().map(|part| part.device.id.to_string());
+        let ids = grant
+            .allocations
+            .iter()
+            .map(|part| part.device.id.to_string());
         set("GPU_MANAGER_DEVICES", ids.collect());
-        let uuids: Vec<String> = held.iter().filter_map(|state| state.device.nvml_uuid.clone()).collect();
-        let ordered = if uuids.is_empty() { Vec::new() } else { vec!["PCI_BUS_ID".to_owned()] };
+        let uuids: Vec<String> = held
+            .iter()
+            .filter_map(|state| state.device.nvml_uuid.clone())
+            .collect();
+        let ordered = if uuids.is_empty() {
+            Vec::new()
+        } else {
+            vec!["PCI_BUS_ID".to_owned()]
+        };
         set("CUDA_DEVICE_ORDER", ordered);
         set("CUDA_VISIBLE_DEVICES", uuids.clone());
         set("NVIDIA_VISIBLE_DEVICES", uuids);
-        let amd: Vec<String> = held.iter().filter_map(|state| self.amd_index(state)).collect();
+        let amd: Vec<String> = held
+            .iter()
+            .filter_map(|state| self.amd_index(state))
+            .collect();
         // HIP counts among the devices that ROCR lets through.
-        set("HIP_VISIBLE_DEVICES", (0..amd.len()).map(|place| place.to_string()).collect());
+        set(
+            "HIP_VISIBLE_DEVICES",
+            (0..amd.len()).map(|place| place.to_string()).collect(),
+        );
         set("ROCR_VISIBLE_DEVICES", amd);
         env
     }
 
     /// The place of an AMD device among the host's AMD devices, as ROCr counts.
     fn amd_index(&self, state: &DeviceState) -> Option<String> {
-        let is_amd = |state: &DeviceState| state.device.vendor == Vendor::Amd && state.device.pci_bus_id.is_some();
-        let before = |other: &&DeviceState| is_amd(other) && other.device.index < state.device.index;
-        is_amd(state).then(|| self.snapshot.devices.iter().filter(before).count().to_string())
+        let is_amd = |state: &DeviceState| {
+            state.device.vendor == Vendor::Amd && state.device.pci_bus_id.is_some()
+        };
+        let before =
+            |other: &&DeviceState| is_amd(other) && other.device.index < state.device.index;
+        is_amd(state).then(|| {
+            self.snapshot
+                .devices
+                .iter()
+                .filter(before)
+                .count()
+                .to_string()
+        })
     }
 
     fn observed(&self, id: LeaseId, grant: &Grant) -> Option<wire::Observed> {
@@ -209,7 +247,10 @@ fn reclaiming(lease: &Lease) -> Option<&Reclaim> {
 
 fn reclaim(reclaim: &Reclaim) -> wire::Reclaim {
     let (phase, reason) = match &reclaim.stage {
-        ReclaimStage::Verifying => (wire::ReclaimPhase::Verifying, "waits for the proof that its holder is gone"),
+        ReclaimStage::Verifying => (
+            wire::ReclaimPhase::Verifying,
+            "waits for the proof that its holder is gone",
+        ),
         ReclaimStage::Stuck(why) => (wire::ReclaimPhase::Stuck, why.as_str()),
         ReclaimStage::Quarantined => (
             wire::ReclaimPhase::Quarantined,

@@ -11,7 +11,12 @@ use super::time::rfc3339;
 use crate::secrets::hex;
 
 /// The policy in force, with what is on disk if that is something else.
-pub(crate) fn policy(scene: &Scene<'_>, state: &ReloadState, started: WallMs, overrides: &[String]) -> wire::Policy {
+pub(crate) fn policy(
+    scene: &Scene<'_>,
+    state: &ReloadState,
+    started: WallMs,
+    overrides: &[String],
+) -> wire::Policy {
     let source = &scene.snapshot.policy.source;
     let files = source.files.iter().map(|(path, text)| wire::PolicyFile {
         path: path.clone(),
@@ -55,7 +60,11 @@ fn loaded(state: &ReloadState, live: u64) -> Option<WallMs> {
 
 /// The held leases that a policy asked to go.
 fn draining(scene: &Scene<'_>) -> Vec<String> {
-    let occupants = scene.snapshot.devices.iter().flat_map(|device| &device.occupants);
+    let occupants = scene
+        .snapshot
+        .devices
+        .iter()
+        .flat_map(|device| &device.occupants);
     let mut ids: Vec<_> = occupants.copied().collect();
     ids.sort_unstable();
     ids.dedup();

@@ -29,7 +29,8 @@ pub(crate) fn reload_result(result: &ReloadResult, live: u64) -> wire::ReloadRes
         hash: result.hash_after.clone().unwrap_or_default(),
         files: result.files.clone(),
         changes: changes(&result.outcome),
-        leases: plan(&result.outcome).map_or_else(Vec::new, |plan| plan.held.iter().map(fate).collect()),
+        leases: plan(&result.outcome)
+            .map_or_else(Vec::new, |plan| plan.held.iter().map(fate).collect()),
         stale: Vec::new(),
         plan: None,
         attempt: attempt(&result.outcome),
@@ -39,11 +40,18 @@ pub(crate) fn reload_result(result: &ReloadResult, live: u64) -> wire::ReloadRes
 
 /// The policy watch.
 pub(crate) fn reload_state(state: &ReloadState, live: u64, config: &Config) -> wire::ReloadState {
-    let switched = state.switched_by.as_ref().map(|by| format!("switched by {by}"));
+    let switched = state
+        .switched_by
+        .as_ref()
+        .map(|by| format!("switched by {by}"));
     wire::ReloadState {
         enabled: state.watching,
         why: switched.unwrap_or_else(|| config.watch_reason.clone()),
-        watching: config.policy_paths.iter().map(|path| path.display().to_string()).collect(),
+        watching: config
+            .policy_paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
         breaker_until: None,
         last: state.last.as_ref().map(|last| reload_result(last, live)),
     }
@@ -62,7 +70,10 @@ pub(crate) fn disk(state: &ReloadState) -> wire::DiskState {
 
 /// Why disk and live differ, in one line.
 pub(crate) fn error_state(state: &ReloadState) -> Option<String> {
-    let refused = state.refused.as_ref().map(|result| summary(&result.outcome));
+    let refused = state
+        .refused
+        .as_ref()
+        .map(|result| summary(&result.outcome));
     refused.or_else(|| state.degraded.as_ref().map(|why| one_line(why)))
 }
 
@@ -105,23 +116,43 @@ fn outcome(outcome: &ReloadOutcome) -> wire::ReloadOutcome {
 /// What came of it, in one line.
 fn summary(outcome: &ReloadOutcome) -> String {
     match outcome {
-        ReloadOutcome::Applied { generation, changes, .. } => match changes.as_slice() {
+        ReloadOutcome::Applied {
+            generation,
+            changes,
+            ..
+        } => match changes.as_slice() {
             [] => format!("generation {generation} is live"),
             [one] => format!("generation {generation} is live: {one}"),
-            [first, more @ ..] => format!("generation {generation} is live: {first}, and {} more", more.len()),
+            [first, more @ ..] => format!(
+                "generation {generation} is live: {first}, and {} more",
+                more.len()
+            ),
         },
-        ReloadOutcome::Refused { diagnostics, attempt } => {
+        ReloadOutcome::Refused {
+            diagnostics,
+            attempt,
+        } => {
             let first = diagnostics.items().first();
-            let place = first.map(|item| format!("{}:{}:{}: {}", item.file, item.line, item.column, item.message));
+            let place = first.map(|item| {
+                format!(
+                    "{}:{}:{}: {}",
+                    item.file, item.line, item.column, item.message
+                )
+            });
             let more = match diagnostics.total().saturating_sub(1) {
                 0 => String::new(),
                 more => format!(", and {more} more"),
             };
-            format!("refused (attempt {attempt}), the policy before stays: {}{more}", place.unwrap_or_default())
+            format!(
+                "refused (attempt {attempt}), the policy before stays: {}{more}",
+                place.unwrap_or_default()
+            )
         }
         ReloadOutcome::Stopped(why) => format!("not applied: {why}"),
         ReloadOutcome::Unchanged => "the files say what is live already".to_owned(),
-        ReloadOutcome::Unreadable(why) => format!("the files cannot be read, the policy before stays: {why}"),
+        ReloadOutcome::Unreadable(why) => {
+            format!("the files cannot be read, the policy before stays: {why}")
+        }
     }
 }
 
@@ -157,7 +188,9 @@ fn attempt(outcome: &ReloadOutcome) -> u32 {
 
 fn found(outcome: &ReloadOutcome) -> Vec<wire::Diagnostic> {
     match outcome {
-        ReloadOutcome::Refused { diagnostics: found, .. } => diagnostics(found),
+        ReloadOutcome::Refused {
+            diagnostics: found, ..
+        } => diagnostics(found),
         ReloadOutcome::Applied { .. }
         | ReloadOutcome::Stopped(_)
         | ReloadOutcome::Unchanged

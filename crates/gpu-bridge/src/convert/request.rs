@@ -24,7 +24,10 @@ pub(crate) fn request(
     let or_default = |span: Option<wire::Span>, default: Ms| span.map_or(default, ms);
     Ok(Request {
         holder: holder(&asked.holder, caller)?,
-        class: asked.class.as_ref().map_or_else(|| defaults.class.clone(), ToString::to_string),
+        class: asked
+            .class
+            .as_ref()
+            .map_or_else(|| defaults.class.clone(), ToString::to_string),
         devices: asked.devices.get(),
         amount: amount(asked.demand()),
         select: select(asked.select.as_deref())?,
@@ -35,7 +38,11 @@ pub(crate) fn request(
         load: asked.load,
         queue: asked.queue,
         idempotency,
-        labels: asked.labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        labels: asked
+            .labels
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
     })
 }
 
@@ -53,7 +60,9 @@ fn refuse_what_is_not_there(asked: &wire::AcquireRequest) -> Result<(), Problem>
         return Err(invalid("`compute`: shares of compute cannot be leased"));
     }
     match &asked.drain_hook {
-        Some(hook) => Err(invalid(format!("`drain_hook`: the policy defines no hook `{hook}`"))),
+        Some(hook) => Err(invalid(format!(
+            "`drain_hook`: the policy defines no hook `{hook}`"
+        ))),
         None => Ok(()),
     }
 }
@@ -74,7 +83,9 @@ fn holder_kind(asked: &wire::HolderRequest, caller: &Caller) -> Result<HolderKin
         (wire::HolderKind::Page, _) => Ok(HolderKind::Page),
         (wire::HolderKind::Remote, _) => Ok(HolderKind::Remote),
         (wire::HolderKind::Process, Some(pid)) => process(pid, asked.supervised, caller),
-        (wire::HolderKind::Process, None) => Err(invalid("`holder.pid` is needed where `holder.kind` is `process`")),
+        (wire::HolderKind::Process, None) => Err(invalid(
+            "`holder.pid` is needed where `holder.kind` is `process`",
+        )),
     }
 }
 
@@ -84,8 +95,11 @@ fn process(pid: u32, supervised: bool, caller: &Caller) -> Result<HolderKind, Pr
         (Some(uid), _) => uid,
         (None, true) => rustix::process::geteuid().as_raw(),
         (None, false) => {
-            return Err(Problem::new(ErrorCode::Forbidden, "`holder.pid`: nobody can tell whose process this is")
-                .with_hint("ask on the Unix socket, or leave `holder.kind` at `remote`"));
+            return Err(Problem::new(
+                ErrorCode::Forbidden,
+                "`holder.pid`: nobody can tell whose process this is",
+            )
+            .with_hint("ask on the Unix socket, or leave `holder.kind` at `remote`"));
         }
     };
     register_process(pid, uid, caller.admin, supervised)

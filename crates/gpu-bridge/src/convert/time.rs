@@ -21,9 +21,10 @@ pub(crate) fn deadline(until: &Until, now: At) -> Result<Deadline, Problem> {
         Until::After(span) => return Ok(now.after(Ms(span.as_ms()))),
         Until::At(text) => text,
     };
-    let timestamp: Timestamp = text
-        .parse()
-        .map_err(|_| invalid(format!("`until`: `{text}` is no RFC 3339 time")).with_hint("write `2h`, or `2026-01-31T18:00:00Z`"))?;
+    let timestamp: Timestamp = text.parse().map_err(|_| {
+        invalid(format!("`until`: `{text}` is no RFC 3339 time"))
+            .with_hint("write `2h`, or `2026-01-31T18:00:00Z`")
+    })?;
     let wall = u64::try_from(timestamp.as_millisecond()).unwrap_or_default();
     match wall.checked_sub(now.wall.0) {
         Some(left) if left > 0 => Ok(Deadline {
@@ -43,7 +44,10 @@ mod tests {
     #[test]
     fn times_are_written_in_one_form() {
         assert_eq!(rfc3339(WallMs(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(WallMs(1_769_882_400_250)), "2026-01-31T18:00:00.250Z");
+        assert_eq!(
+            rfc3339(WallMs(1_769_882_400_250)),
+            "2026-01-31T18:00:00.250Z"
+        );
         assert_eq!(rfc3339(WallMs(u64::MAX)), "1970-01-01T00:00:00.000Z");
     }
 
@@ -53,11 +57,19 @@ mod tests {
             boot: BootMs(5_000),
             wall: WallMs(1_769_882_400_000),
         };
-        let read = |text: &str| deadline(&text.parse().expect(text), now).map(|deadline| deadline.boot.0);
+        let read =
+            |text: &str| deadline(&text.parse().expect(text), now).map(|deadline| deadline.boot.0);
         assert_eq!(read("2s").expect("a length"), 7_000);
         assert_eq!(read("2026-01-31T18:00:01Z").expect("a time"), 6_000);
-        assert_eq!(read("2026-01-31T19:00:01+01:00").expect("another zone"), 6_000);
-        for text in ["2026-01-31T18:00:00Z", "1969-01-01T00:00:00Z", "2026-13-31T18:00:00Z"] {
+        assert_eq!(
+            read("2026-01-31T19:00:01+01:00").expect("another zone"),
+            6_000
+        );
+        for text in [
+            "2026-01-31T18:00:00Z",
+            "1969-01-01T00:00:00Z",
+            "2026-13-31T18:00:00Z",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

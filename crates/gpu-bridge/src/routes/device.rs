@@ -23,7 +23,10 @@ pub(super) async fn cordon(
     DeviceInPath(id): DeviceInPath,
     OptionalJson(asked): OptionalJson<CordonRequest>,
 ) -> Answer {
-    let until = asked.until.as_ref().map(|until| deadline(until, bridge.handle.now()));
+    let until = asked
+        .until
+        .as_ref()
+        .map(|until| deadline(until, bridge.handle.now()));
     let reason = asked.reason.as_ref().map(ToString::to_string);
     let device = DeviceKey::local(&id);
     let cordon = Cordon {
@@ -70,20 +73,36 @@ pub(super) async fn drain(
         device: DeviceKey::local(&id),
         notice: notice(&asked, &caller),
     };
-    bridge.handle.device(command).await.map_err(|error| device_refused(&error))?;
+    bridge
+        .handle
+        .device(command)
+        .await
+        .map_err(|error| device_refused(&error))?;
     let scene = Scene::of(&bridge.handle);
-    let state = scene.device_state(&DeviceKey::local(&id)).ok_or_else(|| no_such_device(&id))?;
-    let occupants = state.occupants.iter().filter_map(|id| bridge.handle.find(*id));
+    let state = scene
+        .device_state(&DeviceKey::local(&id))
+        .ok_or_else(|| no_such_device(&id))?;
+    let occupants = state
+        .occupants
+        .iter()
+        .filter_map(|id| bridge.handle.find(*id));
     let result = DeviceDrainResult {
         device: scene.device(state),
-        draining: occupants.filter(|lease| lease.held().is_some()).map(|lease| scene.lease(&lease)).collect(),
+        draining: occupants
+            .filter(|lease| lease.held().is_some())
+            .map(|lease| scene.lease(&lease))
+            .collect(),
     };
     Ok(json(StatusCode::OK, &result))
 }
 
 /// Does what `command` says and answers the device as it is then.
 async fn done(bridge: &Bridge, id: &str, command: Command) -> Answer {
-    bridge.handle.device(command).await.map_err(|error| device_refused(&error))?;
+    bridge
+        .handle
+        .device(command)
+        .await
+        .map_err(|error| device_refused(&error))?;
     let scene = Scene::of(&bridge.handle);
     let state = scene.device_state(&DeviceKey::local(id));
     let state = state.ok_or_else(|| Refusal::from(no_such_device(id)))?;

@@ -21,7 +21,13 @@ pub(super) async fn release(
     let mut ended = Vec::new();
     for targets in targets {
         let emergency = emergency(&asked, targets, &caller);
-        ended.extend(bridge.handle.emergency(emergency).await.map_err(unavailable)?);
+        ended.extend(
+            bridge
+                .handle
+                .emergency(emergency)
+                .await
+                .map_err(unavailable)?,
+        );
     }
     ended.sort_unstable();
     ended.dedup();

@@ -12,8 +12,8 @@ use axum::http::{HeaderMap, Response};
 use futures_util::Stream;
 use gpu_api::Event;
 use gpu_broker::{EVENTS_PER_PAGE_MAX, EventId, EventPosition, StoredEvent};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -30,7 +30,11 @@ const SLOW_READER_SECS_MAX: u64 = 30;
 /// What a browser waits before it connects again.
 const RECONNECT_MS: u64 = 1000;
 
-pub(super) async fn stream(State(bridge): State<Shared>, caller: Caller, headers: HeaderMap) -> Answer {
+pub(super) async fn stream(
+    State(bridge): State<Shared>,
+    caller: Caller,
+    headers: HeaderMap,
+) -> Answer {
     let room = bridge.event_stream()?;
     let live = bridge.handle.live_events();
     let (pieces, body) = mpsc::channel(PIECES_AHEAD_MAX);
@@ -47,7 +51,9 @@ pub(super) async fn stream(State(bridge): State<Shared>, caller: Caller, headers
         drop(room);
     });
     let mut response = Response::new(Body::from_stream(Pieces(body)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     Ok(response)
 }
 
@@ -85,8 +91,13 @@ struct Teller {
 }
 
 impl Teller {
-    async fn tell(&mut self, start: Start, mut live: Receiver<Arc<StoredEvent>>) -> Result<(), Over> {
-        self.send(format!(": gpu-manager\nretry: {RECONNECT_MS}\n\n")).await?;
+    async fn tell(
+        &mut self,
+        start: Start,
+        mut live: Receiver<Arc<StoredEvent>>,
+    ) -> Result<(), Over> {
+        self.send(format!(": gpu-manager\nretry: {RECONNECT_MS}\n\n"))
+            .await?;
         match start {
             Start::Live => {}
             Start::Lost => self.reset().await?,
@@ -122,7 +133,9 @@ impl Teller {
         loop {
             let handle = self.bridge.handle.clone();
             let read = move || handle.events_after(Some(after), EVENTS_PER_PAGE_MAX);
-            let page = tokio::task::spawn_blocking(read).await.map_err(|_broke_off| Over)?;
+            let page = tokio::task::spawn_blocking(read)
+                .await
+                .map_err(|_broke_off| Over)?;
             let page = page.map_err(|error| {
                 tracing::error!("events cannot be read: {error}");
                 Over

@@ -8,8 +8,9 @@ use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use axum::http::{HeaderMap, Response, StatusCode};
 use gpu_api::{
-    AcquireRequest, DrainRequest, FenceAnswer, FenceCheck, IDEMPOTENCY_KEY_BYTES_MAX, IDEMPOTENCY_KEY_HEADER,
-    LEASE_SECRET_HEADER, LEASES_PER_PAGE_MAX, LeaseList, LeaseListQuery, LeaseQuery, paths,
+    AcquireRequest, DrainRequest, FenceAnswer, FenceCheck, IDEMPOTENCY_KEY_BYTES_MAX,
+    IDEMPOTENCY_KEY_HEADER, LEASE_SECRET_HEADER, LEASES_PER_PAGE_MAX, LeaseList, LeaseListQuery,
+    LeaseQuery, paths,
 };
 use gpu_lease::{Command, DeviceKey, DrainNotice, Fence, Lease, LeaseId, Ms, Phase};
 use tokio::time::timeout;
@@ -47,17 +48,29 @@ pub(super) async fn acquire(
     }
 }
 
-pub(super) async fn list(State(bridge): State<Shared>, Query(query): Query<LeaseListQuery>) -> Answer {
+pub(super) async fn list(
+    State(bridge): State<Shared>,
+    Query(query): Query<LeaseListQuery>,
+) -> Answer {
     let limit = match query.limit {
         None => LEASES_PER_PAGE_MAX,
         Some(limit @ 1..=LEASES_PER_PAGE_MAX) => limit,
-        Some(_) => return Err(bad_request(&format!("`limit` is 1 to {LEASES_PER_PAGE_MAX}"))),
+        Some(_) => {
+            return Err(bad_request(&format!(
+                "`limit` is 1 to {LEASES_PER_PAGE_MAX}"
+            )));
+        }
     };
     let after = query.after.map(|after| after.parse());
-    let after: Option<LeaseId> = after.transpose().map_err(|error| bad_request(&format!("`after`: {error}")))?;
+    let after: Option<LeaseId> = after
+        .transpose()
+        .map_err(|error| bad_request(&format!("`after`: {error}")))?;
     let (leases, more) = page(&bridge, after, limit as usize, query.live);
     let scene = Scene::of(&bridge.handle);
-    let next = leases.last().filter(|_| more).map(|lease| lease.id.to_string());
+    let next = leases
+        .last()
+        .filter(|_| more)
+        .map(|lease| lease.id.to_string());
     let leases = leases.iter().map(|lease| scene.lease(lease)).collect();
     Ok(json(StatusCode::OK, &LeaseList { leases, next }))
 }
@@ -87,7 +100,10 @@ pub(super) async fn one(
             lease = changed;
         }
     }
-    Ok(json(StatusCode::OK, &Scene::of(&bridge.handle).lease(&lease)))
+    Ok(json(
+        StatusCode::OK,
+        &Scene::of(&bridge.handle).lease(&lease),
+    ))
 }
 
 pub(super) async fn renew(
@@ -140,7 +156,10 @@ pub(super) async fn revoke(
     LeaseInPath(id): LeaseInPath,
     OptionalJson(asked): OptionalJson<DrainRequest>,
 ) -> Answer {
-    let held = bridge.handle.find(id).is_some_and(|lease| lease.held().is_some());
+    let held = bridge
+        .handle
+        .find(id)
+        .is_some_and(|lease| lease.held().is_some());
     let notice = notice(&asked, &caller);
     let command = match notice.grace {
         Some(grace) if grace > Ms(0) && held => Command::DrainLease { id, notice },
@@ -153,10 +172,15 @@ pub(super) async fn revoke(
     done(&bridge, id, command).await
 }
 
-pub(super) async fn check_fence(State(bridge): State<Shared>, Json(asked): Json<FenceCheck>) -> Answer {
+pub(super) async fn check_fence(
+    State(bridge): State<Shared>,
+    Json(asked): Json<FenceCheck>,
+) -> Answer {
     let scene = Scene::of(&bridge.handle);
     let key = DeviceKey::local(&asked.device);
-    let device = scene.device_state(&key).ok_or_else(|| no_such_device(&asked.device))?;
+    let device = scene
+        .device_state(&key)
+        .ok_or_else(|| no_such_device(&asked.device))?;
     let holds = |id: &LeaseId| {
         let lease = bridge.handle.find(*id);
         let fence = lease.and_then(|lease| lease.held().map(|grant| grant.fence));
@@ -215,11 +239,23 @@ fn handed_over(bridge: &Bridge, settled: Settled, line: MaybeLine) -> Response<B
 
 /// Does what `command` says and answers the lease as it is then.
 async fn done(bridge: &Bridge, id: LeaseId, command: Command) -> Answer {
-    let lease = bridge.handle.lease(command).await.map_err(|error| lease_refused(&error, id))?;
-    Ok(json(StatusCode::OK, &Scene::of(&bridge.handle).lease(&lease)))
+    let lease = bridge
+        .handle
+        .lease(command)
+        .await
+        .map_err(|error| lease_refused(&error, id))?;
+    Ok(json(
+        StatusCode::OK,
+        &Scene::of(&bridge.handle).lease(&lease),
+    ))
 }
 
-fn must_own(bridge: &Bridge, caller: &Caller, id: LeaseId, headers: &HeaderMap) -> Result<(), Refusal> {
+fn must_own(
+    bridge: &Bridge,
+    caller: &Caller,
+    id: LeaseId,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     let lease = bridge.handle.find(id).ok_or_else(|| no_such_lease(id))?;
     let secret = one_header(headers, LEASE_SECRET_HEADER)?;
     Ok(caller.must_own(&lease, secret, &bridge.config.secrets)?)
@@ -243,7 +279,10 @@ fn one_header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&
     let mut values = headers.get_all(HeaderName::from_static(name)).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(|_| bad_request(&format!("`{name}` is no plain text"))),
+        (Some(value), None) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| bad_request(&format!("`{name}` is no plain text"))),
         (Some(_), Some(_)) => Err(bad_request(&format!("`{name}` is there more than once"))),
     }
 }
@@ -254,7 +293,12 @@ fn is_news(lease: &Lease, after: Option<u64>) -> bool {
 }
 
 /// Up to `limit` leases, and whether there are more.
-fn page(bridge: &Bridge, mut after: Option<LeaseId>, limit: usize, live: bool) -> (Vec<Arc<Lease>>, bool) {
+fn page(
+    bridge: &Bridge,
+    mut after: Option<LeaseId>,
+    limit: usize,
+    live: bool,
+) -> (Vec<Arc<Lease>>, bool) {
     let mut found: Vec<Arc<Lease>> = Vec::new();
     loop {
         let scanned = bridge.handle.page(after, SCAN_MAX);

@@ -2,7 +2,9 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use gpu_api::{BODY_BYTES_MAX, ErrorCode, POLICY_FILES_MAX, PolicyCheck, PolicyCheckRequest, Problem};
+use gpu_api::{
+    BODY_BYTES_MAX, ErrorCode, POLICY_FILES_MAX, PolicyCheck, PolicyCheckRequest, Problem,
+};
 use gpu_broker::{Diagnostics, SourceFile};
 
 use super::reload::blocking;
@@ -13,7 +15,12 @@ use crate::extract::Json;
 pub(super) async fn live(State(bridge): State<Shared>) -> Answer {
     let scene = Scene::of(&bridge.handle);
     let state = bridge.reloader.state();
-    let shown = policy(&scene, &state, bridge.started.wall, &bridge.config.overrides);
+    let shown = policy(
+        &scene,
+        &state,
+        bridge.started.wall,
+        &bridge.config.overrides,
+    );
     Ok(json(StatusCode::OK, &shown))
 }
 
@@ -34,7 +41,10 @@ fn texts(asked: PolicyCheckRequest) -> Result<Vec<SourceFile>, Problem> {
         return Err(invalid("`files` is needed: the texts to check".to_owned()));
     };
     if files.len() > POLICY_FILES_MAX {
-        return Err(invalid(format!("`files`: {} are too many: the most is {POLICY_FILES_MAX}", files.len())));
+        return Err(invalid(format!(
+            "`files`: {} are too many: the most is {POLICY_FILES_MAX}",
+            files.len()
+        )));
     }
     let file = |file: gpu_api::PolicyText| SourceFile::new(file.name.into_string(), file.text);
     Ok(files.into_iter().map(file).collect())

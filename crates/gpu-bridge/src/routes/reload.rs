@@ -22,7 +22,9 @@ pub(super) async fn trigger(
     OptionalJson(asked): OptionalJson<ReloadRequest>,
 ) -> Answer {
     if asked.confirm.is_some() {
-        return Err(Problem::new(ErrorCode::PolicyChanged, "no plan waits for a confirmation").into());
+        return Err(
+            Problem::new(ErrorCode::PolicyChanged, "no plan waits for a confirmation").into(),
+        );
     }
     let by = caller.name().to_owned();
     let result = blocking(&bridge, move |reloader| reloader.reload(Trigger::Api, &by)).await?;
@@ -36,7 +38,10 @@ pub(super) async fn switch(
     Json(asked): Json<ReloadSwitch>,
 ) -> Answer {
     let by = caller.name().to_owned();
-    let switched = blocking(&bridge, move |reloader| reloader.set_watching(asked.enabled, &by)).await?;
+    let switched = blocking(&bridge, move |reloader| {
+        reloader.set_watching(asked.enabled, &by)
+    })
+    .await?;
     switched.map_err(unavailable)?;
     Ok(json(StatusCode::OK, &shown(&bridge)))
 }
@@ -50,7 +55,11 @@ pub(super) async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(move || work(&reloader)).await;
     done.map_err(|error| {
         tracing::error!("a reload broke off: {error}");
-        Problem::new(ErrorCode::Internal, "the reload broke off; the log says why").into()
+        Problem::new(
+            ErrorCode::Internal,
+            "the reload broke off; the log says why",
+        )
+        .into()
     })
 }
 

@@ -17,7 +17,11 @@ const COUNTED_AT_ONCE_MAX: usize = 4096;
 
 pub(super) async fn status(State(bridge): State<Shared>, caller: Caller) -> Answer {
     let snapshot = bridge.handle.snapshot();
-    let open = snapshot.devices.iter().filter(|state| is_open(state)).count();
+    let open = snapshot
+        .devices
+        .iter()
+        .filter(|state| is_open(state))
+        .count();
     let config = &bridge.config;
     let status = Status {
         service: SERVICE.to_owned(),
@@ -28,7 +32,10 @@ pub(super) async fn status(State(bridge): State<Shared>, caller: Caller) -> Answ
         started_at: rfc3339(bridge.started.wall),
         uptime_ms: (bridge.handle.now().boot - bridge.started.boot).0,
         listen: bridge.listen.clone(),
-        state_dir: config.state_dir.as_ref().map(|dir| dir.display().to_string()),
+        state_dir: config
+            .state_dir
+            .as_ref()
+            .map(|dir| dir.display().to_string()),
         caller: caller.name().to_owned(),
         admin: caller.admin,
         policy: policy_status(&bridge, &bridge.reloader.state()),
@@ -56,9 +63,12 @@ pub(super) async fn readyz(State(bridge): State<Shared>) -> Answer {
 }
 
 pub(super) async fn metrics(State(bridge): State<Shared>) -> Answer {
-    let text = bridge.metrics.text(&bridge.handle, &bridge.reloader.state());
+    let text = bridge
+        .metrics
+        .text(&bridge.handle, &bridge.reloader.state());
     let mut response = text.into_response();
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     Ok(response)
 }
@@ -86,7 +96,10 @@ pub(crate) fn lease_counts(handle: &Handle) -> LeaseCounts {
 }
 
 fn broker_state(bridge: &Bridge) -> BrokerState {
-    match (bridge.handle.is_stopping(), bridge.handle.snapshot().recovering) {
+    match (
+        bridge.handle.is_stopping(),
+        bridge.handle.snapshot().recovering,
+    ) {
         (true, _) => BrokerState::Stopping,
         (false, true) => BrokerState::Recovering,
         (false, false) => BrokerState::Serving,
@@ -95,10 +108,14 @@ fn broker_state(bridge: &Bridge) -> BrokerState {
 
 fn not_ready(status: BrokerState) -> gpu_api::Problem {
     let (code, detail) = match status {
-        BrokerState::Stopping => (gpu_api::ErrorCode::ShuttingDown, "the broker is shutting down"),
-        BrokerState::Recovering | BrokerState::Serving => {
-            (gpu_api::ErrorCode::Recovering, "devices are still being discovered")
-        }
+        BrokerState::Stopping => (
+            gpu_api::ErrorCode::ShuttingDown,
+            "the broker is shutting down",
+        ),
+        BrokerState::Recovering | BrokerState::Serving => (
+            gpu_api::ErrorCode::Recovering,
+            "devices are still being discovered",
+        ),
     };
     gpu_api::Problem::new(code, detail)
 }
@@ -108,7 +125,12 @@ fn policy_status(bridge: &Bridge, reloads: &ReloadState) -> PolicyStatus {
     PolicyStatus {
         generation: snapshot.counters.generation,
         hash: snapshot.policy.source.hash.clone(),
-        dirs: bridge.config.policy_paths.iter().map(|path| path.display().to_string()).collect(),
+        dirs: bridge
+            .config
+            .policy_paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
         watched: reloads.watching,
         disk: disk(reloads),
         error_state: error_state(reloads),

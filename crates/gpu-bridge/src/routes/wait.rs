@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gpu_api::{ErrorCode, Problem, Waiting};
 use gpu_broker::{AbandonGuard, Follower};
-use gpu_lease::{EndReason, Lease, LeaseId, Ms, Phase, Request};
+use gpu_lease::{EndReason, Lease, LeaseId, Phase, Request};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::Bridge;
@@ -28,7 +28,11 @@ pub(super) struct Settled {
 ///
 /// # Errors
 /// The request is refused, its wait is over, the broker stops, or the client is gone.
-pub(super) async fn settle(bridge: &Bridge, line: &MaybeLine, request: &Request) -> Result<Settled, Problem> {
+pub(super) async fn settle(
+    bridge: &Bridge,
+    line: &MaybeLine,
+    request: &Request,
+) -> Result<Settled, Problem> {
     for _ in 0..REPLAYS_MAX {
         if let Some(settled) = ask(bridge, line, request).await? {
             return Ok(settled);
@@ -38,7 +42,11 @@ pub(super) async fn settle(bridge: &Bridge, line: &MaybeLine, request: &Request)
 }
 
 /// `None`: this was a replay of a request that its first client has given up.
-async fn ask(bridge: &Bridge, line: &MaybeLine, request: &Request) -> Result<Option<Settled>, Problem> {
+async fn ask(
+    bridge: &Bridge,
+    line: &MaybeLine,
+    request: &Request,
+) -> Result<Option<Settled>, Problem> {
     let handle = &bridge.handle;
     let id = handle.new_lease_id();
     let mut follower = handle.follow(id);
@@ -71,7 +79,9 @@ async fn ask(bridge: &Bridge, line: &MaybeLine, request: &Request) -> Result<Opt
     let (lease, last) = wait(bridge, line, lease.id, &mut follower).await?;
     match &lease.phase {
         Phase::Ended(ending) if replayed && ending.reason == EndReason::Cancelled => Ok(None),
-        Phase::Ended(ending) if ending.grant.is_none() => Err(over(ending.reason, request.wait, last)),
+        Phase::Ended(ending) if ending.grant.is_none() => {
+            Err(over(ending.reason, request.wait, last))
+        }
         _ => Ok(Some(Settled { lease, guard })),
     }
 }
@@ -104,10 +114,6 @@ async fn wait(
 
 fn waits_on_its_connection(lease: &Lease) -> bool {
     lease.waiting().is_some() && !lease.request.queue
-}
-
-fn asked_wait(request: &Request) -> Ms {
-    request.wait
 }
 
 fn stopping() -> Problem {

@@ -244,33 +244,33 @@ impl Books {
         if now < self.grace_until {
             return;
         }
-        let lost = self.devices().filter(|state| {
+        let is_given_up = |state: &DeviceState| {
             state
                 .lost_since
                 .is_some_and(|since| since.boot + LOST_GRACE_MS <= now)
-        });
-        for device in lost
-            .map(|state| state.device.key.clone())
-            .collect::<Vec<_>>()
-        {
-            self.give_up_device(turn, &device);
+        };
+        let given_up: Vec<DeviceState> = self
+            .devices
+            .iter_mut()
+            .flat_map(|devices| devices.extract_if(.., |_, state| is_given_up(state)))
+            .map(|(_, state)| state)
+            .collect();
+        for id in given_up.into_iter().flat_map(|state| state.occupants) {
+            self.lose_lease(turn, id);
         }
     }
 
-    /// The device does not come back: its leases end, and there is nothing left to reclaim of it.
-    fn give_up_device(&mut self, turn: &mut Turn, device: &DeviceKey) {
-        let given_up = self
-            .devices
-            .as_mut()
-            .and_then(|devices| devices.remove(device));
-        for id in given_up.map(|state| state.occupants).unwrap_or_default() {
-            let lease = self.leases[&id].clone();
-            if !self.is_elsewhere(&lease) {
-                self.end(turn, lease, EndReason::DeviceLost);
-            } else if lease.held().is_some() {
-                let text = format!("{device} is lost");
-                self.end_by_force(turn, lease, EndReason::DeviceLost, &text);
-            }
+    /// A device of the lease does not come back: there is nothing left to reclaim of it.
+    fn lose_lease(&mut self, turn: &mut Turn, id: LeaseId) {
+        let lease = self.leases[&id].clone();
+        if lease.occupying().is_none() {
+            // It was on another lost device as well.
+            return;
+        }
+        if !self.is_elsewhere(&lease) {
+            self.end(turn, lease, EndReason::DeviceLost);
+        } else if lease.held().is_some() {
+            self.end_by_force(turn, lease, EndReason::DeviceLost, "a device of it is lost");
         }
     }
 

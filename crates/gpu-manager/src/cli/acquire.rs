@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use gpu_api::{HolderKind, Lease};
+use gpu_api::Lease;
 use gpu_client::{Gone, IdempotencyKey, Pulse};
 
 use crate::cli::Done;
@@ -17,16 +17,12 @@ use crate::cli::signals::Signals;
 /// Asks for a lease; `--hold` keeps it until a signal comes or it ends.
 pub(crate) async fn acquire(context: &Context, args: AcquireArgs) -> Done {
     // Only a process that stays can vouch for its lease by living; what comes after this one does so by renewals.
-    let alive = args.hold && context.client.endpoint().has_verified_peer();
-    let holder = match alive {
-        true => grant::holder(
-            &args.want,
-            None,
-            HolderKind::Process,
-            Some(std::process::id()),
-        ),
-        false => grant::holder(&args.want, None, HolderKind::Remote, None),
+    let held_by = args.hold.then(std::process::id);
+    let context = &match args.hold {
+        true => context.on_socket().await,
+        false => context.clone(),
     };
+    let holder = grant::holder(context, &args.want, None, held_by);
     let request = grant::request(context, &args.want, holder).await?;
     if !request.queue && !args.hold {
         let lease = context

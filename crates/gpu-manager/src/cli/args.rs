@@ -456,7 +456,7 @@ pub(crate) struct UncordonArgs {
 pub(crate) enum PolicyCommand {
     /// Compile policy files without loading them, and list all that is wrong.
     Check {
-        /// The files [default: those that the broker reads]
+        /// Files, directories or globs [default: what the broker reads]
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
 
@@ -522,14 +522,6 @@ pub(crate) struct TokenArgs {
 pub(crate) const ENV_SECRET: &str = "GPU_MANAGER_LEASE_SECRET";
 
 impl ServeArgs {
-    /// What the arguments say of the policy watch; `None` leaves it to the configuration.
-    pub(crate) fn policy_watch(&self) -> Option<bool> {
-        match self.no_reload {
-            true => Some(false),
-            false => self.hot_reload,
-        }
-    }
-
     /// What `gpu-manager --hot-reload` starts: loopback only, with the policy watch on.
     pub(crate) fn for_hot_reload() -> Self {
         let words = [
@@ -635,18 +627,14 @@ mod tests {
     }
 
     #[test]
-    fn flags_decide_on_the_policy_watch() {
-        let watch = |line: &str| match parse(line).expect(line).command {
-            Some(Command::Serve(args)) => args.policy_watch(),
+    fn a_switch_can_be_said_in_words() {
+        let switch = |line: &str| match parse(line).expect(line).command {
+            Some(Command::Serve(args)) => args.hot_reload,
             other => panic!("{other:?}"),
         };
-        assert_eq!(watch("gpu-manager serve"), None);
-        assert_eq!(watch("gpu-manager serve --hot-reload"), Some(true));
-        assert_eq!(watch("gpu-manager serve --hot-reload=off"), Some(false));
-        assert_eq!(
-            watch("gpu-manager serve --hot-reload --no-reload"),
-            Some(false)
-        );
-        assert_eq!(ServeArgs::for_hot_reload().policy_watch(), Some(true));
+        assert_eq!(switch("gpu-manager serve"), None);
+        assert_eq!(switch("gpu-manager serve --hot-reload"), Some(true));
+        assert_eq!(switch("gpu-manager serve --hot-reload=off"), Some(false));
+        assert_eq!(ServeArgs::for_hot_reload().hot_reload, Some(true));
     }
 }

@@ -1,7 +1,7 @@
 //! What every verb that talks to a broker has at hand.
 
 use gpu_api::DiskState;
-use gpu_client::Client;
+use gpu_client::{Client, Endpoint};
 use jiff::Timestamp;
 
 use crate::cli::args::BrokerArgs;
@@ -15,6 +15,7 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// Whether output is painted.
     pub(crate) paint: Paint,
+    token: Option<String>,
 }
 
 impl Context {
@@ -22,15 +23,45 @@ impl Context {
     pub(crate) fn new(broker: &BrokerArgs) -> Result<Self, Failure> {
         // A variable that is set to nothing says nothing.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let client = Client::discover(
-            given(&broker.url).as_deref(),
-            given(&broker.token).as_deref(),
-        )
-        .map_err(|error| Failure::usage(error.to_string()))?;
+        let token = given(&broker.token);
+        let client = Client::discover(given(&broker.url).as_deref(), token.as_deref())
+            .map_err(|error| Failure::usage(error.to_string()))?;
         Ok(Self {
             client,
             paint: Paint::for_stdout(),
+            token,
         })
+    }
+
+    /// The same broker by its Unix socket, where it knows whose processes it is told of. As it is if that
+    /// broker is on another host, has no socket, or is not reached at all.
+    pub(crate) async fn on_socket(&self) -> Self {
+        if self.client.endpoint().has_verified_peer() {
+            return self.clone();
+        }
+        let Ok(status) = self.client.status().await else {
+            return self.clone();
+        };
+        for endpoint in status
+            .listen
+            .iter()
+            .filter_map(|address| address.parse::<Endpoint>().ok())
+        {
+            let Ok(client) = Client::new(endpoint, self.token.as_deref()) else {
+                continue;
+            };
+            // Through a tunnel the path may be another broker's on this host.
+            let same = |other: gpu_api::Status| {
+                (other.pid, other.started_at) == (status.pid, status.started_at.clone())
+            };
+            if client.endpoint().has_verified_peer() && client.status().await.is_ok_and(same) {
+                return Self {
+                    client,
+                    ..self.clone()
+                };
+            }
+        }
+        self.clone()
     }
 
     /// Wall time, for `3m ago`.
@@ -62,7 +93,7 @@ pub(crate) fn disk_note(policy: &gpu_api::PolicyStatus) -> Option<String> {
             "the policy on disk is not the one in force (generation {generation}){why}; `gpu-manager reload` loads it"
         )),
         DiskState::Failing => Some(format!(
-            "the policy on disk does not compile, generation {generation} stays in force{why}; see `gpu-manager policy check`"
+            "the policy on disk does not compile, generation {generation} stays in force{why}"
         )),
         DiskState::Same | DiskState::Unknown => None,
     }

@@ -120,7 +120,7 @@ fn clean_line(line: &str) -> String {
     format!("{}\n", clean(line.trim_end_matches('\n')))
 }
 
-/// `GPU 1 (GPU-..): 3.9 GiB of 24.0 GiB free; 20.1 GiB by pid 4242, not granted until gone`
+/// `GPU 1 (GPU-..): 3.9 GiB of 24 GiB free; 20.1 GiB by pid 4242, not granted until gone`
 fn device_line(device: &DeviceFree) -> String {
     let mut line = format!(
         "GPU {} ({}): {} of {} free",
@@ -213,7 +213,7 @@ mod tests {
         };
         assert_eq!(
             device_line(&device),
-            "GPU 1 (GPU-1): 4.0 GiB of 24.0 GiB free; 20.0 GiB by pid 4242; 20.0 GiB not granted until proven free; cordoned"
+            "GPU 1 (GPU-1): 4 GiB of 24 GiB free; 20 GiB by pid 4242; 20 GiB not granted until proven free; cordoned"
         );
     }
 }

@@ -116,13 +116,26 @@ impl From<ClientError> for Failure {
             ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()),
             ClientError::Problem(problem) => {
                 let failure = Self::new(code_of(problem.code), problem.detail.clone());
-                match (&problem.hint, problem.code) {
-                    (Some(hint), _) => failure.hint(hint),
-                    (None, ErrorCode::Unauthorized) => failure.hint("set GPU_MANAGER_TOKEN to what `gpu-manager token show` says on the broker's host"),
-                    (None, _) => failure,
+                match hint_of(problem.code).or(problem.hint.as_deref()) {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
                 }
             }
         }
+    }
+}
+
+/// What to do at a command line, where that differs from what a program does.
+fn hint_of(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::DoesNotFit => {
+            Some("wait for it with `--wait-timeout 5m`; `gpu-manager leases` shows who holds what")
+        }
+        ErrorCode::NeverFits => Some("ask for less; `gpu-manager devices` shows what there is"),
+        ErrorCode::Unauthorized => {
+            Some("set GPU_MANAGER_TOKEN to what `gpu-manager token show` says on the broker's host")
+        }
+        _ => None,
     }
 }
 

@@ -38,19 +38,22 @@ pub(crate) async fn request(
     assemble(want, &ids, holder)
 }
 
-/// What the holder is called: what was asked for, else what is run.
+/// Who holds the lease: a process of this host, if the broker can tell whose it is, or else heartbeats alone.
+/// Its name is the one that was asked for, else `otherwise`.
 pub(crate) fn holder(
+    context: &Context,
     want: &WantArgs,
     otherwise: Option<&str>,
-    kind: HolderKind,
     pid: Option<u32>,
 ) -> HolderRequest {
+    // Over TCP the broker may be on another host, where the number is another process's.
+    let pid = pid.filter(|_| context.client.endpoint().has_verified_peer());
     HolderRequest {
         name: want
             .name
             .clone()
             .or_else(|| otherwise.and_then(|name| name.parse().ok())),
-        kind,
+        kind: pid.map_or(HolderKind::Remote, |_| HolderKind::Process),
         tenant: want.tenant.clone(),
         pid,
         supervised: false,
@@ -168,12 +171,11 @@ fn labels(want: &WantArgs) -> Result<Labels, Failure> {
 
 /// Sends the request, again while the broker is on its way up and the wait is not over.
 async fn ask(context: &Context, request: &AcquireRequest) -> Result<Lease, Failure> {
-    let mut request = request.clone();
-    let mut key = IdempotencyKey::random();
+    let key = IdempotencyKey::random();
     let give_up = Instant::now() + request.wait.unwrap_or_default().as_duration();
     let mut told = false;
     loop {
-        match context.client.acquire(&request, &key).await {
+        match context.client.acquire(request, &key).await {
             Ok(lease) => return Ok(lease),
             Err(error) if is_recovering(&error) && Instant::now() < give_up => {
                 if !told {
@@ -182,28 +184,9 @@ async fn ask(context: &Context, request: &AcquireRequest) -> Result<Lease, Failu
                 }
                 sleep(RECOVERING_RETRY).await;
             }
-            Err(error) if cannot_vouch(context, &request, &error) => {
-                note(
-                    "the broker cannot tell over TCP whose process this is: the lease lives by heartbeats alone",
-                );
-                request.holder.kind = HolderKind::Remote;
-                request.holder.supervised = false;
-                key = IdempotencyKey::random();
-            }
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Whether the broker refuses to take a process's life for the lease's, as it does where it cannot verify whose it is.
-fn cannot_vouch(context: &Context, request: &AcquireRequest, error: &ClientError) -> bool {
-    let refused = matches!(
-        error.code(),
-        Some(ErrorCode::Forbidden | ErrorCode::InvalidRequest)
-    );
-    refused
-        && request.holder.kind == HolderKind::Process
-        && !context.client.endpoint().has_verified_peer()
 }
 
 fn is_recovering(error: &ClientError) -> bool {
@@ -302,6 +285,8 @@ fn interrupted(signal: rustix::process::Signal) -> Failure {
 mod tests {
     use gpu_api::{Bytes, Demand};
 
+    use crate::cli::args::BrokerArgs;
+
     use super::*;
 
     #[test]
@@ -312,7 +297,21 @@ mod tests {
             wait_timeout: Some(Span::from_secs(60)),
             ..WantArgs::default()
         };
-        let holder = holder(&want, Some("python"), HolderKind::Process, Some(7));
+        let context = Context::new(&BrokerArgs {
+            url: Some("http://127.0.0.1:1".to_owned()),
+            token: None,
+        });
+        let holder = holder(
+            &context.expect("an address"),
+            &want,
+            Some("python"),
+            Some(7),
+        );
+        assert_eq!(
+            (holder.kind, holder.pid),
+            (HolderKind::Remote, None),
+            "nobody vouches for it over TCP"
+        );
         let request =
             assemble(&want, &["a".to_owned(), "b".to_owned()], holder).expect("a sound request");
         assert_eq!(

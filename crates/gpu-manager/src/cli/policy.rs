@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gpu_api::{
-    BODY_BYTES_MAX, Diagnostic, POLICY_FILES_MAX, Policy, PolicyCheck, PolicyCheckRequest,
-    PolicyText, Severity,
+    Diagnostic, POLICY_FILES_MAX, Policy, PolicyCheck, PolicyCheckRequest, PolicyText, Severity,
 };
 
 use crate::cli::Done;
@@ -23,27 +22,22 @@ pub(crate) async fn policy(context: &Context, command: PolicyCommand) -> Done {
 }
 
 async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
-    let texts = files
-        .iter()
-        .map(|path| read(path))
-        .collect::<Result<Vec<_>, _>>()?;
-    if texts.len() > POLICY_FILES_MAX {
-        return Err(Failure::usage(format!(
-            "`{}` files: {POLICY_FILES_MAX} can be checked at once",
-            texts.len()
-        )));
-    }
-    let request = PolicyCheckRequest {
-        files: (!texts.is_empty()).then_some(texts),
+    let roots = match files.is_empty() {
+        true => broker_roots(context).await?,
+        false => files.to_vec(),
     };
-    let check = match (
-        context.client.check_policy(&request).await,
-        request.files.as_deref().and_then(offline::check_policy),
-    ) {
+    let texts = read(roots)?;
+    let local = offline::check_policy(&texts);
+    let request = PolicyCheckRequest { files: Some(texts) };
+    let mut check = match (context.client.check_policy(&request).await, local) {
         (Ok(check), _) => check,
         (Err(error), Some(check)) if error.is_away() => check,
         (Err(error), _) => return Err(error.into()),
     };
+    quote(
+        &mut check.diagnostics,
+        request.files.as_deref().unwrap_or_default(),
+    );
     match json {
         true => print_json(&check)?,
         false => print(&render_check(&check, context.paint))?,
@@ -61,18 +55,66 @@ async fn show(context: &Context, json: bool) -> Done {
     Ok(exit::OK)
 }
 
-fn read(path: &Path) -> Result<PolicyText, Failure> {
-    let shown = path.display().to_string();
-    let failed =
-        |error: std::io::Error| Failure::usage(format!("failed to read `{shown}`: {error}"));
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > BODY_BYTES_MAX as u64 {
+/// Adds the line of text that each is about.
+fn quote(diagnostics: &mut [Diagnostic], texts: &[PolicyText]) {
+    for diagnostic in diagnostics
+        .iter_mut()
+        .filter(|found| found.source_line.is_none() && found.line > 0)
+    {
+        let text = texts.iter().find(|text| *text.name == *diagnostic.file);
+        let line = text.and_then(|text| text.text.lines().nth(diagnostic.line as usize - 1));
+        diagnostic.source_line = line.map(ToOwned::to_owned);
+    }
+}
+
+/// Where the broker reads its policy from, for a broker of this host.
+async fn broker_roots(context: &Context) -> Result<Vec<PathBuf>, Failure> {
+    let status = context.client.status().await.map_err(|error| {
+        let failure = Failure::from(error);
+        failure.hint("name the files to check: `gpu-manager policy check FILE...`")
+    })?;
+    match status.policy.dirs.is_empty() {
+        true => {
+            Err(Failure::usage("the broker reads no policy files").hint("name the files to check"))
+        }
+        false => Ok(status.policy.dirs.into_iter().map(PathBuf::from).collect()),
+    }
+}
+
+/// The texts beneath `roots`, read once and in the order in which they apply, as the broker reads them.
+fn read(roots: Vec<PathBuf>) -> Result<Vec<PolicyText>, Failure> {
+    let is_glob = |root: &Path| {
+        root.as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .any(|byte| b"*?[{".contains(byte))
+    };
+    if let Some(missing) = roots.iter().find(|root| !is_glob(root) && !root.exists()) {
         return Err(Failure::usage(format!(
-            "`{shown}` has {size} bytes: the most is {BODY_BYTES_MAX}"
+            "`{}` does not exist",
+            missing.display()
         )));
     }
-    let bytes = std::fs::read(path).map_err(failed)?;
-    let text = String::from_utf8(bytes)
+    let set = gpu_watch::read_set(&gpu_watch::Config::new(roots))
+        .map_err(|error| Failure::refused(format!("failed to read the policy files: {error}")))?;
+    match set.files.len() {
+        0 => Err(Failure::usage("there are no policy files in that place")),
+        1..=POLICY_FILES_MAX => set.files.into_iter().map(text).collect(),
+        many => Err(Failure::usage(format!(
+            "`{many}` files: {POLICY_FILES_MAX} can be checked at once"
+        ))),
+    }
+}
+
+fn text(file: gpu_watch::WatchedFile) -> Result<PolicyText, Failure> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let shown = file
+        .path
+        .strip_prefix(&here)
+        .unwrap_or(&file.path)
+        .display()
+        .to_string();
+    let text = String::from_utf8(file.bytes)
         .map_err(|_| Failure::refused(format!("`{shown}` is not UTF-8 text")))?;
     let name = shown
         .parse()

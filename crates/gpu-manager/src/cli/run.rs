@@ -43,6 +43,12 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Done {
 }
 
 async fn supervised(context: &Context, args: RunArgs) -> Done {
+    let context = &context.on_socket().await;
+    if !context.client.endpoint().has_verified_peer() {
+        note(
+            "over TCP the broker cannot tell whose process this is: the lease lives by heartbeats alone",
+        );
+    }
     let mut signals = Signals::new()?;
     let launcher = Launcher::spawn(&args.command)?;
     let request = request(context, &args, launcher.pid()).await?;
@@ -75,8 +81,8 @@ async fn request(
     let name = Path::new(&args.command[0])
         .file_name()
         .and_then(OsStr::to_str);
-    let mut holder = grant::holder(&args.want, name, HolderKind::Process, Some(pid));
-    holder.supervised = true;
+    let mut holder = grant::holder(context, &args.want, name, Some(pid));
+    holder.supervised = holder.kind == HolderKind::Process;
     let mut request = grant::request(context, &args.want, holder).await?;
     let wait = request.wait.unwrap_or(Span::MAX);
     request.wait = Some(wait);

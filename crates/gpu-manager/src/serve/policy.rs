@@ -17,7 +17,8 @@ pub(super) fn read(config: &Config) -> Result<Option<FileSet>, String> {
         return Ok(None);
     };
     let set = gpu_watch::read_set(&watch);
-    set.map(Some).map_err(|error| format!("policy files cannot be read: {error}"))
+    set.map(Some)
+        .map_err(|error| format!("policy files cannot be read: {error}"))
 }
 
 /// The policy that `files` say, with what goes over them.
@@ -48,7 +49,12 @@ pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, S
             .map_err(|error| error.to_string()),
         None => Ok(built_in()),
     };
-    Ok(Reloader::new(started.handle.clone(), Box::new(read), overrides(config)?, state))
+    Ok(Reloader::new(
+        started.handle.clone(),
+        Box::new(read),
+        overrides(config)?,
+        state,
+    ))
 }
 
 /// Offers every set that differs from `known` to the reloader, for as long as the watch is kept.

@@ -126,6 +126,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::zombie_processes, reason = "what is tested reaps it")]
     fn start(script: &str) -> Child {
         let child = Command::new("sh")
             .args(["-c", script])

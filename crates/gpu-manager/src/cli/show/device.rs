@@ -165,11 +165,11 @@ mod tests {
         );
         assert_eq!(
             text,
-            "GPU  NAME               TOTAL  GRANTED  USED      FREE  UTIL  TEMP  LEASES  STATE                ID\n  \
-               0  Simulated A100  80.0 GiB        -     -  80.0 GiB     -     -       0  open, simulated      sim-0\n  \
-               1  Simulated A100  80.0 GiB        -     -  80.0 GiB     -     -       0  cordoned, simulated  sim-1\n\
+            "GPU  NAME             TOTAL  GRANTED  USED    FREE  UTIL  TEMP  LEASES  STATE                ID\n  \
+               0  Simulated A100  80 GiB        -     -  80 GiB     -     -       0  open, simulated      sim-0\n  \
+               1  Simulated A100  80 GiB        -     -  80 GiB     -     -       0  cordoned, simulated  sim-1\n\
              GPU 1 is cordoned by ann: fan\n\
-             GPU 1 has 1.0 GiB in use by unknown processes, without a lease\n"
+             GPU 1 has 1 GiB in use by unknown processes, without a lease\n"
         );
     }
 }

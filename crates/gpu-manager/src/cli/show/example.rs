@@ -108,7 +108,7 @@ pub(crate) fn waiting(id: &str) -> Lease {
         waiting: Some(Waiting {
             position: 2,
             reason_code: "no_room".to_owned(),
-            reason: "needs 12.0 GiB on one device".to_owned(),
+            reason: "needs 12 GiB on one device".to_owned(),
             blockers: vec![Blocker {
                 lease: Some("l-1".to_owned()),
                 holder: "vllm-a".to_owned(),

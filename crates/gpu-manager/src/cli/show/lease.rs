@@ -46,7 +46,7 @@ pub(crate) fn lease_line(lease: &Lease, now: Timestamp) -> String {
     format!("{}\n", clean(&line))
 }
 
-/// `12.0 GiB on GPU 0 (sim-0)`
+/// `12 GiB on GPU 0 (sim-0)`
 pub(crate) fn holdings(lease: &Lease) -> String {
     let held = lease.allocations.iter().map(|held| {
         let size = if held.exclusive {
@@ -62,7 +62,7 @@ pub(crate) fn holdings(lease: &Lease) -> String {
     }
 }
 
-/// `2 x 12.0 GiB`, `1 whole device`
+/// `2 x 12 GiB`, `1 whole device`
 pub(crate) fn wanted(lease: &Lease) -> String {
     let wanted = &lease.wanted;
     match (wanted.memory, wanted.devices) {
@@ -203,17 +203,17 @@ mod tests {
             .render(Paint::off());
         assert_eq!(
             text,
-            "LEASE  STATE    HOLDER  USER  CLASS     DEVICES    MEMORY  AGE  NOTE\n\
-             l-1    active   test    ann   standard  0        12.0 GiB   5m\n\
-             l-2    waiting  test    ann   standard  -        12.0 GiB  10m  needs 12.0 GiB on one device\n"
+            "LEASE  STATE    HOLDER  USER  CLASS     DEVICES  MEMORY  AGE  NOTE\n\
+             l-1    active   test    ann   standard  0        12 GiB   5m\n\
+             l-2    waiting  test    ann   standard  -        12 GiB  10m  needs 12 GiB on one device\n"
         );
         assert_eq!(
             lease_line(&example::active("l-1"), example::now()),
-            "l-1 holds 12.0 GiB of GPU 0 (sim-0)\n"
+            "l-1 holds 12 GiB of GPU 0 (sim-0)\n"
         );
         assert_eq!(
             lease_line(&waiting, example::now()),
-            "l-2 waits for 12.0 GiB; needs 12.0 GiB on one device\n"
+            "l-2 waits for 12 GiB; needs 12 GiB on one device\n"
         );
     }
 }

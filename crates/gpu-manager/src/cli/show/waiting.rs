@@ -202,9 +202,9 @@ mod tests {
             explain(&example::waiting("l-2"), example::now(), Paint::off()),
             "l-2 waits, 2nd in the queue\n  \
                asked      10m ago by test (ann)\n  \
-               wants      12.0 GiB, class standard, priority 0\n  \
-               because    needs 12.0 GiB on one device\n  \
-               blocked by vllm-a (l-1) with 8.0 GiB on sim-0, until in 1h\n  \
+               wants      12 GiB, class standard, priority 0\n  \
+               because    needs 12 GiB on one device\n  \
+               blocked by vllm-a (l-1) with 8 GiB on sim-0, until in 1h\n  \
                expected   in 2m\n"
         );
     }
@@ -217,8 +217,8 @@ mod tests {
         };
         assert_eq!(
             render_queue(&queue, example::now(), Paint::off()),
-            "#  LEASE  HOLDER  CLASS     PRIORITY     WANTS  WAITED  WHY\n\
-             2  l-2    test    standard         0  12.0 GiB     10m  needs 12.0 GiB on one device\n\
+            "#  LEASE  HOLDER  CLASS     PRIORITY   WANTS  WAITED  WHY\n\
+             2  l-2    test    standard         0  12 GiB     10m  needs 12 GiB on one device\n\
              and 2 more\n"
         );
         assert_eq!(

@@ -1,0 +1,10 @@
+//! The whole bridge before a real broker over a store in memory: most of it without a port.
+
+mod connections;
+mod document;
+mod events;
+mod leases;
+mod matrix;
+mod operators;
+mod policy;
+mod support;

@@ -1,0 +1,14 @@
+//! The broker from outside: the real loop on its own thread, with a clock that the test moves.
+#![expect(clippy::unwrap_used, reason = "a test fails where its own steps fail")]
+
+mod attribution;
+mod commits;
+mod events;
+mod limits;
+mod processes;
+mod reload;
+mod restart;
+mod store;
+mod time;
+mod waits;
+mod world;

@@ -1,0 +1,137 @@
+//! A store whose commits a test holds back, fails and counts.
+
+use std::sync::Arc;
+
+use gpu_store::{
+    Batch, CommitError, EventPage, EventPosition, ReadError, Store, Stored,
+};
+use parking_lot::{Condvar, Mutex};
+
+/// What happens to a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Fail,
+    Hold,
+    Panic,
+    Work,
+}
+
+pub(crate) struct TestStore {
+    inner: Arc<dyn Store>,
+    gate: Mutex<Gate>,
+    changed: Condvar,
+}
+
+struct Gate {
+    mode: Mode,
+    held: usize,
+    commits: usize,
+}
+
+impl TestStore {
+    pub(crate) fn around(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            gate: Mutex::new(Gate {
+                mode: Mode::Work,
+                held: 0,
+                commits: 0,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// From here on no commit returns.
+    pub(crate) fn hold(&self) {
+        self.set(Mode::Hold);
+    }
+
+    /// Commits work, those held back first.
+    pub(crate) fn open(&self) {
+        self.set(Mode::Work);
+    }
+
+    /// Commits fail, those held back first.
+    pub(crate) fn fail(&self) {
+        self.set(Mode::Fail);
+    }
+
+    pub(crate) fn panic(&self) {
+        self.set(Mode::Panic);
+    }
+
+    /// Waits until the loop stands in a commit.
+    pub(crate) fn until_held(&self) {
+        let mut gate = self.gate.lock();
+        while gate.held == 0 {
+            let waited = self
+                .changed
+                .wait_for(&mut gate, crate::world::ANSWER_TIME_MAX);
+            assert!(!waited.timed_out(), "nothing is committed");
+        }
+    }
+
+    /// Commits that worked.
+    pub(crate) fn commits(&self) -> usize {
+        self.gate.lock().commits
+    }
+
+    fn set(&self, mode: Mode) {
+        self.gate.lock().mode = mode;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) -> Mode {
+        let mut gate = self.gate.lock();
+        gate.held += 1;
+        self.changed.notify_all();
+        while gate.mode == Mode::Hold {
+            self.changed.wait(&mut gate);
+        }
+        gate.held -= 1;
+        gate.mode
+    }
+}
+
+impl Store for TestStore {
+    fn load(&self) -> Result<Stored, ReadError> {
+        self.inner.load()
+    }
+
+    fn commit(&self, batch: &Batch<'_>) -> Result<(), CommitError> {
+        match self.pass() {
+            Mode::Fail => Err(CommitError {
+                detail: "no space left on device".to_owned(),
+            }),
+            Mode::Panic => panic!("the store is broken"),
+            Mode::Hold | Mode::Work => {
+                self.inner.commit(batch)?;
+                self.gate.lock().commits += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError> {
+        self.inner.events(after, limit)
+    }
+}
+
+/// A store that cannot be read.
+pub(crate) struct Unreadable;
+
+impl Store for Unreadable {
+    fn load(&self) -> Result<Stored, ReadError> {
+        Err(ReadError::Storage {
+            detail: "input/output error".to_owned(),
+        })
+    }
+
+    fn commit(&self, _batch: &Batch<'_>) -> Result<(), CommitError> {
+        unreachable!("nothing is written to a store that could not be read")
+    }
+
+    fn events(&self, _after: Option<EventPosition>, _limit: usize) -> Result<EventPage, ReadError> {
+        unreachable!("nobody asks for events of a broker that did not start")
+    }
+}

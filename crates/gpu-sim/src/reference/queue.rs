@@ -1,0 +1,452 @@
+//! Who is served, in which order, where, and what keeps the others.
+
+use std::cmp::Reverse;
+
+use gpu_lease::{
+    Allocation, Amount, At, Blocker, BootMs, Cause, DeviceKey, DeviceObstacle, Effect, EndReason,
+    Fence, Grant, Lease, LeaseId, Ms, Obstacle, Phase, QueueOrder, Request, Select, Strategy,
+    Verdict, WallMs, Why,
+};
+
+use super::capacity::{charge, granted_on, is_alone, once};
+use super::{Card, Reference, deadline, is_waiting, occupied, policy};
+
+/// What the first waiter that devices keep waiting is going to get.
+#[derive(Clone, Debug)]
+struct Head {
+    id: LeaseId,
+    devices: Vec<DeviceKey>,
+    start: Option<BootMs>,
+}
+
+/// What is known of those who come first.
+#[derive(Clone, Debug, Default)]
+struct Before {
+    head: Option<Head>,
+    barrier: Option<LeaseId>,
+}
+
+impl Reference {
+    pub(super) fn serve(&mut self, at: At, effects: &mut Vec<Effect>) {
+        let is_over = |lease: &Lease| {
+            is_waiting(lease) && self.due(lease).is_some_and(|due| due <= at.boot)
+        };
+        for id in self.ids(is_over) {
+            self.fall_due(at, id, effects);
+        }
+        let mut before = Before::default();
+        for lease in self.order(at) {
+            match self.decide(&mut before, &lease, at) {
+                Ok(devices) => self.grant(at, &lease, &devices, effects),
+                Err(cause) => self.keep_waiting(at, &lease, &cause, effects),
+            }
+        }
+    }
+
+    pub(super) fn reasons(&self, at: At) -> Vec<(LeaseId, Why)> {
+        let mut before = Before::default();
+        let mut reasons = Vec::new();
+        for (place, lease) in self.order(at).into_iter().enumerate() {
+            if let Err(cause) = self.decide(&mut before, &lease, at) {
+                let head = before.head.as_ref().filter(|head| head.id == lease.id);
+                let start = head.and_then(|head| head.start);
+                reasons.push((lease.id, why(&lease, place, cause, start)));
+            }
+        }
+        reasons
+    }
+
+    /// Why a request that did not wait was not served.
+    pub(super) fn why_not(&self, at: At, mut lease: Lease) -> Why {
+        if let Phase::Waiting(wait) = &mut lease.phase {
+            wait.seq = u64::MAX;
+        }
+        let mut before = Before::default();
+        let mine = self.rank(&lease, at);
+        let ahead: Vec<Lease> = self.order(at);
+        let ahead = ahead.into_iter().filter(|other| self.rank(other, at) < mine);
+        let ahead: Vec<Lease> = ahead.collect();
+        for other in &ahead {
+            drop(self.decide(&mut before, other, at));
+        }
+        let cause = self.decide(&mut before, &lease, at).err();
+        let cause = cause.unwrap_or(Cause::Devices(Vec::new()));
+        let start = match before.head {
+            None => self.nominate(&lease, at).and_then(|head| head.start),
+            Some(_) => None,
+        };
+        why(&lease, ahead.len(), cause, start)
+    }
+
+    /// Whether not even idle devices could serve it.
+    pub(super) fn can_never_fit(&self, request: &Request) -> bool {
+        let Some(cards) = &self.cards else {
+            return false;
+        };
+        let serves = |card: &&Card| {
+            let enough = match request.amount {
+                Amount::Exclusive => true,
+                Amount::Memory(bytes) => self.grantable(card) >= bytes,
+            };
+            may_serve(card, request) && enough
+        };
+        cards.iter().filter(serves).count() < request.devices as usize
+    }
+
+    fn order(&self, at: At) -> Vec<Lease> {
+        let waiters = self.leases.iter().filter(|lease| is_waiting(lease));
+        let mut waiters: Vec<Lease> = waiters.cloned().collect();
+        waiters.sort_by_key(|lease| self.rank(lease, at));
+        waiters
+    }
+
+    fn rank(&self, lease: &Lease, at: At) -> (Reverse<i64>, u64) {
+        let seq = lease.waiting().map_or(u64::MAX, |wait| wait.seq);
+        let aging = self.policy.queue.aging.0;
+        let waited = at.boot.0 - lease.created.boot.0;
+        let steps = if aging == 0 { 0 } else { waited / aging };
+        let steps = i64::try_from(steps).expect("nobody waits that long");
+        match self.policy.queue.order {
+            QueueOrder::Fifo => (Reverse(0), seq),
+            QueueOrder::Priority => (Reverse(lease.priority + steps), seq),
+        }
+    }
+
+    fn keep_waiting(&mut self, at: At, lease: &Lease, cause: &Cause, effects: &mut Vec<Effect>) {
+        if waits_for_reading(cause) {
+            once(effects, Effect::Read);
+        }
+        if policy::refusal(&self.policy, lease, at).is_some() {
+            self.end(at, lease.id, EndReason::Denied);
+        } else if !stays(&lease.request, cause) {
+            self.end(at, lease.id, EndReason::WaitTimeout);
+        }
+    }
+
+    /// Rules first, then the queue's discipline, then devices.
+    fn decide(&self, before: &mut Before, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
+        match policy::verdict(&self.policy, &lease.request, at) {
+            Verdict::Allow => {}
+            Verdict::Deny { rule, reason } => return Err(by_rule(rule, reason, None)),
+            Verdict::Hold {
+                rule,
+                reason,
+                until,
+            } => return Err(by_rule(rule, reason, until)),
+        }
+        if let Some(first) = before.barrier {
+            return Err(Cause::Behind(first));
+        }
+        let placed = self.place(before.head.as_ref(), lease, at);
+        if let Err(cause) = &placed
+            && stays(&lease.request, cause)
+        {
+            if before.head.is_none() {
+                before.head = self.nominate(lease, at);
+            }
+            if !self.policy.queue.backfill {
+                before.barrier = Some(lease.id);
+            }
+        }
+        placed
+    }
+
+    fn place(&self, head: Option<&Head>, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
+        let Some(cards) = &self.cards else {
+            return Err(Cause::Recovering);
+        };
+        let mut fitting = Vec::new();
+        let mut obstacles = Vec::new();
+        for card in cards.iter().filter(|card| may_serve(card, &lease.request)) {
+            match self.obstacle(head, card, lease, at) {
+                None => fitting.push(card),
+                Some(obstacle) => obstacles.push(self.obstructed(card, obstacle)),
+            }
+        }
+        let wanted = lease.request.devices as usize;
+        if fitting.len() < wanted {
+            return Err(Cause::Devices(obstacles));
+        }
+        let mut chosen = Vec::new();
+        while chosen.len() < wanted {
+            let best = (0..fitting.len()).min_by_key(|&place| self.taste(fitting[place]));
+            let best = fitting.remove(best.expect("enough of them fit"));
+            chosen.push(best.device.key.clone());
+        }
+        Ok(chosen)
+    }
+
+    /// The smaller, the better by the policy's strategy; the index decides among equals.
+    fn taste(&self, card: &Card) -> (i128, i128, u32, DeviceKey) {
+        let free = i128::from(self.free(card));
+        let leases = self.occupants(card).len() as i128;
+        let (first, second) = match self.policy.placement.strategy {
+            Strategy::FirstFit => (0, 0),
+            Strategy::BestFit => (free, 0),
+            Strategy::WorstFit => (-free, 0),
+            Strategy::Pack => (-leases, free),
+            Strategy::Spread => (leases, -free),
+        };
+        (first, second, card.device.index, card.device.key.clone())
+    }
+
+    fn obstacle(
+        &self,
+        head: Option<&Head>,
+        card: &Card,
+        lease: &Lease,
+        at: At,
+    ) -> Option<Obstacle> {
+        if card.lost_since.is_some() {
+            return Some(Obstacle::Lost);
+        }
+        if let Some(reason) = self.cordon_of(card) {
+            return Some(Obstacle::Cordoned(reason));
+        }
+        if let Some(head) = head
+            && head.devices.contains(&card.device.key)
+            && !self.is_gone_before(head, lease, at)
+        {
+            return Some(Obstacle::HeldBack(head.id));
+        }
+        let stale = self.is_stale(card, at);
+        let missing = self.missing(card, lease.request.amount);
+        if missing.is_some() && !(stale && self.fits_by_grants(card, lease.request.amount)) {
+            return missing;
+        }
+        let slots = self.settings(&card.device).load_slots;
+        if lease.request.load && self.usage(card).loading >= slots {
+            return Some(Obstacle::Loading);
+        }
+        stale.then_some(Obstacle::AwaitingReading)
+    }
+
+    fn is_gone_before(&self, head: &Head, lease: &Lease, at: At) -> bool {
+        let hold = policy::max_hold(&self.policy, &lease.request);
+        match (hold, head.start) {
+            (Some(hold), Some(start)) => at.boot + hold <= start,
+            _ => false,
+        }
+    }
+
+    fn missing(&self, card: &Card, amount: Amount) -> Option<Obstacle> {
+        let usage = self.usage(card);
+        if usage.exclusive {
+            return Some(Obstacle::InUse);
+        }
+        match amount {
+            Amount::Exclusive if !self.occupants(card).is_empty() => Some(Obstacle::InUse),
+            Amount::Exclusive => {
+                let tolerable = usage.foreign <= self.policy.foreign_ignore_below;
+                (!tolerable).then_some(Obstacle::Foreign(usage.foreign))
+            }
+            Amount::Memory(bytes) if bytes <= self.free(card) => None,
+            Amount::Memory(bytes) if usage.charged + bytes <= self.grantable(card) => {
+                Some(Obstacle::Foreign(usage.foreign))
+            }
+            Amount::Memory(_) => Some(Obstacle::Short),
+        }
+    }
+
+    /// Whether it would fit if nothing but grants were known.
+    fn fits_by_grants(&self, card: &Card, amount: Amount) -> bool {
+        let usage = self.usage(card);
+        match amount {
+            Amount::Exclusive => self.occupants(card).is_empty(),
+            Amount::Memory(bytes) => {
+                !usage.exclusive && usage.granted + bytes <= self.grantable(card)
+            }
+        }
+    }
+
+    fn obstructed(&self, card: &Card, obstacle: Obstacle) -> DeviceObstacle {
+        let mut holders: Vec<Blocker> = Vec::new();
+        for lease in self.occupants(card) {
+            holders.push(Blocker {
+                lease: lease.id,
+                holder: lease.request.holder.name.clone(),
+                memory: charge(lease, card),
+                until: self.known_end(lease).map(|(_, wall)| wall),
+            });
+        }
+        holders.sort_by_key(|holder| (Reverse(holder.memory), holder.lease));
+        let alone = self.usage(card).exclusive;
+        DeviceObstacle {
+            device: card.device.key.clone(),
+            free: if alone { 0 } else { self.free(card) },
+            obstacle,
+            holders,
+        }
+    }
+
+    /// When a lease is over at the latest; nobody knows while it is being taken back.
+    fn known_end(&self, lease: &Lease) -> Option<(BootMs, WallMs)> {
+        let Phase::Held(grant) = &lease.phase else {
+            return None;
+        };
+        let drains = grant.drains.values().map(|drain| drain.deadline);
+        let ends = drains.chain(grant.hold_until);
+        ends.map(|end| (end.boot, end.wall)).min()
+    }
+
+    /// The devices that can serve it soonest.
+    fn nominate(&self, lease: &Lease, at: At) -> Option<Head> {
+        let mut candidates = Vec::new();
+        for card in self.cards.as_ref()? {
+            let usable = may_serve(card, &lease.request)
+                && card.lost_since.is_none()
+                && self.cordon_of(card).is_none();
+            if !usable {
+                continue;
+            }
+            let Some((start, missing)) = self.opening(card, lease.request.amount, at) else {
+                continue;
+            };
+            let when = start.unwrap_or(BootMs(u64::MAX));
+            let key = card.device.key.clone();
+            candidates.push((when, missing, card.device.index, key, start));
+        }
+        candidates.sort();
+        let wanted = lease.request.devices as usize;
+        if candidates.len() < wanted {
+            return None;
+        }
+        candidates.truncate(wanted);
+        let mut start = Some(BootMs(0));
+        for (.., opens) in &candidates {
+            start = match (start, *opens) {
+                (Some(latest), Some(opens)) => Some(latest.max(opens)),
+                _ => None,
+            };
+        }
+        Some(Head {
+            id: lease.id,
+            start,
+            devices: candidates.into_iter().map(|(_, _, _, key, _)| key).collect(),
+        })
+    }
+
+    /// When there is room, trying every moment at which somebody leaves; and what stays missing after
+    /// the last of them. `None`: never.
+    fn opening(&self, card: &Card, amount: Amount, at: At) -> Option<(Option<BootMs>, u64)> {
+        let usage = self.usage(card);
+        let wanted = match amount {
+            Amount::Exclusive => self.grantable(card),
+            Amount::Memory(bytes) => bytes,
+        };
+        let tolerated =
+            amount == Amount::Exclusive && usage.foreign <= self.policy.foreign_ignore_below;
+        let foreign = if tolerated { 0 } else { usage.foreign };
+        let room = self.grantable(card).checked_sub(wanted)?;
+        let mut moments = vec![at.boot];
+        for lease in self.occupants(card) {
+            moments.extend(self.known_end(lease).map(|(end, _)| end.max(at.boot)));
+        }
+        moments.sort();
+        let taken_at = |moment: Option<BootMs>| {
+            let mut taken = foreign;
+            for lease in self.occupants(card) {
+                let end = self.known_end(lease).map(|(end, _)| end);
+                let is_there = match (end, moment) {
+                    (Some(end), Some(moment)) => end > moment,
+                    (end, _) => end.is_none(),
+                };
+                if is_there {
+                    taken += match is_alone(lease, card) {
+                        true => charge(lease, card).max(self.grantable(card)),
+                        false => charge(lease, card),
+                    };
+                }
+            }
+            taken
+        };
+        let opens = moments.into_iter().find(|m| taken_at(Some(*m)) <= room);
+        Some((opens, taken_at(None).saturating_sub(room)))
+    }
+
+    fn grant(&mut self, at: At, lease: &Lease, devices: &[DeviceKey], effects: &mut Vec<Effect>) {
+        let request = &lease.request;
+        let mut allocations: Vec<Allocation> = Vec::new();
+        for device in devices {
+            let card = self.card(device).expect("it was just chosen");
+            allocations.push(Allocation {
+                device: device.clone(),
+                memory: match request.amount {
+                    Amount::Exclusive => self.grantable(card),
+                    Amount::Memory(bytes) => bytes,
+                },
+                exclusive: request.amount == Amount::Exclusive,
+            });
+        }
+        allocations.sort_by(|a, b| a.device.cmp(&b.device));
+        let grant = Grant {
+            fence: Fence(self.next_fence),
+            at,
+            generation: self.generation,
+            allocations,
+            expires: deadline(at, request.ttl),
+            hold_until: policy::max_hold(&self.policy, request).map(|hold| deadline(at, hold)),
+            renewed: false,
+            loading: request.load,
+            unresponsive: false,
+            drains: Default::default(),
+        };
+        self.next_fence += 1;
+        if let Some(process) = lease.process() {
+            effects.push(Effect::Watch {
+                id: lease.id,
+                fence: grant.fence,
+                process: process.clone(),
+            });
+        }
+        self.find_mut(lease.id).expect("it waits").phase = Phase::Held(grant);
+    }
+}
+
+/// Whether it is for waiting, or for the two seconds that a reading may take.
+fn stays(request: &Request, cause: &Cause) -> bool {
+    request.queue || request.wait > Ms(0) || waits_for_reading(cause)
+}
+
+fn waits_for_reading(cause: &Cause) -> bool {
+    let Cause::Devices(devices) = cause else {
+        return false;
+    };
+    devices
+        .iter()
+        .any(|device| device.obstacle == Obstacle::AwaitingReading)
+}
+
+fn may_serve(card: &Card, request: &Request) -> bool {
+    let selected = match &request.select {
+        Select::Any => true,
+        Select::Ids(ids) => ids.contains(&card.device.key.id),
+    };
+    selected && card.device.leasable
+}
+
+fn by_rule(rule: String, reason: String, until: Option<WallMs>) -> Cause {
+    Cause::Rule {
+        rule,
+        reason,
+        until,
+    }
+}
+
+fn why(lease: &Lease, ahead: usize, cause: Cause, start: Option<BootMs>) -> Why {
+    Why {
+        devices: lease.request.devices,
+        amount: lease.request.amount,
+        position: u32::try_from(ahead + 1).expect("the queue is short"),
+        cause,
+        start,
+    }
+}
+
+impl Reference {
+    /// What is granted on a device in all.
+    pub fn granted(&self, card: &Card) -> u64 {
+        let leases = self.leases.iter().filter(|lease| occupied(lease).is_some());
+        leases.map(|lease| granted_on(lease, card)).sum()
+    }
+}

@@ -1,0 +1,12 @@
+//! Stories of the whole product: each starts the real program and tells what people and programs see of it.
+
+mod denials;
+mod devices;
+mod disconnects;
+mod emergency;
+mod hostile;
+mod leases;
+mod page;
+mod policy;
+mod restarts;
+mod run;
