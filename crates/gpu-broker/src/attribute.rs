@@ -1,10 +1,10 @@
 //! Which lease a process on a device belongs to: that of the nearest ancestor, or of the process
-//! group, that a lease registered or declared.
+//! group, that a lease registered or declared. Of several, one that holds something on that device.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gpu_lease::{Lease, LeaseId, Reading};
+use gpu_lease::{DeviceKey, Lease, LeaseId, Reading};
 
 use crate::process::Stat;
 
@@ -14,46 +14,49 @@ const ANCESTORS_MAX: usize = 64;
 /// Fills in [`gpu_lease::DeviceProcess::lease`] of every process in `readings`.
 pub(crate) fn attribute(readings: &mut [Reading], leases: &[Arc<Lease>]) {
     let registered = Registered::by(leases);
-    if registered.pids.is_empty() {
+    if registered.claims.is_empty() {
         return;
     }
-    let processes = readings
-        .iter_mut()
-        .flat_map(|reading| &mut reading.processes);
-    for process in processes {
-        process.lease = registered.lease_of(process.pid);
+    for reading in readings {
+        for process in &mut reading.processes {
+            process.lease = registered.lease_of(process.pid, &reading.device);
+        }
     }
 }
 
-/// The pids that occupying leases speak for, with the start time where it is proven.
-struct Registered {
-    pids: BTreeMap<u32, (Option<u64>, LeaseId)>,
+/// The pids that occupying leases speak for.
+struct Registered<'a> {
+    claims: BTreeMap<u32, Vec<Claim<'a>>>,
 }
 
-impl Registered {
-    fn by(leases: &[Arc<Lease>]) -> Self {
-        let mut pids = BTreeMap::new();
+struct Claim<'a> {
+    lease: &'a Lease,
+    /// When the process started, where that is proven and not only declared.
+    start_ticks: Option<u64>,
+}
+
+impl<'a> Registered<'a> {
+    fn by(leases: &'a [Arc<Lease>]) -> Self {
+        let mut claims: BTreeMap<u32, Vec<Claim<'a>>> = BTreeMap::new();
         for lease in leases.iter().filter(|lease| lease.occupying().is_some()) {
-            match (lease.process(), lease.request.holder.pid) {
-                (Some(process), _) => {
-                    pids.insert(process.pid, (Some(process.start_ticks), lease.id));
-                }
-                // Only declared: a proven registration of the same pid goes before it.
-                (None, Some(pid)) => {
-                    pids.entry(pid).or_insert((None, lease.id));
-                }
-                (None, None) => {}
+            let process = lease.process();
+            let pid = process.map(|process| process.pid);
+            if let Some(pid) = pid.or(lease.request.holder.pid) {
+                claims.entry(pid).or_default().push(Claim {
+                    lease,
+                    start_ticks: process.map(|process| process.start_ticks),
+                });
             }
         }
-        Self { pids }
+        Self { claims }
     }
 
-    fn lease_of(&self, pid: u32) -> Option<LeaseId> {
+    fn lease_of(&self, pid: u32, device: &DeviceKey) -> Option<LeaseId> {
         let mut pid = pid;
         for _ in 0..ANCESTORS_MAX {
             let stat = Stat::of(pid).ok();
-            let found = self.owner(pid, stat.map(|stat| stat.start_ticks));
-            let found = found.or_else(|| self.owner_of_group(stat?.group));
+            let found = self.owner(pid, stat.map(|stat| stat.start_ticks), device);
+            let found = found.or_else(|| self.owner_of_group(stat?.group, device));
             match (found, stat) {
                 (Some(lease), _) => return Some(lease),
                 (None, Some(stat)) if stat.parent > 1 => pid = stat.parent,
@@ -63,15 +66,31 @@ impl Registered {
         None
     }
 
-    fn owner(&self, pid: u32, start_ticks: Option<u64>) -> Option<LeaseId> {
-        let (proven, lease) = self.pids.get(&pid)?;
-        let same = proven.is_none() || *proven == start_ticks;
-        same.then_some(*lease)
+    fn owner(
+        &self,
+        pid: u32,
+        start_ticks: Option<u64>,
+        device: &DeviceKey,
+    ) -> Option<LeaseId> {
+        let claims = self.claims.get(&pid)?.iter();
+        let same = claims.filter(|claim| claim.start_ticks.is_none_or(|at| Some(at) == start_ticks));
+        let best = same.max_by_key(|claim| (claim.is_on(device), claim.start_ticks.is_some()))?;
+        Some(best.lease.id)
     }
 
     /// A child that outlived its registered parent is still in its process group.
-    fn owner_of_group(&self, group: u32) -> Option<LeaseId> {
+    fn owner_of_group(&self, group: u32, device: &DeviceKey) -> Option<LeaseId> {
+        if !self.claims.contains_key(&group) {
+            return None;
+        }
         let start_ticks = Stat::of(group).ok().map(|stat| stat.start_ticks);
-        self.owner(group, start_ticks)
+        self.owner(group, start_ticks, device)
+    }
+}
+
+impl Claim<'_> {
+    fn is_on(&self, device: &DeviceKey) -> bool {
+        let grant = self.lease.occupying();
+        grant.is_some_and(|grant| grant.on(device).is_some())
     }
 }

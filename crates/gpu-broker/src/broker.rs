@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -98,7 +97,9 @@ impl Broker {
         let stored = config.store.load()?;
         let at = config.clock.now();
         let (policy, degraded) = choose_policy(&config.policy, stored.policy.as_ref())?;
-        let books = recover(&stored, &policy, at);
+        let books = recover(&stored, &policy, &config.policy.overrides, at);
+        // Before anything is decided, so that what is decided now is not begun twice.
+        let standing = books.standing_effects();
         let view = Arc::new(View::of(&books, at));
         let inbox = Arc::new(Inbox::default());
         let rebooted = stored
@@ -116,8 +117,13 @@ impl Broker {
             .leases()
             .filter(|lease| lease.held().is_some())
             .count();
-        let effects = Effects::start(inbox.clone(), config.boot_id, config.read_now)?;
-        effects.perform(turn.books().standing_effects());
+        let effects = Effects::start(
+            inbox.clone(),
+            view.clone(),
+            config.boot_id,
+            config.read_now,
+        )?;
+        effects.perform(standing);
         effects.perform(opened);
         let shared = Arc::new(Shared {
             inbox,
@@ -125,13 +131,13 @@ impl Broker {
             store: config.store,
             clock: config.clock,
             store_id: stored.store_id,
-            no_grants: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         });
         let looping = Loop {
             turn,
             shared: shared.clone(),
             effects,
+            turned: at.boot,
         };
         let thread = thread::Builder::new()
             .name("broker".into())
@@ -156,7 +162,6 @@ impl Broker {
 
     /// Takes no more requests and tells those who wait; what is held stays held.
     pub fn begin_stop(&self) {
-        self.shared.no_grants.store(true, Ordering::Release);
         self.shared.stopping.send_replace(true);
     }
 
@@ -166,7 +171,7 @@ impl Broker {
     /// The store had failed.
     pub fn stop(self) -> Result<(), Fatal> {
         self.begin_stop();
-        self.shared.inbox.stop();
+        self.shared.inbox.close();
         match self.thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -199,12 +204,27 @@ fn recompile(good: &LastGood, overrides: &[Override]) -> Option<Arc<Policy>> {
 
 /// The books that wrote the rows, under the policy that they decided by, so that a policy which changed
 /// while no broker ran is switched to like any other.
-fn recover(stored: &Stored, policy: &Arc<Policy>, at: At) -> Books {
+fn recover(stored: &Stored, policy: &Arc<Policy>, overrides: &[Override], at: At) -> Books {
     let Some(rows) = &stored.rows else {
         return Books::new(policy.clone(), first_fence(at));
     };
-    let last = stored.policy.as_ref().and_then(|good| recompile(good, &[]));
+    let last = stored.policy.as_ref();
+    let last = last.map(|good| decided_by(good, policy, overrides));
     Books::from_rows(last.unwrap_or_else(|| policy.clone()), rows.clone())
+}
+
+/// The policy of before. What lay over its files is not stored: if neither the present overrides nor none
+/// make it what it was, it is at least known to be another one than `policy`.
+fn decided_by(good: &LastGood, policy: &Policy, overrides: &[Override]) -> Arc<Policy> {
+    let layers = [overrides, &[]];
+    let mut compiled = layers.into_iter().filter_map(|over| recompile(good, over));
+    let near = compiled.next().unwrap_or_else(|| Arc::new(policy.clone()));
+    let same = |candidate: &Arc<Policy>| candidate.source.hash == good.source.hash;
+    let nearest = [near.clone()].into_iter().chain(compiled).find(same);
+    Arc::new(Policy {
+        source: good.source.clone(),
+        ..Policy::clone(&nearest.unwrap_or(near))
+    })
 }
 
 /// Higher than every fence that a deleted store can have given.
@@ -229,6 +249,8 @@ struct Loop {
     turn: Turn,
     shared: Arc<Shared>,
     effects: Effects,
+    /// When the last turn began.
+    turned: BootMs,
 }
 
 impl Loop {
@@ -240,11 +262,10 @@ impl Loop {
                 return Ok(());
             };
             let at = self.shared.clock.now();
-            let batch = with_grace_after_pause(batch, wake_at, at);
-            let effects = self
-                .turn
-                .run(at, batch)
-                .inspect_err(|_fatal| self.give_up())?;
+            // What was due before the last turn was not late because of a pause after it.
+            let batch = with_grace_after_pause(batch, wake_at.max(self.turned), at);
+            self.turned = at.boot;
+            let effects = self.turn.run(at, batch)?;
             self.effects.perform(effects);
         }
     }
@@ -256,12 +277,14 @@ impl Loop {
             None => self.turn.wake_at(),
         }
     }
+}
 
-    /// Nothing is answered any more: dropping the messages closes every channel.
-    fn give_up(&self) {
-        self.shared.no_grants.store(true, Ordering::Release);
+impl Drop for Loop {
+    /// However the loop ends, also by a panic, nobody waits for an answer that cannot come: dropping the
+    /// messages closes every channel.
+    fn drop(&mut self) {
         self.shared.stopping.send_replace(true);
-        self.shared.inbox.stop();
+        self.shared.inbox.close();
         while self.shared.inbox.take(Duration::ZERO).is_some() {}
     }
 }

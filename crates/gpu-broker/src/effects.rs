@@ -5,17 +5,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
+use std::time::Duration;
 
 use gpu_lease::{Command, Effect, Fence, LeaseId, Process, Signal};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::pidfd_send_signal;
 
+use crate::handle::Unavailable;
 use crate::inbox::{Inbox, Message};
 use crate::process;
+use crate::view::View;
+
+/// A process that could not be watched, for want of descriptors say, is tried again after so long.
+const WATCH_AGAIN_SECS: i64 = 5;
+/// A result that the inbox has no room for is offered again after so long.
+const REPORT_AGAIN_MS: u64 = 10;
 
 /// Asks whoever reads the devices to do so now.
 pub(crate) type ReadNow = Box<dyn Fn() + Send + Sync>;
@@ -32,14 +41,21 @@ impl Effects {
     ///
     /// # Errors
     /// The kernel has no more threads or descriptors.
-    pub(crate) fn start(inbox: Arc<Inbox>, boot_id: String, read_now: ReadNow) -> io::Result<Self> {
+    pub(crate) fn start(
+        inbox: Arc<Inbox>,
+        view: Arc<View>,
+        boot_id: String,
+        read_now: ReadNow,
+    ) -> io::Result<Self> {
         let (jobs, inbound) = channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let watcher = Watcher {
             jobs: inbound,
             wake: wake.clone(),
             watched: BTreeMap::new(),
+            missed: Vec::new(),
             inbox,
+            view,
             boot_id,
         };
         thread::Builder::new()
@@ -53,13 +69,18 @@ impl Effects {
     }
 
     pub(crate) fn perform(&self, effects: Vec<Effect>) {
+        let mut sent = false;
         for effect in effects {
             match effect {
                 Effect::Read => (self.read_now)(),
-                Effect::Signal { .. } | Effect::Watch { .. } => drop(self.jobs.send(effect)),
+                Effect::Signal { .. } | Effect::Watch { .. } => {
+                    sent |= self.jobs.send(effect).is_ok();
+                }
             }
         }
-        self.wake();
+        if sent {
+            self.wake();
+        }
     }
 
     fn wake(&self) {
@@ -80,28 +101,43 @@ struct Watcher {
     jobs: Receiver<Effect>,
     wake: Arc<OwnedFd>,
     watched: BTreeMap<(LeaseId, Fence), OwnedFd>,
+    /// Processes that should be watched and could not be yet.
+    missed: Vec<((LeaseId, Fence), Process)>,
     inbox: Arc<Inbox>,
+    view: Arc<View>,
     boot_id: String,
 }
 
 impl Watcher {
     fn run(mut self) {
-        loop {
-            if self.take_jobs().is_err() {
-                return;
-            }
+        while self.take_jobs().is_ok() {
+            self.forget_what_is_over();
             for (id, fence) in self.wait() {
                 self.watched.remove(&(id, fence));
                 self.report(Command::ProcessGone { id, fence });
             }
+            for (key, process) in mem::take(&mut self.missed) {
+                self.watch(key, process);
+            }
         }
+    }
+
+    /// A process can outlive its leases, and each watch holds a descriptor.
+    fn forget_what_is_over(&mut self) {
+        let view = &self.view;
+        let occupies = |(id, fence): &(LeaseId, Fence)| {
+            let lease = view.find(*id);
+            lease.is_some_and(|lease| lease.occupying().is_some_and(|grant| grant.fence == *fence))
+        };
+        self.watched.retain(|key, _| occupies(key));
+        self.missed.retain(|(key, _)| occupies(key));
     }
 
     /// Does what was asked since; an error once nobody will ask again.
     fn take_jobs(&mut self) -> Result<(), ()> {
         loop {
             match self.jobs.try_recv() {
-                Ok(Effect::Watch { id, fence, process }) => self.watch((id, fence), &process),
+                Ok(Effect::Watch { id, fence, process }) => self.watch((id, fence), process),
                 Ok(Effect::Signal {
                     id,
                     fence,
@@ -125,12 +161,13 @@ impl Watcher {
         }
     }
 
-    fn watch(&mut self, (id, fence): (LeaseId, Fence), process: &Process) {
-        match process::open(process, &self.boot_id) {
+    fn watch(&mut self, (id, fence): (LeaseId, Fence), process: Process) {
+        match process::open(&process, &self.boot_id) {
             Ok(Some(fd)) => drop(self.watched.insert((id, fence), fd)),
             Ok(None) => self.report(Command::ProcessGone { id, fence }),
             Err(error) => {
                 tracing::warn!(lease = %id, pid = process.pid, %error, "cannot watch the process");
+                self.missed.push(((id, fence), process));
             }
         }
     }
@@ -143,7 +180,12 @@ impl Watcher {
                 .values()
                 .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
         );
-        if let Err(error) = poll(&mut fds, None) {
+        let again = Timespec {
+            tv_sec: WATCH_AGAIN_SECS,
+            tv_nsec: 0,
+        };
+        let timeout = (!self.missed.is_empty()).then_some(&again);
+        if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "cannot wait for processes");
             return Vec::new();
         }
@@ -175,14 +217,16 @@ impl Watcher {
         }
     }
 
+    /// The loop drains a full lane in no time. What it is not told, nobody tells it later.
     fn report(&self, command: Command) {
-        // A full lane is drained by the loop in no time; what is not told now is told by the next watch.
-        if self
-            .inbox
-            .push_control(Message::Apply(command, None))
-            .is_err()
-        {
-            tracing::warn!("the control lane is full; the result of an effect is lost");
+        loop {
+            let message = Message::Apply(command.clone(), None);
+            match self.inbox.push_control(message) {
+                Ok(()) | Err(Unavailable::Stopping) => return,
+                Err(Unavailable::Overloaded) => {
+                    thread::sleep(Duration::from_millis(REPORT_AGAIN_MS));
+                }
+            }
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The way to the loop, and to what it published.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpu_lease::{
     Answer, At, Command, Denial, Device, Emergency, Event, Lease, LeaseError, LeaseId, Policy,
@@ -26,7 +25,6 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store_id: StoreId,
-    pub(crate) no_grants: AtomicBool,
     pub(crate) stopping: watch::Sender<bool>,
 }
 
@@ -100,8 +98,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let request = Box::new(request);
         let message = Message::Apply(Command::Acquire { id, request }, Some(reply));
-        let pushed = self.0.inbox.push_acquire(message);
-        pushed.map_err(|_full| Unavailable::Overloaded)?;
+        self.0.inbox.push_acquire(message)?;
         match answer.await.map_err(|_closed| Unavailable::Stopping)? {
             Answer::Acquire(result) => result.map_err(AcquireError::Denied),
             other => unreachable!("a request is answered by {other:?}"),
@@ -214,7 +211,7 @@ impl Handle {
 
     /// Whether no more requests are taken.
     pub fn is_stopping(&self) -> bool {
-        self.0.no_grants.load(Ordering::Acquire)
+        *self.0.stopping.borrow()
     }
 
     /// Waits for the beginning of the shutdown.
@@ -237,7 +234,7 @@ impl Handle {
     ) -> Result<Option<Switched>, Unavailable> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Apply(Command::SetPolicy { policy, changes }, Some(reply));
-        self.push_control(message)?;
+        self.0.inbox.push_control(message)?;
         match answer
             .blocking_recv()
             .map_err(|_closed| Unavailable::Stopping)?
@@ -249,7 +246,8 @@ impl Handle {
 
     pub(crate) fn store_settings_blocking(&self, settings: Settings) -> Result<(), Unavailable> {
         let (done, stored) = oneshot::channel();
-        self.push_control(Message::Settings(settings, done))?;
+        let message = Message::Settings(settings, done);
+        self.0.inbox.push_control(message)?;
         stored
             .blocking_recv()
             .map_err(|_closed| Unavailable::Stopping)
@@ -257,18 +255,14 @@ impl Handle {
 
     async fn submit(&self, command: Command) -> Result<Answer, Unavailable> {
         let (reply, answer) = oneshot::channel();
-        self.push_control(Message::Apply(command, Some(reply)))?;
+        let message = Message::Apply(command, Some(reply));
+        self.0.inbox.push_control(message)?;
         answer.await.map_err(|_closed| Unavailable::Stopping)
     }
 
-    fn push_control(&self, message: Message) -> Result<(), Unavailable> {
-        let pushed = self.0.inbox.push_control(message);
-        pushed.map_err(|_full| Unavailable::Overloaded)
-    }
-
     fn tell(&self, command: Command) {
-        if self.push_control(Message::Apply(command, None)).is_err() {
-            tracing::warn!("the control lane is full; a report from outside is lost");
+        if let Err(why) = self.0.inbox.push_control(Message::Apply(command, None)) {
+            tracing::warn!("a report from outside is lost: {why}");
         }
     }
 }

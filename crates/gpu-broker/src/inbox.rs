@@ -8,12 +8,15 @@ use gpu_store::Settings;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-/// Renewals, releases, operator verbs and results that may wait.
-pub(crate) const CONTROL_MAX: usize = 8192;
+use crate::handle::Unavailable;
+
+/// Renewals, releases, operator verbs and results that may wait. One durable write takes all of them:
+/// a heartbeat that is here must not expire because others came before it.
+const CONTROL_MAX: usize = 8192;
 /// Requests for leases that may wait; more are told to come back.
-pub(crate) const ACQUIRE_MAX: usize = 4096;
-/// Messages that one durable write may carry.
-pub(crate) const BATCH_MAX: usize = 512;
+const ACQUIRE_MAX: usize = 4096;
+/// Requests are left for the next durable write when this one has so many messages.
+const BATCH_MAX: usize = 512;
 
 /// One thing for the loop to do.
 pub(crate) enum Message {
@@ -33,46 +36,43 @@ pub(crate) struct Inbox {
 #[derive(Default)]
 struct Lanes {
     control: VecDeque<Message>,
+    /// Requests, and who gave one up: behind it, so that it is given up after it was made.
     acquire: VecDeque<Message>,
-    /// Each belongs to a request that was let in before, so their number is bounded by that of requests.
-    abandoned: Vec<LeaseId>,
-    stopping: bool,
+    closed: bool,
 }
 
-/// The lane is full.
-#[derive(Debug)]
-pub(crate) struct Full;
-
 impl Inbox {
-    pub(crate) fn push_control(&self, message: Message) -> Result<(), Full> {
+    pub(crate) fn push_control(&self, message: Message) -> Result<(), Unavailable> {
         self.push(message, CONTROL_MAX, |lanes| &mut lanes.control)
     }
 
-    pub(crate) fn push_acquire(&self, message: Message) -> Result<(), Full> {
+    pub(crate) fn push_acquire(&self, message: Message) -> Result<(), Unavailable> {
         self.push(message, ACQUIRE_MAX, |lanes| &mut lanes.acquire)
     }
 
+    /// Always taken: it belongs to a request that was let in, so their number is bounded by that of requests.
     pub(crate) fn push_abandoned(&self, id: LeaseId) {
-        self.lanes.lock().abandoned.push(id);
+        let message = Message::Apply(Command::Abandon { id }, None);
+        // Nobody serves the queue of a loop that has ended.
+        drop(self.push(message, usize::MAX, |lanes| &mut lanes.acquire));
+    }
+
+    /// Takes no more messages and wakes the loop for those that are here.
+    pub(crate) fn close(&self) {
+        self.lanes.lock().closed = true;
         self.arrived.notify_one();
     }
 
-    /// Wakes the loop for the last time.
-    pub(crate) fn stop(&self) {
-        self.lanes.lock().stopping = true;
-        self.arrived.notify_one();
-    }
-
-    /// Waits for messages, at most for `patience`; control first. `None` once it was stopped.
+    /// Waits for messages, at most for `patience`; control first. `None` once it is closed and empty.
     pub(crate) fn take(&self, patience: Duration) -> Option<Batch> {
         let deadline = Instant::now() + patience;
         let mut lanes = self.lanes.lock();
-        while lanes.is_empty() && !lanes.stopping {
+        while lanes.is_empty() && !lanes.closed {
             if self.arrived.wait_until(&mut lanes, deadline).timed_out() {
                 break;
             }
         }
-        if lanes.stopping && lanes.is_empty() {
+        if lanes.closed && lanes.is_empty() {
             return None;
         }
         Some(lanes.batch())
@@ -83,11 +83,15 @@ impl Inbox {
         message: Message,
         limit: usize,
         lane: impl FnOnce(&mut Lanes) -> &mut VecDeque<Message>,
-    ) -> Result<(), Full> {
+    ) -> Result<(), Unavailable> {
         let mut lanes = self.lanes.lock();
+        // A message that nobody will take would never be answered.
+        if lanes.closed {
+            return Err(Unavailable::Stopping);
+        }
         let lane = lane(&mut lanes);
         if lane.len() >= limit {
-            return Err(Full);
+            return Err(Unavailable::Overloaded);
         }
         lane.push_back(message);
         drop(lanes);
@@ -105,21 +109,15 @@ pub(crate) struct Batch {
 
 impl Lanes {
     fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.acquire.is_empty() && self.abandoned.is_empty()
+        self.control.is_empty() && self.acquire.is_empty()
     }
 
     fn batch(&mut self) -> Batch {
-        let controls = self.control.len().min(BATCH_MAX);
-        let mut control: Vec<Message> = self.control.drain(..controls).collect();
-        let requests = self.acquire.len().min(BATCH_MAX - controls);
-        let mut acquire: Vec<Message> = self.acquire.drain(..requests).collect();
-        let abandon = |id| Message::Apply(Command::Abandon { id }, None);
-        let abandoned = self.abandoned.drain(..).map(abandon);
-        // An abandoned request may be in the very same batch: it is given up after it was made.
-        match acquire.is_empty() {
-            true => control.extend(abandoned),
-            false => acquire.extend(abandoned),
+        let room = BATCH_MAX.saturating_sub(self.control.len());
+        let requests = self.acquire.len().min(room);
+        Batch {
+            control: self.control.drain(..).collect(),
+            acquire: self.acquire.drain(..requests).collect(),
         }
-        Batch { control, acquire }
     }
 }

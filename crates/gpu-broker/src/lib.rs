@@ -28,5 +28,5 @@ pub use handle::{
 };
 pub use process::{RegisterError, register_process};
 pub use reload::{ReloadOutcome, ReloadResult, ReloadState, Reloader, Trigger};
-pub use turn::{Fatal, Turn};
+pub use turn::Fatal;
 pub use view::Snapshot;

@@ -70,7 +70,8 @@ pub enum ReloadOutcome {
     Refused {
         /// All of them.
         diagnostics: Diagnostics,
-        /// How many distinct failures there were since the last good save.
+        /// How many failures there were since the last good save; a save that fails like the one before
+        /// is no other.
         attempt: u32,
     },
     /// The broker did not take it.
@@ -90,7 +91,7 @@ pub struct ReloadState {
     pub switched_by: Option<String>,
     /// The last reload that was not unchanged.
     pub last: Option<Arc<ReloadResult>>,
-    /// The files on disk, if they are refused.
+    /// The last reload, if the files on disk are refused or cannot be read.
     pub refused: Option<Arc<ReloadResult>>,
     /// Why the last good policy is live instead of the files, since the start.
     pub degraded: Option<String>,
@@ -104,8 +105,19 @@ pub struct Reloader {
     read: ReadFiles,
     overrides: Vec<Override>,
     state: Mutex<ReloadState>,
-    /// Held for a whole reload: triggers are served in order, none is lost.
-    one_at_a_time: Mutex<u64>,
+    /// Held for a whole reload, and to switch watching: triggers are served in order, none is lost.
+    one_at_a_time: Mutex<Count>,
+}
+
+/// What is counted of reloads.
+#[derive(Default)]
+struct Count {
+    /// All of them.
+    reloads: u64,
+    /// The refused ones since the last good save.
+    attempts: u32,
+    /// What the last of them said.
+    complaint: String,
 }
 
 impl Reloader {
@@ -121,17 +133,16 @@ impl Reloader {
             read,
             overrides,
             state: Mutex::new(state),
-            one_at_a_time: Mutex::new(0),
+            one_at_a_time: Mutex::default(),
         }
     }
 
     /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.
     pub fn reload(&self, trigger: Trigger, by: &str) -> Arc<ReloadResult> {
         let mut count = self.one_at_a_time.lock();
-        *count += 1;
         match (self.read)() {
-            Ok(files) => self.apply(*count, trigger, by, files),
-            Err(why) => self.unread(*count, trigger, by, why),
+            Ok(files) => self.apply(&mut count, trigger, by, files),
+            Err(why) => self.unread(&mut count, trigger, by, why),
         }
     }
 
@@ -141,8 +152,7 @@ impl Reloader {
         if !self.state.lock().watching {
             return None;
         }
-        *count += 1;
-        Some(self.apply(*count, Trigger::File, "", files))
+        Some(self.apply(&mut count, Trigger::File, "", files))
     }
 
     /// A watcher cannot read the files; what is live stays. Nothing while watching is switched off.
@@ -178,6 +188,8 @@ impl Reloader {
     /// # Errors
     /// The broker does not take it.
     pub fn set_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
+        // What is stored last must be what is switched last.
+        let _count = self.one_at_a_time.lock();
         self.handle.store_settings_blocking(Settings {
             policy_watch: Some(SwitchedBy {
                 enabled,
@@ -193,7 +205,7 @@ impl Reloader {
 
     fn apply(
         &self,
-        id: u64,
+        count: &mut Count,
         trigger: Trigger,
         by: &str,
         files: Vec<SourceFile>,
@@ -207,7 +219,7 @@ impl Reloader {
             .ok()
             .map(|policy| policy.source.hash.clone());
         let result = Arc::new(ReloadResult {
-            id,
+            id: count.next(),
             trigger,
             by: by.to_owned(),
             at: began.wall,
@@ -215,8 +227,14 @@ impl Reloader {
             hash_before: before.source.hash.clone(),
             hash_after,
             outcome: match compiled {
-                Ok(policy) => self.switch(&before, policy),
-                Err(diagnostics) => self.refuse(diagnostics),
+                Ok(policy) => {
+                    count.good();
+                    self.switch(&before, policy)
+                }
+                Err(diagnostics) => ReloadOutcome::Refused {
+                    attempt: count.bad(trigger, &diagnostics),
+                    diagnostics,
+                },
             },
             took: self.handle.now().boot - began.boot,
         });
@@ -224,9 +242,15 @@ impl Reloader {
         result
     }
 
-    fn unread(&self, id: u64, trigger: Trigger, by: &str, why: String) -> Arc<ReloadResult> {
+    fn unread(
+        &self,
+        count: &mut Count,
+        trigger: Trigger,
+        by: &str,
+        why: String,
+    ) -> Arc<ReloadResult> {
         let result = Arc::new(ReloadResult {
-            id,
+            id: count.next(),
             trigger,
             by: by.to_owned(),
             at: self.handle.now().wall,
@@ -253,26 +277,6 @@ impl Reloader {
                 plan: switched.plan,
             },
             Err(unavailable) => ReloadOutcome::Stopped(unavailable),
-        }
-    }
-
-    fn refuse(&self, diagnostics: Diagnostics) -> ReloadOutcome {
-        let attempt = match self
-            .state
-            .lock()
-            .refused
-            .as_ref()
-            .map(|refused| &refused.outcome)
-        {
-            Some(ReloadOutcome::Refused {
-                diagnostics: last,
-                attempt,
-            }) => attempt + u32::from(last.to_string() != diagnostics.to_string()),
-            _ => 1,
-        };
-        ReloadOutcome::Refused {
-            diagnostics,
-            attempt,
         }
     }
 
@@ -314,13 +318,7 @@ impl Reloader {
                     attempt,
                     "policy is refused, the one before stays live\n{diagnostics}"
                 );
-                self.handle.note(Event {
-                    kind: EventKind::PolicyRefused,
-                    lease: None,
-                    device: None,
-                    by: Some(result.by.clone()).filter(|by| !by.is_empty()),
-                    text: diagnostics.to_string(),
-                });
+                self.note_refusal(result, diagnostics.to_string());
             }
             ReloadOutcome::Stopped(why) => tracing::warn!("policy is not applied: {why}"),
             ReloadOutcome::Unchanged => tracing::info!("policy files say what is live already"),
@@ -339,6 +337,27 @@ impl Reloader {
             by: Some(result.by.clone()).filter(|by| !by.is_empty()),
             text,
         });
+    }
+}
+
+impl Count {
+    fn next(&mut self) -> u64 {
+        self.reloads += 1;
+        self.reloads
+    }
+
+    fn good(&mut self) {
+        self.attempts = 0;
+        self.complaint.clear();
+    }
+
+    /// Which attempt this is. Whoever asks makes one; a save only if it fails in another way.
+    fn bad(&mut self, trigger: Trigger, diagnostics: &Diagnostics) -> u32 {
+        let complaint = diagnostics.to_string();
+        let is_another = trigger != Trigger::File || complaint != self.complaint;
+        self.attempts += u32::from(is_another);
+        self.complaint = complaint;
+        self.attempts
     }
 }
 

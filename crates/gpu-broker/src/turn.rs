@@ -26,7 +26,7 @@ const REASONS_EVERY_MS: Ms = Ms(250);
 pub struct Fatal(#[from] pub CommitError);
 
 /// The books with everything that one turn of the loop touches.
-pub struct Turn {
+pub(crate) struct Turn {
     books: Books,
     store: Arc<dyn Store>,
     view: Arc<View>,
@@ -62,8 +62,7 @@ impl Turn {
         }
     }
 
-    /// The books.
-    pub fn books(&self) -> &Books {
+    pub(crate) fn books(&self) -> &Books {
         &self.books
     }
 
@@ -99,6 +98,8 @@ impl Turn {
         }
         if self.is_due(at) {
             self.reviewed = at.boot;
+            // Places and reasons move by time alone.
+            work.touched = true;
             self.apply(&mut work, at, Command::Expire);
         }
         for message in batch.acquire {

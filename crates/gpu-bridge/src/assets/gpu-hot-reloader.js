@@ -19,8 +19,8 @@
   let enabled = isLocal;
   let events = null;
 
-  const log = (...words) => console.info(PREFIX, ...words);
-  const warn = (...words) => console.warn(PREFIX, ...words);
+  const log = (text) => console.info(`${PREFIX} ${text}`);
+  const warn = (text) => console.warn(`${PREFIX} ${text}`);
 
   function report(result) {
     log(`${result.outcome}: ${result.summary} (${result.took_ms} ms)`);
@@ -47,7 +47,7 @@
       report(answer);
       return answer;
     } catch (error) {
-      warn(`no answer: ${hint}`, error);
+      warn(`no answer (${error.message}): ${hint}`);
       return null;
     }
   }

@@ -156,11 +156,12 @@ function drawSummary(devices, leases, queue) {
   const total = sum((device) => device.memory.total);
   const free = sum((device) => (device.leasable && !device.cordon && !device.lost ? device.memory.free : 0));
   const held = leases.filter((lease) => lease.state === "active" || lease.state === "draining").length;
+  const draining = leases.filter((lease) => lease.state === "draining").length;
   const row = (name, value, small) => el("div", {}, el("dt", {}, name), el("dd", {}, value, small ? el("small", {}, ` ${small}`) : null));
   byId("summary").replaceChildren(
     row("Devices", String(status.devices), `${status.devices_open} open`),
     row("Memory free to grant", bytes(free), `of ${bytes(total)}`),
-    row("Leases held", String(held), leases.length > held ? `${leases.length - held} other` : ""),
+    row("Leases held", String(held), draining ? `${draining} draining` : ""),
     row("Waiting", String(queue.total), ""),
     row("Policy generation", String(status.policy.generation), status.policy.watched ? "watched" : "not watched"),
   );
@@ -256,7 +257,7 @@ function leaseRow(lease) {
     el("td", {}, lease.holder.name, el("span", { class: "sub mono" }, `${lease.id} · ${lease.holder.user}`)),
     stateCell(lease),
     el("td", {}, lease.allocations.map((part) => part.device).join(", ") || "–",
-      lease.fence === null ? null : el("span", { class: "sub" }, `fence ${lease.fence} · ${lease.enforcement}`)),
+      lease.fence === null ? null : el("span", { class: "sub", title: `fence ${lease.fence}` }, lease.enforcement)),
     el("td", { class: "number" }, lease.wanted.exclusive ? "whole" : bytes(memory), observed),
     el("td", {}, lease.class),
     el("td", {}, lease.remaining_ms === null ? "–" : countdown(lease.remaining_ms)),
