@@ -37,9 +37,14 @@ impl Broker {
                 panic!("the broker ended with {}:\n{}", ran.code, ran.stderr);
             }
             let ready = runtime.block_on(client.ready_to_grant()).is_ok();
-            ready.then(|| runtime.block_on(client.status()).ok()).flatten()
+            ready
+                .then(|| runtime.block_on(client.status()).ok())
+                .flatten()
         });
-        let url = status.listen.iter().find_map(|url| url.strip_prefix("http://"));
+        let url = status
+            .listen
+            .iter()
+            .find_map(|url| url.strip_prefix("http://"));
         let address = url.and_then(|url| url.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no port: {:?}", status.listen));
         let endpoint = format!("http://{address}").parse().expect("an address");
@@ -108,7 +113,9 @@ impl Broker {
 
     /// A lease that must be granted now.
     pub fn grant(&self, body: &Value) -> Lease {
-        let lease = self.acquire(body).unwrap_or_else(|error| panic!("{body}: {error}"));
+        let lease = self
+            .acquire(body)
+            .unwrap_or_else(|error| panic!("{body}: {error}"));
         assert_eq!(lease.state, LeaseState::Active, "{body}: {lease:?}");
         lease
     }
@@ -124,7 +131,9 @@ impl Broker {
 
     /// Waits until this many wait.
     pub fn until_waiting(&self, count: u64) {
-        eventually(&format!("{count} wait"), || (self.queue().total == count).then_some(()));
+        eventually(&format!("{count} wait"), || {
+            (self.queue().total == count).then_some(())
+        });
     }
 
     /// The lease as it is.
@@ -134,7 +143,9 @@ impl Broker {
 
     /// The lease once it is as wanted.
     pub fn until(&self, id: &str, what: &str, wanted: impl Fn(&Lease) -> bool) -> Lease {
-        eventually(&format!("{id} {what}"), || Some(self.lease(id)).filter(&wanted))
+        eventually(&format!("{id} {what}"), || {
+            Some(self.lease(id)).filter(&wanted)
+        })
     }
 
     /// The lease once it has ended and its memory is free.
@@ -234,9 +245,14 @@ impl Broker {
     ///
     /// # Errors
     /// What the broker says.
-    pub fn call<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    pub fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
         let bounded = async { timeout(SOON, call).await };
-        self.runtime.block_on(bounded).expect("the broker answers soon")
+        self.runtime
+            .block_on(bounded)
+            .expect("the broker answers soon")
     }
 
     /// What comes of a call that must go well.

@@ -35,7 +35,7 @@ pub struct Tab {
 /// Descriptors 3 and 4 are where Chromium expects its pipes; a shell puts them there.
 const LAUNCH: &str = "exec chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
     --disable-background-networking --disable-component-update --disable-sync --disable-dev-shm-usage \
-    --window-size=1280,900 --user-data-dir=\"$1/profile\" --remote-debugging-pipe \
+    --window-size=1280,1500 --user-data-dir=\"$1/profile\" --remote-debugging-pipe \
     3<>\"$1/orders\" 4<>\"$1/news\"";
 
 impl Browser {
@@ -95,7 +95,10 @@ impl Browser {
         while self.evaluate(tab, expression) != Value::Bool(true) {
             last = self.evaluate(tab, text);
             let said = &self.said;
-            assert!(std::time::Instant::now() < end, "never `{expression}`: {last:#}\nconsole: {said:#?}");
+            assert!(
+                std::time::Instant::now() < end,
+                "never `{expression}`: {last:#}\nconsole: {said:#?}"
+            );
             thread::sleep(std::time::Duration::from_millis(20));
         }
         drop(last);
@@ -104,7 +107,10 @@ impl Browser {
     /// Waits until a page shows a text.
     pub fn until_shown(&mut self, tab: &Tab, text: &str) {
         let text = Value::from(text);
-        self.until(tab, &format!("!!document.body && document.body.innerText.includes({text})"));
+        self.until(
+            tab,
+            &format!("!!document.body && document.body.innerText.includes({text})"),
+        );
     }
 
     /// What pages wrote on their consoles so far.
@@ -114,7 +120,11 @@ impl Browser {
 
     /// Saves what a page looks like.
     pub fn picture(&mut self, tab: &Tab, path: &Path) {
-        let picture = self.order(Some(&tab.session), "Page.captureScreenshot", json!({"format": "png"}));
+        let picture = self.order(
+            Some(&tab.session),
+            "Page.captureScreenshot",
+            json!({"format": "png"}),
+        );
         let data = picture["data"].as_str().expect("a picture");
         let bytes = STANDARD.decode(data).expect("Chromium writes base64");
         std::fs::write(path, bytes).expect("the directory is writable");
@@ -145,7 +155,11 @@ impl Browser {
         match news["method"].as_str() {
             Some("Runtime.consoleAPICalled") => {
                 let words = arguments.as_array().into_iter().flatten();
-                let words = words.map(|word| word["value"].as_str().map_or(word.to_string(), str::to_owned));
+                let words = words.map(|word| {
+                    word["value"]
+                        .as_str()
+                        .map_or(word.to_string(), str::to_owned)
+                });
                 self.said.push(words.collect::<Vec<_>>().join(" "));
             }
             Some("Runtime.exceptionThrown") => self.said.push(news["params"].to_string()),

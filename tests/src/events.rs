@@ -25,11 +25,15 @@ impl Events {
         };
         let mut stream = TcpStream::connect(address).expect("the broker listens");
         stream.set_read_timeout(Some(SOON)).expect("not zero");
-        let after = after.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        let after = after
+            .map(|id| format!("last-event-id: {id}\r\n"))
+            .unwrap_or_default();
         // The version before 1.1 has no chunks to be told apart from lines.
         let path = paths::EVENTS;
         let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{after}\r\n");
-        stream.write_all(request.as_bytes()).expect("the broker reads");
+        stream
+            .write_all(request.as_bytes())
+            .expect("the broker reads");
         let mut events = Self {
             lines: BufReader::new(stream),
         };
@@ -60,7 +64,10 @@ impl Events {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        let read = self.lines.read_line(&mut line).expect("something happens soon");
+        let read = self
+            .lines
+            .read_line(&mut line)
+            .expect("something happens soon");
         assert!(read > 0, "the stream ended");
         line.trim_end().to_owned()
     }

@@ -152,16 +152,21 @@ impl Host {
         Broker::ready(self.serve(&[]), &self.socket())
     }
 
-    /// Starts a broker that may not come up.
+    /// Starts a broker that may not come up, with these flags instead of or beside the usual ones.
     pub fn serve(&self, more: &[&str]) -> Process {
         fs::write(self.config_file(), self.config()).expect("the directory is ours");
         let mut command = self.command();
         command.arg("serve");
-        command.args(["--listen", "127.0.0.1:0"]);
-        command.arg("--socket").arg(self.socket());
-        command.arg("--state-dir").arg(self.state_dir());
-        command.arg("--policy-dir").arg(self.policy_dir());
-        command.arg("--config").arg(self.config_file());
+        let usual = [
+            ("--listen", PathBuf::from("127.0.0.1:0")),
+            ("--socket", self.socket()),
+            ("--state-dir", self.state_dir()),
+            ("--policy-dir", self.policy_dir()),
+            ("--config", self.config_file()),
+        ];
+        for (flag, value) in usual.iter().filter(|(flag, _)| !more.contains(flag)) {
+            command.arg(flag).arg(value);
+        }
         command.args(&self.flags).args(more);
         Process::start(command, self.dir())
     }
@@ -225,7 +230,9 @@ impl Host {
 pub fn program() -> PathBuf {
     let test = env::current_exe().expect("the path of the running executable is known");
     let profile = test.parent().and_then(Path::parent);
-    let program = profile.expect("tests are in target/<profile>/deps").join("gpu-manager");
+    let program = profile
+        .expect("tests are in target/<profile>/deps")
+        .join("gpu-manager");
     assert!(
         program.exists(),
         "no `{}`: run `cargo build -p gpu-manager` first, or all tests with `scripts/test.sh`",

@@ -129,7 +129,9 @@ impl Answer {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
-        headers.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        headers
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -157,7 +159,13 @@ impl Answer {
     /// If it is none.
     pub fn problem(&self) -> Problem {
         let kind = self.header("content-type");
-        assert_eq!(kind, Some("application/problem+json"), "{}: {}", self.status, self.text());
+        assert_eq!(
+            kind,
+            Some("application/problem+json"),
+            "{}: {}",
+            self.status,
+            self.text()
+        );
         self.read()
     }
 
@@ -252,7 +260,9 @@ impl Conversation {
                 Ok(0) => return bytes,
                 Ok(count) => bytes.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
                     let so_far = String::from_utf8_lossy(&bytes);
                     panic!("the broker hangs; so far it said `{so_far}`");
                 }

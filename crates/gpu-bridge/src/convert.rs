@@ -17,7 +17,8 @@ pub(crate) use denial::{
 pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{event, reset};
 pub(crate) use lease::state;
-pub(crate) use policy::{diagnostics, policy};
+pub use policy::policy_check;
+pub(crate) use policy::policy;
 pub(crate) use reload::{disk, error_state, reload_result, reload_state};
 pub(crate) use request::{idempotency, request};
 pub(crate) use time::{deadline, rfc3339};
@@ -25,11 +26,12 @@ pub(crate) use time::{deadline, rfc3339};
 use std::sync::Arc;
 
 use gpu_broker::{Handle, Snapshot};
-use gpu_lease::At;
+use gpu_lease::{At, Lease, LeaseId, Policy, Rows};
 
 /// What is looked at when something of the core is shown: one moment, and everything that was published.
 pub(crate) struct Scene<'a> {
-    pub(crate) handle: &'a Handle,
+    /// `None` where only a store is looked at.
+    handle: Option<&'a Handle>,
     pub(crate) now: At,
     pub(crate) snapshot: Arc<Snapshot>,
 }
@@ -37,9 +39,30 @@ pub(crate) struct Scene<'a> {
 impl<'a> Scene<'a> {
     pub(crate) fn of(handle: &'a Handle) -> Self {
         Self {
-            handle,
+            handle: Some(handle),
             now: handle.now(),
             snapshot: handle.snapshot(),
         }
     }
+
+    pub(crate) fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        self.handle?.find(id)
+    }
+}
+
+/// The leases of a store that no broker runs on, by id, as the API would show them: without devices and
+/// reasons, which are not stored.
+pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
+    let scene = Scene {
+        handle: None,
+        now,
+        snapshot: Arc::new(Snapshot {
+            counters: rows.counters,
+            recovering: true,
+            devices: Vec::new(),
+            waiting: Vec::new(),
+            policy: Arc::new(Policy::built_in()),
+        }),
+    };
+    rows.leases.iter().map(|lease| scene.lease(lease)).collect()
 }

@@ -19,6 +19,7 @@ mod secrets;
 mod serve;
 
 pub use app::{App, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX, Warnings};
+pub use convert::{policy_check, stored_leases};
 pub use guard::{Authority, Origin, ParseOriginError};
 pub use identity::{Peer, UnixUser};
 pub use openapi::openapi_json;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gpu_lease::{At, Books, BootMs, Command, Fence, Ms, Policy};
+use gpu_lease::{At, Books, BootMs, Command, Fence, Ms, Phase, Policy};
 use gpu_policy::{Diagnostics, Override, SourceFile, compile};
 use gpu_store::{LastGood, ReadError, Store, Stored};
 use thiserror::Error;
@@ -100,6 +100,7 @@ impl Broker {
         let books = recover(&stored, &policy, &config.policy.overrides, at);
         // Before anything is decided, so that what is decided now is not begun twice.
         let standing = books.standing_effects();
+        let grace = grace_at_start(&books, at);
         let view = Arc::new(View::of(&books, at));
         let inbox = Arc::new(Inbox::default());
         let rebooted = stored
@@ -110,7 +111,7 @@ impl Broker {
         let opened = turn.open(
             at,
             config.boot_id.clone(),
-            opening_commands(rebooted, at, policy),
+            opening_commands(rebooted, grace, policy),
         )?;
         let kept = turn
             .books()
@@ -215,15 +216,12 @@ fn recover(stored: &Stored, policy: &Arc<Policy>, overrides: &[Override], at: At
 
 /// The policy of before. What lay over its files is not stored: if neither the present overrides nor none
 /// make it what it was, it is at least known to be another one than `policy`.
-fn decided_by(good: &LastGood, policy: &Policy, overrides: &[Override]) -> Arc<Policy> {
-    let layers = [overrides, &[]];
-    let mut compiled = layers.into_iter().filter_map(|over| recompile(good, over));
-    let near = compiled.next().unwrap_or_else(|| Arc::new(policy.clone()));
-    let same = |candidate: &Arc<Policy>| candidate.source.hash == good.source.hash;
-    let nearest = [near.clone()].into_iter().chain(compiled).find(same);
+fn decided_by(good: &LastGood, policy: &Arc<Policy>, overrides: &[Override]) -> Arc<Policy> {
+    let bare = recompile(good, &[]).filter(|bare| bare.source.hash == good.source.hash);
+    let last = bare.or_else(|| recompile(good, overrides));
     Arc::new(Policy {
         source: good.source.clone(),
-        ..Policy::clone(&nearest.unwrap_or(near))
+        ..Policy::clone(&last.unwrap_or_else(|| policy.clone()))
     })
 }
 
@@ -232,17 +230,22 @@ fn first_fence(at: At) -> Fence {
     Fence((at.wall.0 / 1000) << 20)
 }
 
-fn opening_commands(rebooted: bool, at: At, policy: Arc<Policy>) -> Vec<Command> {
-    let grace = Command::Grace {
+/// For holders and waiters of before, who could not send heartbeats. Where there are none, nothing is late.
+fn grace_at_start(books: &Books, at: At) -> Option<Command> {
+    let mut leases = books.leases();
+    let waited_for = leases.any(|lease| !matches!(lease.phase, Phase::Ended(_)));
+    waited_for.then_some(Command::Grace {
         until: at.boot + START_GRACE_MS,
-    };
+    })
+}
+
+fn opening_commands(rebooted: bool, grace: Option<Command>, policy: Arc<Policy>) -> Vec<Command> {
     let reboot = rebooted.then_some(Command::HostRebooted);
     let switch = Command::SetPolicy {
         policy,
         changes: "the files changed while no broker ran".to_owned(),
     };
-    let rest = [grace, switch];
-    reboot.into_iter().chain(rest).collect()
+    reboot.into_iter().chain(grace).chain([switch]).collect()
 }
 
 struct Loop {

@@ -54,7 +54,7 @@ impl Inbox {
     pub(crate) fn push_abandoned(&self, id: LeaseId) {
         let message = Message::Apply(Command::Abandon { id }, None);
         // Nobody serves the queue of a loop that has ended.
-        drop(self.push(message, usize::MAX, |lanes| &mut lanes.acquire));
+        let _ = self.push(message, usize::MAX, |lanes| &mut lanes.acquire);
     }
 
     /// Takes no more messages and wakes the loop for those that are here.

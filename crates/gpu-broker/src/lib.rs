@@ -27,6 +27,6 @@ pub use handle::{
     Unavailable,
 };
 pub use process::{RegisterError, register_process};
-pub use reload::{ReloadOutcome, ReloadResult, ReloadState, Reloader, Trigger};
+pub use reload::{Checked, ReloadOutcome, ReloadResult, ReloadState, Reloader, Trigger};
 pub use turn::Fatal;
 pub use view::Snapshot;

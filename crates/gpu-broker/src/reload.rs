@@ -82,6 +82,15 @@ pub enum ReloadOutcome {
     Unreadable(String),
 }
 
+/// What a good set of files says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Its hash.
+    pub hash: String,
+    /// What differs from the live policy, a line each.
+    pub changes: Vec<String>,
+}
+
 /// What can be asked about reloads.
 #[derive(Clone, Debug, Default)]
 pub struct ReloadState {
@@ -159,23 +168,35 @@ impl Reloader {
     pub fn offer_unreadable(&self, why: String) {
         let mut count = self.one_at_a_time.lock();
         if self.state.lock().watching {
-            *count += 1;
-            self.unread(*count, Trigger::File, "", why);
+            self.unread(&mut count, Trigger::File, "", why);
         }
     }
 
     /// A watcher can read the files again, and they are what is live.
     pub fn offer_recovered(&self) {
+        let mut count = self.one_at_a_time.lock();
+        count.good();
         self.state.lock().refused = None;
+    }
+
+    /// The policy files as they are now.
+    ///
+    /// # Errors
+    /// They cannot be read, for the reason given.
+    pub fn read(&self) -> Result<Vec<SourceFile>, String> {
+        (self.read)()
     }
 
     /// What `files` would change, without changing it.
     ///
     /// # Errors
     /// All errors of the files.
-    pub fn check(&self, files: &[SourceFile]) -> Result<Vec<String>, Diagnostics> {
+    pub fn check(&self, files: &[SourceFile]) -> Result<Checked, Diagnostics> {
         let policy = compile(files, &self.overrides)?;
-        Ok(changes(&self.handle.snapshot().policy, &policy))
+        Ok(Checked {
+            hash: policy.source.hash.clone(),
+            changes: changes(&self.handle.snapshot().policy, &policy),
+        })
     }
 
     /// What can be asked about reloads.

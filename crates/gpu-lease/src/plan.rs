@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::ids::LeaseId;
 use crate::lease::{Deadline, DrainSource, Grant, Lease};
 use crate::policy::{Held, Policy, ReloadScope, Verdict};
-use crate::time::At;
+use crate::time::{At, Ms};
 
 /// What a policy would mean for what is held and what waits. Leases that are not named are not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub(crate) fn fate(
     let newly_refused = refusal.is_some() && old.refusal(lease, at).is_none();
     let in_scope = newly_refused || new.reload.scope == ReloadScope::All;
     let fate = if in_scope {
-        Some(fate_in_scope(new, lease, grant, at))
+        Some(fate_in_scope(old, new, lease, grant, at))
     } else if refusal.is_none() && grant.drains.contains_key(&DrainSource::Policy) {
         Some(Fate::Withdraw)
     } else {
@@ -105,14 +105,22 @@ pub(crate) fn fate(
 }
 
 /// An earlier drain by a policy is never moved by a later one, and withdrawn by one that keeps.
-fn fate_in_scope(new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Fate {
+fn fate_in_scope(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Fate {
     match (new.reload.held, grant.drains.get(&DrainSource::Policy)) {
         (Held::Force, _) => Fate::Force,
         (Held::Keep, None) => Fate::Keep,
         (Held::Keep, Some(_)) => Fate::Withdraw,
         (Held::Drain, Some(drain)) => Fate::Drain(drain.deadline),
-        (Held::Drain, None) => Fate::Drain(at.after(new.grace_for(&lease.request))),
+        (Held::Drain, None) => Fate::Drain(at.after(grace_of_switch(old, new, lease))),
     }
+}
+
+/// A lease whose class is gone still has the grace that its class had when it was granted.
+fn grace_of_switch(old: &Policy, new: &Policy, lease: &Lease) -> Ms {
+    let longest = old
+        .grace_for(&lease.request)
+        .max(new.grace_for(&lease.request));
+    longest.min(new.reload.grace_max)
 }
 
 /// The new end of a hold whose limit was cut: never sooner than the grace from now.
@@ -125,7 +133,7 @@ fn shortened(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -
         return None;
     }
     let from_grant = grant.at.after(limit);
-    let from_now = at.after(new.grace_for(&lease.request));
+    let from_now = at.after(grace_of_switch(old, new, lease));
     let end = from_grant.max(from_now);
     grant
         .hold_until

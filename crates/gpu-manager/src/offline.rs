@@ -3,6 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use gpu_api::{Lease, PolicyCheck, PolicyText};
+use gpu_broker::{BootClock, Checked, Clock, SourceFile};
+use gpu_store::{OpenError, RedbStore};
+
+use crate::serve::STORE_FILE;
+use crate::serve::config::default_state_dir;
 
 /// What a store holds while no broker runs on it.
 #[derive(Clone, Debug)]
@@ -19,11 +24,37 @@ pub(crate) struct Stored {
 ///
 /// # Errors
 /// A sentence if there is one that cannot be read.
-pub(crate) fn read(_state_dir: Option<&Path>) -> Result<Option<Stored>, String> {
-    Ok(None)
+pub(crate) fn read(state_dir: Option<&Path>) -> Result<Option<Stored>, String> {
+    let dir = state_dir.map_or_else(default_state_dir, Path::to_owned);
+    let path = dir.join(STORE_FILE);
+    let snapshot = match RedbStore::open_read_only(&path) {
+        Ok(snapshot) => snapshot,
+        Err(OpenError::Missing { .. }) => return Ok(None),
+        Err(error) => return Err(format!("{error} ({})", error.hint())),
+    };
+    let stored = snapshot.load().map_err(|error| format!("{error} ({})", error.hint()))?;
+    let rows = stored.rows.as_ref();
+    let leases = rows.map(|rows| gpu_bridge::stored_leases(rows, BootClock.now()));
+    let mut leases = leases.unwrap_or_default();
+    leases.sort_by(|a, b| a.created_at.cmp(&b.created_at));
+    Ok(Some(Stored {
+        path,
+        leases,
+        policy_generation: rows.map_or(0, |rows| rows.counters.generation),
+    }))
 }
 
-/// Compiles policy texts without a broker; `None` if this build cannot.
-pub(crate) fn check_policy(_files: &[PolicyText]) -> Option<PolicyCheck> {
-    None
+/// Compiles policy texts without a broker: there is no live policy to compare them with.
+pub(crate) fn check_policy(files: &[PolicyText]) -> PolicyCheck {
+    let source = |file: &PolicyText| SourceFile::new(file.name.to_string(), file.text.clone());
+    let sources: Vec<SourceFile> = files.iter().map(source).collect();
+    let names = sources.iter().map(|source| source.name.clone()).collect();
+    let checked = gpu_policy::compile(&sources, &[]).map(|policy| Checked {
+        hash: policy.source.hash.clone(),
+        changes: Vec::new(),
+    });
+    PolicyCheck {
+        in_force: false,
+        ..gpu_bridge::policy_check(names, checked)
+    }
 }

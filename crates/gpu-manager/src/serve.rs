@@ -2,11 +2,11 @@
 
 pub(crate) mod config;
 mod devices;
+mod listen;
 mod log;
 mod policy;
 
-use std::io::{self, ErrorKind, IsTerminal};
-use std::net::SocketAddr;
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,11 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fs};
 
-use gpu_bridge::{App, Listeners, Origin, Secrets, Warnings};
+use gpu_bridge::{App, Origin, Secrets, Warnings};
 use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -63,7 +62,8 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
 }
 
 fn fail(error: &str) -> ExitCode {
-    eprintln!("error: {error}");
+    // Diagnostics of a policy say themselves that they are errors.
+    eprintln!("error: {}", error.strip_prefix("error: ").unwrap_or(error));
     ExitCode::FAILURE
 }
 
@@ -92,7 +92,7 @@ enum Stop {
 async fn serve(config: Config) -> Result<ExitCode, String> {
     let mut signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
     let store = open_store(&config)?;
-    let listeners = listen(&config).await?;
+    let listeners = listen::open(&config).await?;
     let (read_now, wanted) = devices::read_now();
     let files = policy::read(&config)?;
     let policy = policy::start(&config, files.as_ref())?;
@@ -209,87 +209,6 @@ fn make_private(dir: &Path) -> Result<(), String> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
     }
     Ok(())
-}
-
-async fn listen(config: &Config) -> Result<Listeners, String> {
-    let tcp = match TcpListener::bind(config.listen).await {
-        Ok(tcp) => tcp,
-        Err(error) => return Err(unbound(config.listen, &error)),
-    };
-    let unix = match &config.socket {
-        Some(path) => listen_on_socket(path).await?,
-        None => None,
-    };
-    Ok(Listeners {
-        tcp: Some(tcp),
-        unix,
-    })
-}
-
-fn unbound(address: SocketAddr, error: &io::Error) -> String {
-    let who = match error.kind() {
-        ErrorKind::AddrInUse => listener_of(address.port()).unwrap_or_default(),
-        _ => String::new(),
-    };
-    format!(
-        "cannot listen on {address}: {error}{who}\nhint: choose another with `--listen ADDR:PORT`"
-    )
-}
-
-/// Who listens on a port, for the message: the process that has its socket open.
-fn listener_of(port: u16) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let wanted = format!(":{port:04X}");
-    let row = table
-        .lines()
-        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let inode = row.into_iter().find_map(|fields| {
-        let listening = fields.get(3) == Some(&"0A") && fields.get(1)?.ends_with(&wanted);
-        listening
-            .then(|| fields.get(9).map(ToString::to_string))
-            .flatten()
-    })?;
-    let link = PathBuf::from(format!("socket:[{inode}]"));
-    let pids = fs::read_dir("/proc").ok()?.flatten();
-    let owner = pids.into_iter().find(|entry| {
-        let fds = fs::read_dir(entry.path().join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        fds.into_iter()
-            .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == link))
-    })?;
-    let name = fs::read_to_string(owner.path().join("comm")).ok()?;
-    Some(format!(
-        " by `{}` (pid {})",
-        name.trim(),
-        owner.file_name().display()
-    ))
-}
-
-/// The socket is for everybody of the host: who connects is told apart by its credentials.
-async fn listen_on_socket(path: &Path) -> Result<Option<UnixListener>, String> {
-    let shown = path.display();
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(format!(
-            "another broker listens on `{shown}`\nhint: ask it with `gpu-manager status`, or choose another with `--socket PATH`"
-        ));
-    }
-    let unusable = |error: io::Error| {
-        format!(
-            "socket `{shown}` cannot be used: {error}\nhint: choose another with `--socket PATH`"
-        )
-    };
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(unusable)?;
-    }
-    // Nobody listens on it: it was left behind.
-    if fs::symlink_metadata(path).is_ok() {
-        fs::remove_file(path).map_err(unusable)?;
-    }
-    let listener = UnixListener::bind(path).map_err(unusable)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(unusable)?;
-    Ok(Some(listener))
 }
 
 fn start_broker(

@@ -26,8 +26,15 @@ fn waiting_conversation(broker: &Broker) -> Conversation {
 
 fn waiting_curl(host: &Host, broker: &Broker, more: &[&str]) -> Process {
     let mut curl = Command::new("curl");
-    curl.args(["-s", "-H", "content-type: application/json", "-d", &wanted().to_string()]);
-    curl.args(more).arg(format!("{}{}", broker.url(), paths::LEASES));
+    curl.args([
+        "-s",
+        "-H",
+        "content-type: application/json",
+        "-d",
+        &wanted().to_string(),
+    ]);
+    curl.args(more)
+        .arg(format!("{}{}", broker.url(), paths::LEASES));
     let curl = Process::start(curl, host.dir());
     broker.until_waiting(1);
     curl
@@ -80,13 +87,23 @@ const WAYS: [Way; 9] = [
     Way {
         name: "it runs out of patience",
         vanish: |host, broker| {
-            assert_eq!(waiting_curl(host, broker, &["--max-time", "1"]).wait().code, 28);
+            assert_eq!(
+                waiting_curl(host, broker, &["--max-time", "1"]).wait().code,
+                28
+            );
         },
     },
     Way {
         name: "the command line is interrupted",
         vanish: |host, broker| {
-            let acquire = host.cli(&["acquire", "--exclusive", "--wait-timeout", "10m", "--name", "ghost"]);
+            let acquire = host.cli(&[
+                "acquire",
+                "--exclusive",
+                "--wait-timeout",
+                "10m",
+                "--name",
+                "ghost",
+            ]);
             broker.until_waiting(1);
             acquire.signal(rustix::process::Signal::INT);
             assert_eq!(acquire.wait().code, 130);
@@ -103,15 +120,26 @@ fn a_client_that_vanishes_while_it_waits_is_never_granted() {
         let holder = broker.grant(&json!({"holder": {"name": "holder"}}));
         events.next_of("lease_granted");
         (way.vanish)(&host, &broker);
-        eventually(&format!("nobody waits after: {}", way.name), || (broker.queue().total == 0).then_some(()));
+        eventually(&format!("nobody waits after: {}", way.name), || {
+            (broker.queue().total == 0).then_some(())
+        });
         broker.release(&holder);
         // The very next grant is ours: the ghost got none in between.
         let next = broker.grant(&json!({"holder": {"name": "next"}}));
         let granted = events.next_of("lease_granted");
-        assert_eq!(granted.lease.as_deref(), Some(next.id.as_str()), "{}: {granted:?}", way.name);
+        assert_eq!(
+            granted.lease.as_deref(),
+            Some(next.id.as_str()),
+            "{}: {granted:?}",
+            way.name
+        );
         broker.release(&next);
     }
-    let ghosts: Vec<_> = broker.all_leases().into_iter().filter(|lease| lease.fence.is_some() && lease.holder.name == "ghost").collect();
+    let ghosts: Vec<_> = broker
+        .all_leases()
+        .into_iter()
+        .filter(|lease| lease.fence.is_some() && lease.holder.name == "ghost")
+        .collect();
     assert!(ghosts.is_empty(), "{ghosts:?}");
 }
 
@@ -120,7 +148,14 @@ fn a_queued_command_line_that_is_killed_leaves_within_a_ttl() {
     let host = Host::with_cards(1);
     let broker = host.start();
     let holder = broker.grant(&json!({}));
-    let acquire = host.cli(&["acquire", "--exclusive", "--wait-timeout", "10m", "--ttl", "1s"]);
+    let acquire = host.cli(&[
+        "acquire",
+        "--exclusive",
+        "--wait-timeout",
+        "10m",
+        "--ttl",
+        "1s",
+    ]);
     broker.until_waiting(1);
     acquire.kill();
     eventually("nobody waits", || (broker.queue().total == 0).then_some(()));
@@ -142,7 +177,9 @@ fn a_client_that_vanishes_in_the_moment_of_its_grant_keeps_nothing() {
                 _ => ghost.reset(),
             }
         });
-        eventually(&format!("the card is free again, round {round}"), || broker.live_leases().is_empty().then_some(()));
+        eventually(&format!("the card is free again, round {round}"), || {
+            broker.live_leases().is_empty().then_some(())
+        });
     }
 }
 

@@ -4,7 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gpu_api::{CandidateState, CauseSource, DiskState, EndReason, LeaseState, ReloadOutcome, ReloadRequest, ReloadTrigger, paths};
+use gpu_api::{
+    CandidateState, CauseSource, DiskState, EndReason, LeaseState, ReloadOutcome, ReloadRequest,
+    ReloadTrigger, paths,
+};
 use gpu_manager_tests::{Broker, Host, POLICY, Request, eventually, gib};
 use rustix::process::Signal;
 use serde_json::json;
@@ -30,7 +33,12 @@ fn class_is_removed_under(held: &str, save: fn(&Host, &str)) -> (Host, Broker, S
 fn a_save_that_forbids_a_lease_keeps_it_if_the_policy_says_keep() {
     let (_host, broker, id) = class_is_removed_under("keep", Host::write_policy);
     assert_eq!(broker.lease(&id).state, LeaseState::Active);
-    let fate = broker.reload_state().last.expect("a reload").leases.remove(0);
+    let fate = broker
+        .reload_state()
+        .last
+        .expect("a reload")
+        .leases
+        .remove(0);
     assert_eq!((fate.lease, fate.fate), (id, gpu_api::Fate::Keep));
 }
 
@@ -61,10 +69,18 @@ fn a_drain_is_withdrawn_when_the_file_is_put_back() {
     let broker = host.start();
     let lease = broker.grant(&json!({"class": "batch"}));
     host.write_policy(&patient);
-    broker.until(&lease.id, "drains", |lease| lease.state == LeaseState::Draining);
+    broker.until(&lease.id, "drains", |lease| {
+        lease.state == LeaseState::Draining
+    });
     host.write_policy(&format!("{patient}{BATCH}"));
-    let kept = broker.until(&lease.id, "may stay", |lease| lease.state == LeaseState::Active);
-    assert_eq!((kept.fence, kept.expires_at), (lease.fence, lease.expires_at), "nothing of it moved");
+    let kept = broker.until(&lease.id, "may stay", |lease| {
+        lease.state == LeaseState::Active
+    });
+    assert_eq!(
+        (kept.fence, kept.expires_at),
+        (lease.fence, lease.expires_at),
+        "nothing of it moved"
+    );
 }
 
 #[test]
@@ -93,7 +109,8 @@ fn a_save_by_vim_is_one_edit() {
     let broker = host.start();
     let before = broker.policy();
     let mut vim = Command::new("vim");
-    vim.args(["-u", "NONE", "-es", "-c", "%s/200ms/300ms/", "-c", "wq"]).arg(host.policy_file());
+    vim.args(["-u", "NONE", "-es", "-c", "%s/200ms/300ms/", "-c", "wq"])
+        .arg(host.policy_file());
     vim.env("HOME", host.dir());
     let Ok(status) = vim.status() else {
         eprintln!("skipped: no vim here");
@@ -113,9 +130,14 @@ fn the_event_stream_and_the_log_say_what_an_edit_changed() {
     let mut events = broker.events(None);
     host.write_policy(&format!("{POLICY}[queue]\norder = 'fifo'\n"));
     let event = events.next_of("policy_switched");
-    assert!(event.text.contains("queue.order: priority -> fifo"), "{event:?}");
+    assert!(
+        event.text.contains("queue.order: priority -> fifo"),
+        "{event:?}"
+    );
     assert_eq!(event.generation, broker.policy().generation);
-    broker.process().until_stderr("queue.order: priority -> fifo");
+    broker
+        .process()
+        .until_stderr("queue.order: priority -> fifo");
 
     host.write_policy("schema = 1\n[queu]\n");
     let event = events.next_of("policy_refused");
@@ -129,27 +151,56 @@ fn a_broken_edit_changes_nothing_and_says_file_line_and_column() {
     let broker = host.start();
     let before = broker.policy();
     host.write_policy(&format!("{POLICY}[placement2]\nstrategy = 'spred'\n"));
-    let policy = eventually("the candidate is known", || Some(broker.policy()).filter(|policy| policy.candidate.is_some()));
-    assert_eq!((policy.generation, &policy.hash), (before.generation, &before.hash));
+    let policy = eventually("the candidate is known", || {
+        Some(broker.policy()).filter(|policy| policy.candidate.is_some())
+    });
+    assert_eq!(
+        (policy.generation, &policy.hash),
+        (before.generation, &before.hash)
+    );
     let candidate = policy.candidate.expect("just seen");
-    assert_eq!((candidate.state, candidate.attempt), (CandidateState::Failing, 1));
+    assert_eq!(
+        (candidate.state, candidate.attempt),
+        (CandidateState::Failing, 1)
+    );
     let found = &candidate.diagnostics[0];
     assert!(found.file.ends_with("default.toml"), "{found:?}");
     assert_eq!((found.line, found.column), (6, 2), "{found:?}");
-    assert!(found.hint.as_deref().is_some_and(|hint| hint.contains("placement")), "{found:?}");
-    assert!(policy.error_state.expect("one line").contains("default.toml:6:2"));
+    assert!(
+        found
+            .hint
+            .as_deref()
+            .is_some_and(|hint| hint.contains("placement")),
+        "{found:?}"
+    );
+    assert!(
+        policy
+            .error_state
+            .expect("one line")
+            .contains("default.toml:6:2")
+    );
     assert_eq!(broker.status().policy.disk, DiskState::Failing);
     broker.grant(&json!({"memory": "1GiB"}));
 
     let shown = host.run(&["devices"]);
-    assert!(shown.stderr.contains("default.toml:6:2"), "every reading command says so: {}", shown.stderr);
+    assert!(
+        shown.stderr.contains("default.toml:6:2"),
+        "every reading command says so: {}",
+        shown.stderr
+    );
     let reload = host.run(&["reload"]);
     assert_eq!(reload.code, 1, "{}", reload.stdout);
     assert!(reload.stdout.contains("placement2"), "{}", reload.stdout);
 
     host.write_policy(POLICY);
-    eventually("the file is good again", || (broker.status().policy.disk == DiskState::Same).then_some(()));
-    assert_eq!(broker.policy().generation, before.generation, "the same policy makes no generation");
+    eventually("the file is good again", || {
+        (broker.status().policy.disk == DiskState::Same).then_some(())
+    });
+    assert_eq!(
+        broker.policy().generation,
+        before.generation,
+        "the same policy makes no generation"
+    );
 }
 
 #[test]
@@ -159,20 +210,59 @@ fn every_kind_of_bad_file_is_refused_with_its_place() {
     let before = broker.policy();
     let trigger = || broker.must(broker.client().reload(&ReloadRequest::default()));
     for (what, text, line, words) in [
-        ("a typo", "schema = 1\n[placement]\nstrateggy = 'spread'\n", 3, "strateggy"),
-        ("a wrong type", "schema = 1\n[placement]\nload_slots = 'two'\n", 3, "load_slots"),
-        ("a duplicate key", "schema = 1\n[queue]\norder = 'fifo'\norder = 'fifo'\n", 4, "duplicate"),
-        ("a duplicate class", "schema = 1\n[[class]]\nname = 'a'\n[[class]]\nname = 'a'\n", 4, "a"),
+        (
+            "a typo",
+            "schema = 1\n[placement]\nstrateggy = 'spread'\n",
+            3,
+            "strateggy",
+        ),
+        (
+            "a wrong type",
+            "schema = 1\n[placement]\nload_slots = 'two'\n",
+            3,
+            "load_slots",
+        ),
+        (
+            "a duplicate key",
+            "schema = 1\n[queue]\norder = 'fifo'\norder = 'fifo'\n",
+            4,
+            "duplicate",
+        ),
+        (
+            "a duplicate class",
+            "schema = 1\n[[class]]\nname = 'a'\n[[class]]\nname = 'a'\n",
+            5,
+            "declared twice",
+        ),
         ("no TOML", "schema = = 1\n", 1, ""),
         ("another schema", "schema = 2\n", 1, "schema"),
         ("zero bytes", "", 1, "empty"),
-        ("a negative size", "schema = 1\n[placement]\nreserve = '-1GiB'\n", 3, "reserve"),
-        ("a number without a unit", "schema = 1\n[defaults]\nttl = 60\n", 3, "ttl"),
+        (
+            "a negative size",
+            "schema = 1\n[placement]\nreserve = '-1GiB'\n",
+            3,
+            "reserve",
+        ),
+        (
+            "a number without a unit",
+            "schema = 1\n[defaults]\nttl = 60\n",
+            3,
+            "ttl",
+        ),
     ] {
         host.write_policy(text);
         let result = trigger();
-        assert!(matches!(result.outcome, ReloadOutcome::Failed | ReloadOutcome::Rejected), "{what}: {result:?}");
-        let found = &result.diagnostics.first().unwrap_or_else(|| panic!("{what}: {result:?}"));
+        assert!(
+            matches!(
+                result.outcome,
+                ReloadOutcome::Failed | ReloadOutcome::Rejected
+            ),
+            "{what}: {result:?}"
+        );
+        let found = &result
+            .diagnostics
+            .first()
+            .unwrap_or_else(|| panic!("{what}: {result:?}"));
         assert!(found.file.ends_with("default.toml"), "{what}: {found:?}");
         assert_eq!(found.line, line, "{what}: {found:?}");
         assert!(found.message.contains(words), "{what}: {found:?}");
@@ -198,8 +288,18 @@ fn a_policy_that_cannot_be_read_changes_nothing_and_hangs_nothing() {
     assert_eq!(trigger().outcome, ReloadOutcome::Failed, "a directory");
     fs::remove_dir(host.policy_file()).unwrap();
 
-    assert!(Command::new("mkfifo").arg(host.policy_file()).status().unwrap().success());
-    assert_eq!(trigger().outcome, ReloadOutcome::Failed, "a pipe that nobody writes to");
+    assert!(
+        Command::new("mkfifo")
+            .arg(host.policy_file())
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(
+        trigger().outcome,
+        ReloadOutcome::Failed,
+        "a pipe that nobody writes to"
+    );
     fs::remove_file(host.policy_file()).unwrap();
 
     std::os::unix::fs::symlink("default.toml", host.policy_file()).unwrap();
@@ -221,10 +321,17 @@ fn drop_ins_add_to_the_policy_and_their_removal_is_an_edit() {
     let broker = host.start();
     let generation = broker.policy().generation;
     let drop_in = host.policy_dir().join("50-reserve.toml");
-    fs::write(&drop_in, "[[device]]\nname = 'sim-*'\nreserve = '4GiB'\nlabels = ['fast']\n").unwrap();
+    fs::write(
+        &drop_in,
+        "[[device]]\nname = 'sim-*'\nreserve = '4GiB'\nlabels = ['fast']\n",
+    )
+    .unwrap();
     broker.until_generation(generation + 1);
     let device = broker.device("sim-0");
-    assert_eq!((device.memory.reserve, device.memory.free), (gib(4), gib(20)));
+    assert_eq!(
+        (device.memory.reserve, device.memory.free),
+        (gib(4), gib(20))
+    );
     assert_eq!(device.labels, ["fast"]);
     fs::remove_file(&drop_in).unwrap();
     broker.until_generation(generation + 2);
@@ -237,7 +344,10 @@ fn a_setting_of_the_command_line_survives_every_reload() {
     let broker = host.start();
     assert_eq!(broker.device("sim-0").memory.free, gib(22));
     let generation = broker.policy().generation;
-    host.write_policy(&format!("{}[queue]\norder = 'fifo'\n", POLICY.replace("0B", "1GiB")));
+    host.write_policy(&format!(
+        "{}[queue]\norder = 'fifo'\n",
+        POLICY.replace("0B", "1GiB")
+    ));
     let policy = broker.until_generation(generation + 1);
     assert_eq!(broker.device("sim-0").memory.free, gib(22));
     assert_eq!(policy.overrides, ["placement.reserve=2GiB (--set)"]);
@@ -258,11 +368,19 @@ fn sighup_and_the_command_line_reload_what_is_not_watched() {
     host.write_policy(POLICY);
     let reload = host.run(&["reload"]);
     assert_eq!(reload.code, 0, "{}", reload.stderr);
-    assert!(reload.stdout.contains("queue.order: fifo -> priority"), "{}", reload.stdout);
+    assert!(
+        reload.stdout.contains("queue.order: fifo -> priority"),
+        "{}",
+        reload.stdout
+    );
     assert_eq!(broker.policy().generation, generation + 2);
     let again = host.run(&["--hot-reload"]);
     assert_eq!(again.code, 0, "{}", again.stderr);
-    assert!(again.stderr.contains("reloading the broker"), "it says what it did: {}", again.stderr);
+    assert!(
+        again.stderr.contains("reloading the broker"),
+        "it says what it did: {}",
+        again.stderr
+    );
     assert_eq!(broker.policy().generation, generation + 2, "unchanged");
 }
 
@@ -284,7 +402,9 @@ fn the_watch_is_switched_at_run_time_and_that_outlives_the_broker() {
         broker.policy().generation == generation
     });
     assert_eq!(host.run(&["reload", "--enable"]).code, 0);
-    host.write_policy(&format!("{POLICY}[queue]\norder = 'fifo'\nbackfill = false\n"));
+    host.write_policy(&format!(
+        "{POLICY}[queue]\norder = 'fifo'\nbackfill = false\n"
+    ));
     broker.until_generation(generation + 1);
 }
 
@@ -293,10 +413,18 @@ fn a_bad_file_at_the_start_is_refused_or_the_last_good_policy_serves() {
     let host = Host::with_cards(1).policy("schema = 1\n[queu]\n");
     let ran = host.serve(&[]).wait();
     assert_ne!(ran.code, 0);
-    assert!(ran.stderr.contains("default.toml:2:2") && ran.stderr.contains("queu"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("default.toml:2:2") && ran.stderr.contains("queu"),
+        "{}",
+        ran.stderr
+    );
     let checked = host.serve(&["--check"]).wait();
     assert_ne!(checked.code, 0);
-    assert!(checked.stderr.contains("default.toml:2:2"), "{}", checked.stderr);
+    assert!(
+        checked.stderr.contains("default.toml:2:2"),
+        "{}",
+        checked.stderr
+    );
 
     host.write_policy(&POLICY.replace("0B", "4GiB"));
     assert_eq!(host.serve(&["--check"]).wait().code, 0);
@@ -308,10 +436,20 @@ fn a_bad_file_at_the_start_is_refused_or_the_last_good_policy_serves() {
     let policy = broker.policy();
     assert!(policy.degraded);
     assert_eq!(policy.hash, hash);
-    assert_eq!(broker.device("sim-0").memory.free, gib(20), "the last good policy decides");
-    assert!(broker.process().stderr().contains("degraded"), "{}", broker.process().stderr());
+    assert_eq!(
+        broker.device("sim-0").memory.free,
+        gib(20),
+        "the last good policy decides"
+    );
+    assert!(
+        broker.process().stderr().contains("degraded"),
+        "{}",
+        broker.process().stderr()
+    );
     host.write_policy(POLICY);
-    eventually("the file is good again", || (!broker.policy().degraded).then_some(()));
+    eventually("the file is good again", || {
+        (!broker.policy().degraded).then_some(())
+    });
     assert_eq!(broker.device("sim-0").memory.free, gib(24));
 }
 
@@ -321,7 +459,9 @@ fn a_policy_that_changed_while_no_broker_ran_meets_what_is_held() {
     let broker = host.start();
     let lease = broker.grant(&json!({"class": "batch"}));
     broker.kill();
-    host.write_policy(&format!("{POLICY}[reload]\nheld = 'drain'\ngrace = '10m'\n"));
+    host.write_policy(&format!(
+        "{POLICY}[reload]\nheld = 'drain'\ngrace = '10m'\n"
+    ));
     let broker = host.start();
     let draining = broker.lease(&lease.id);
     assert_eq!(draining.state, LeaseState::Draining, "{draining:?}");
@@ -331,16 +471,25 @@ fn a_policy_that_changed_while_no_broker_ran_meets_what_is_held() {
 fn files_are_checked_without_being_loaded() {
     let host = Host::with_cards(1);
     let broker = host.start();
-    let draft = host.dir().join("draft.toml");
+    let drafts = host.dir().join("drafts");
+    fs::create_dir(&drafts).unwrap();
+    let draft = drafts.join("default.toml");
     fs::write(&draft, "schema = 1\n[queue]\norder = 'fifoo'\n").unwrap();
     let checked = host.run(&["policy", "check", &draft.display().to_string()]);
     assert_eq!(checked.code, 1, "{}", checked.stdout);
     let said = format!("{}{}", checked.stdout, checked.stderr);
-    assert!(said.contains("draft.toml:3:9") && said.contains("did you mean `fifo`"), "{said}");
+    assert!(
+        said.contains("default.toml:3:9") && said.contains("did you mean `fifo`"),
+        "{said}"
+    );
     fs::write(&draft, "schema = 1\n[queue]\norder = 'fifo'\n").unwrap();
     let checked = host.run(&["policy", "check", &draft.display().to_string()]);
     assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
     let shown = host.run(&["policy", "show"]);
-    assert!(shown.stdout.contains(POLICY.lines().next().unwrap()), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains(POLICY.lines().next().unwrap()),
+        "{}",
+        shown.stdout
+    );
     assert_eq!(broker.reload_state().last.map(|last| last.outcome), None);
 }

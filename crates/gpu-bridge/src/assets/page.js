@@ -43,6 +43,8 @@ function duration(ms) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
+const clock = (at) => new Date(at).toLocaleTimeString([], { hour12: false });
+
 function countdown(ms) {
   const node = el("span", { class: "number" }, duration(ms));
   countdowns.push({ node, until: performance.now() + ms });
@@ -304,7 +306,7 @@ function drawPolicy(policy, reload) {
     ...pair("watch", reload.enabled ? "on" : "off", reload.why ? ` (${reload.why})` : ""),
     ...(policy.overrides.length ? pair("over the files", policy.overrides.join(", ")) : []),
     ...(policy.degraded ? pair("degraded", "the last good policy is in force, not the files") : []),
-    ...pair("last reload", last ? `${last.summary} (${new Date(last.at).toLocaleTimeString()}, ${last.took_ms} ms)` : "none since the start"),
+    ...pair("last reload", last ? `${last.summary} (${clock(last.at)}, ${last.took_ms} ms)` : "none since the start"),
   );
   const result = byId("reload-result");
   const candidate = policy.candidate;
@@ -325,8 +327,9 @@ function drawEvent(event) {
   const list = byId("events");
   for (const empty of list.querySelectorAll(".empty")) empty.remove();
   const about = [event.lease, event.device, event.by && `by ${event.by}`].filter(Boolean).join(" · ");
-  list.prepend(el("li", {}, el("time", { datetime: event.at }, new Date(event.at).toLocaleTimeString()),
-    el("p", {}, el("b", {}, event.name.replaceAll("_", " ")), about ? ` · ${about}` : "", `\n${event.text}`)));
+  list.prepend(el("li", {}, el("time", { datetime: event.at }, clock(event.at)),
+    el("div", {}, el("b", {}, event.name.replaceAll("_", " ")), about ? ` · ${about}` : "",
+      el(event.text.includes("\n") ? "pre" : "p", {}, event.text))));
   while (list.children.length > EVENTS_SHOWN_MAX) list.lastElementChild.remove();
 }
 

@@ -30,7 +30,7 @@ impl Scene<'_> {
         let occupants: Vec<_> = known
             .occupants
             .iter()
-            .filter_map(|id| self.handle.find(*id))
+            .filter_map(|id| self.find(*id))
             .collect();
         let leases = occupants
             .iter()

@@ -59,7 +59,7 @@ impl EmergencyReport {
         let waiting = scene.snapshot.waiting.iter().map(|(id, _)| *id);
         let leases = held
             .chain(waiting)
-            .filter_map(|id| Some((id, scene.handle.find(id)?)));
+            .filter_map(|id| Some((id, scene.find(id)?)));
         let named = targets.iter().flat_map(|targets| match targets {
             Targets::Devices(devices) => devices.clone(),
             Targets::All | Targets::Leases(_) | Targets::Stuck => Vec::new(),
@@ -78,7 +78,7 @@ impl EmergencyReport {
                 .leases
                 .get(id)
                 .cloned()
-                .or_else(|| scene.handle.find(*id));
+                .or_else(|| scene.find(*id));
             let grant = lease.as_ref().and_then(|lease| lease.occupying());
             let devices: Vec<DeviceKey> = grant.map_or_else(Vec::new, |grant| {
                 grant
@@ -131,7 +131,7 @@ fn known_leases(ids: &[String], scene: &Scene<'_>) -> Result<Vec<LeaseId>, Probl
         let id = text
             .parse()
             .ok()
-            .filter(|id| scene.handle.find(*id).is_some());
+            .filter(|id| scene.find(*id).is_some());
         id.ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("no lease `{text}`")))
     };
     ids.iter().map(known).collect()

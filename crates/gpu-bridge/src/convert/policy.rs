@@ -1,7 +1,7 @@
 //! The policy in force, and what is wrong with one that is not.
 
 use gpu_api as wire;
-use gpu_broker::{Diagnostics, ReloadOutcome, ReloadState};
+use gpu_broker::{Checked, Diagnostics, ReloadOutcome, ReloadState};
 use gpu_lease::{DrainSource, WallMs};
 use sha2::{Digest, Sha256};
 
@@ -33,6 +33,28 @@ pub(crate) fn policy(
         candidate: state.refused.as_deref().and_then(candidate),
         error_state: error_state(state),
         draining: draining(scene),
+    }
+}
+
+/// What was found in the files named `files`.
+pub fn policy_check(files: Vec<String>, checked: Result<Checked, Diagnostics>) -> wire::PolicyCheck {
+    match checked {
+        Ok(Checked { hash, changes }) => wire::PolicyCheck {
+            ok: true,
+            hash: Some(hash),
+            in_force: changes.is_empty(),
+            files,
+            changes,
+            diagnostics: Vec::new(),
+        },
+        Err(found) => wire::PolicyCheck {
+            ok: false,
+            hash: None,
+            in_force: false,
+            files,
+            changes: Vec::new(),
+            diagnostics: diagnostics(&found),
+        },
     }
 }
 
@@ -68,7 +90,7 @@ fn draining(scene: &Scene<'_>) -> Vec<String> {
     let mut ids: Vec<_> = occupants.copied().collect();
     ids.sort_unstable();
     ids.dedup();
-    let leases = ids.into_iter().filter_map(|id| scene.handle.find(id));
+    let leases = ids.into_iter().filter_map(|id| scene.find(id));
     let asked = leases.filter(|lease| {
         let grant = lease.held();
         grant.is_some_and(|grant| grant.drains.contains_key(&DrainSource::Policy))

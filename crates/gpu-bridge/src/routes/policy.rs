@@ -2,14 +2,14 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use gpu_api::{
-    BODY_BYTES_MAX, ErrorCode, POLICY_FILES_MAX, PolicyCheck, PolicyCheckRequest, Problem,
+use gpu_api::{PolicyText, 
+    BODY_BYTES_MAX, ErrorCode, POLICY_FILES_MAX, PolicyCheckRequest, Problem,
 };
-use gpu_broker::{Diagnostics, SourceFile};
+use gpu_broker::SourceFile;
 
 use super::reload::blocking;
 use super::{Answer, Shared, json};
-use crate::convert::{Scene, diagnostics, policy};
+use crate::convert::{Scene, policy, policy_check};
 use crate::extract::Json;
 
 pub(super) async fn live(State(bridge): State<Shared>) -> Answer {
@@ -29,44 +29,24 @@ pub(super) async fn check(
     State(bridge): State<Shared>,
     Json(asked): Json<PolicyCheckRequest, BODY_BYTES_MAX>,
 ) -> Answer {
-    let files = texts(asked)?;
-    let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
-    let checked = blocking(&bridge, move |reloader| reloader.check(&files)).await?;
-    Ok(json(StatusCode::OK, &verdict(names, checked)))
+    let texts = asked.files.map(texts).transpose()?;
+    let check = blocking(&bridge, move |reloader| {
+        let files = texts.map_or_else(|| reloader.read().map_err(unreadable), Ok)?;
+        let names = files.iter().map(|file| file.name.clone()).collect();
+        Ok::<_, Problem>(policy_check(names, reloader.check(&files)))
+    });
+    Ok(json(StatusCode::OK, &check.await??))
 }
 
-fn texts(asked: PolicyCheckRequest) -> Result<Vec<SourceFile>, Problem> {
-    let invalid = |detail: String| Problem::new(ErrorCode::InvalidRequest, detail);
-    let Some(files) = asked.files else {
-        return Err(invalid("`files` is needed: the texts to check".to_owned()));
-    };
-    if files.len() > POLICY_FILES_MAX {
-        return Err(invalid(format!(
-            "`files`: {} are too many: the most is {POLICY_FILES_MAX}",
-            files.len()
-        )));
+fn texts(texts: Vec<PolicyText>) -> Result<Vec<SourceFile>, Problem> {
+    if texts.len() > POLICY_FILES_MAX {
+        let detail = format!("`files`: {} are too many: the most is {POLICY_FILES_MAX}", texts.len());
+        return Err(Problem::new(ErrorCode::InvalidRequest, detail));
     }
-    let file = |file: gpu_api::PolicyText| SourceFile::new(file.name.into_string(), file.text);
-    Ok(files.into_iter().map(file).collect())
+    let file = |file: PolicyText| SourceFile::new(file.name.into_string(), file.text);
+    Ok(texts.into_iter().map(file).collect())
 }
 
-fn verdict(files: Vec<String>, checked: Result<Vec<String>, Diagnostics>) -> PolicyCheck {
-    match checked {
-        Ok(changes) => PolicyCheck {
-            ok: true,
-            hash: None,
-            in_force: changes.is_empty(),
-            files,
-            changes,
-            diagnostics: Vec::new(),
-        },
-        Err(found) => PolicyCheck {
-            ok: false,
-            hash: None,
-            in_force: false,
-            files,
-            changes: Vec::new(),
-            diagnostics: diagnostics(&found),
-        },
-    }
+fn unreadable(why: String) -> Problem {
+    Problem::new(ErrorCode::InvalidRequest, format!("the policy files cannot be read: {why}"))
 }

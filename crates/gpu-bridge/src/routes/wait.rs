@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gpu_api::{ErrorCode, Problem, Waiting};
 use gpu_broker::{AbandonGuard, Follower};
-use gpu_lease::{EndReason, Lease, LeaseId, Phase, Request};
+use gpu_lease::{EndReason, Lease, LeaseId, Request};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::Bridge;
@@ -77,12 +77,10 @@ async fn ask(
     }
     let _room = bridge.waiting_request()?;
     let (lease, last) = wait(bridge, line, lease.id, &mut follower).await?;
-    match &lease.phase {
-        Phase::Ended(ending) if replayed && ending.reason == EndReason::Cancelled => Ok(None),
-        Phase::Ended(ending) if ending.grant.is_none() => {
-            Err(over(ending.reason, request.wait, last))
-        }
-        _ => Ok(Some(Settled { lease, guard })),
+    match lease.end_reason() {
+        Some(EndReason::Cancelled) if replayed => Ok(None),
+        Some(reason) => Err(over(reason, request.wait, last)),
+        None => Ok(Some(Settled { lease, guard })),
     }
 }
 

@@ -601,6 +601,45 @@ async fn a_waiter_that_is_dropped_is_never_granted() {
 }
 
 #[tokio::test]
+async fn a_retry_outlives_the_connection_that_it_replaces() {
+    let server = Server::dev().await;
+    let all = server.send(ask(json!({"devices": 2}))).await.expect(201);
+    let keyed = || ask(json!({"memory": "1GiB", "wait": "10m"})).header("idempotency-key", "k1");
+    let mut first = Box::pin(server.open(keyed()));
+    let mut retry = Box::pin(server.send(keyed()));
+    let queued = server.until(|handle| handle.snapshot().waiting.len() == 1);
+    tokio::select! {
+        _ = &mut first => panic!("nothing is free"),
+        () = queued => {}
+    }
+    let waited = server.handle().snapshot().waiting[0].0;
+    // The retry joins the wait of the first; then the broker hears that the first is gone.
+    let pause = tokio::time::sleep(std::time::Duration::from_millis(50));
+    tokio::select! {
+        _ = &mut first => panic!("nothing is free"),
+        _ = &mut retry => panic!("nothing is free"),
+        () = pause => {}
+    }
+    assert_eq!(
+        server.handle().snapshot().waiting.len(),
+        1,
+        "one request, not two"
+    );
+    drop(first);
+    let moved = server.until(|handle| {
+        let waiting = &handle.snapshot().waiting;
+        waiting.len() == 1 && waiting[0].0 != waited
+    });
+    tokio::select! {
+        _ = &mut retry => panic!("nothing is free"),
+        () = moved => {}
+    }
+    let (granted, _) =
+        soon(async { tokio::join!(retry, server.send(delete(&path(&all, "")))) }).await;
+    assert_eq!(granted.expect(201)["state"], "active");
+}
+
+#[tokio::test]
 async fn an_answer_that_nobody_reads_gives_the_grant_back() {
     let server = Server::dev().await;
     let response = server.open(ask(json!({"memory": "1GiB"}))).await;

@@ -115,7 +115,10 @@ async fn texts_are_checked_without_being_loaded() {
         "all errors at once: {bad}"
     );
     let large = check(&format!("schema = 1\n#{}\n", "x".repeat(200_000))).await;
-    assert!(large["ok"].is_boolean(), "files are larger than other bodies");
+    assert!(
+        large["ok"].is_boolean(),
+        "files are larger than other bodies"
+    );
     let many: Vec<Value> = (0..65)
         .map(|n| json!({"name": format!("{n}.toml"), "text": ""}))
         .collect();

@@ -138,6 +138,10 @@ impl Server {
         server
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.bench.handle
+    }
+
     /// Sends `call` and reads the whole answer.
     pub(crate) async fn send(&self, call: Call) -> Reply {
         let response = self.open(call).await;

@@ -8,7 +8,7 @@ use gpu_lease::{BootMs, Command, LeaseId, Request};
 use gpu_store::Store;
 use tokio::sync::broadcast::error::TryRecvError;
 
-use crate::world::{World, patient, reading, request, rest, until};
+use crate::world::{World, reading, request, rest, until};
 
 #[test]
 fn a_grant_is_seen_by_nobody_before_it_is_durable() {
@@ -105,7 +105,6 @@ fn what_changes_no_row_is_no_commit() {
 fn a_failed_commit_is_the_end() {
     let world = World::new();
     let held = world.acquire(request(40));
-    let waiter = world.acquire(patient(60));
     let handle = world.handle.clone();
     let stopped = world.spawn(async move { handle.stopped().await });
     world.store.hold();
@@ -122,7 +121,6 @@ fn a_failed_commit_is_the_end() {
     assert!(world.handle.is_stopping());
     assert!(world.handle.find(granted).is_none());
     assert!(world.is_held(held.id), "what was durable can still be read");
-    assert!(world.lease(waiter.id).waiting().is_some());
 
     world.store.open();
     let late = world.command(Command::Release { id: held.id });

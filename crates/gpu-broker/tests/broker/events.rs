@@ -1,9 +1,9 @@
 //! The history: ordered, without gaps or doubles, over turns, restarts and refusals.
 
-use gpu_lease::{Command, DrainNotice, Emergency, EventKind, Targets};
+use gpu_lease::{Command, DeviceKey, DrainNotice, Emergency, EventKind, Targets};
 use gpu_store::{EventPosition, StoredEvent};
 
-use crate::world::{Setup, World, patient, request};
+use crate::world::{Setup, World, device, patient, request};
 
 fn positions(events: &[StoredEvent]) -> Vec<EventPosition> {
     events.iter().map(|event| event.position).collect()
@@ -11,28 +11,28 @@ fn positions(events: &[StoredEvent]) -> Vec<EventPosition> {
 
 /// Something of everything: several commands a turn, several events a command.
 fn busy_day(world: &World) {
-    let holders: Vec<_> = (0..4).map(|_| world.acquire(request(10))).collect();
-    world.acquire(patient(60));
+    let holder = world.acquire(request(10));
     world.store.hold();
     let (_, first) = world.ask(request(10));
     world.store.until_held();
     let asked: Vec<_> = (0..5).map(|_| world.ask(request(10)).1).collect();
     world.store.open();
-    drop(world.wait(first));
+    world.wait(first).unwrap();
     for answer in asked {
-        drop(world.wait(answer));
+        world.wait(answer).unwrap();
     }
+    assert!(world.acquire(patient(60)).waiting().is_some());
     let notice = DrainNotice {
         grace: None,
         reason: "maintenance".to_owned(),
         by: "root".to_owned(),
     };
     let drained = world.handle.device(Command::DrainDevice {
-        device: gpu_lease::DeviceKey::local("gpu-0"),
+        device: DeviceKey::local("gpu-0"),
         notice,
     });
     world.wait(drained).unwrap();
-    world.release(holders[0].id);
+    world.release(holder.id);
     let emergency = world.handle.emergency(Emergency {
         targets: Targets::All,
         reason: "smoke".to_owned(),
@@ -42,6 +42,11 @@ fn busy_day(world: &World) {
         force_unsafe: true,
     });
     world.wait(emergency).unwrap();
+    let uncordoned = world.handle.device(Command::Uncordon {
+        device: DeviceKey::local("gpu-0"),
+        by: "root".to_owned(),
+    });
+    world.wait(uncordoned).unwrap();
 }
 
 #[test]
@@ -49,7 +54,7 @@ fn positions_rise_and_are_heard_as_they_are_stored() {
     let world = Setup::default().run();
     let mut live = world.handle.live_events();
     let before = world.events_after(None);
-    world.inventory(&[crate::world::device("gpu-0", 80)]);
+    world.inventory(&[device("gpu-0", 80)]);
     busy_day(&world);
     let events = world.events_after(before.last().map(|event| event.position));
     assert!(events.len() > 20);
@@ -87,7 +92,7 @@ fn a_reader_goes_on_where_it_was_after_a_restart() {
     let world = world.restart(|_| ());
     assert_eq!(world.handle.store_id(), store_id);
     // A waiter on a connection is no row, and yet its events must not share a place with later ones.
-    world.inventory(&[crate::world::device("gpu-0", 80)]);
+    world.inventory(&[device("gpu-0", 80)]);
     busy_day(&world);
     let whole = world.events_after(None);
     let rest = world.events_after(Some(last));

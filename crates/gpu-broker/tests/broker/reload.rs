@@ -127,7 +127,7 @@ fn bad_files_are_refused_and_the_attempts_counted() {
     let world = World::new();
     let reloads = Reloads::of(&world);
     let last = world.events_after(None).last().unwrap().position;
-    let (first, second) = ("[queu]\n", "[queue]\nmax_waiting = 0\n");
+    let (first, second) = ("[queu]\n", "[queue]\nmax_waiting = -1\n");
     assert_eq!(attempt(&reloads.offer(first)), 1);
     assert_eq!(attempt(&reloads.offer(first)), 1, "the same failure again");
     assert_eq!(attempt(&reloads.offer(second)), 2);
@@ -141,6 +141,7 @@ fn bad_files_are_refused_and_the_attempts_counted() {
 
     assert_eq!(world.handle.snapshot().counters.generation, 1);
     assert!(reloads.reloader.state().refused.is_some());
+    world.nudge();
     let events = world.events_after(Some(last));
     assert_eq!(events.len(), 6);
     assert!(events.iter().all(|event| event.event.kind == EventKind::PolicyRefused));
@@ -156,8 +157,8 @@ fn bad_files_are_refused_and_the_attempts_counted() {
 fn a_check_changes_nothing() {
     let world = World::new();
     let reloads = Reloads::of(&world);
-    let changes = reloads.reloader.check(&files("[queue]\nmax_waiting = 3\n"));
-    assert_eq!(changes.unwrap().len(), 1);
+    let checked = reloads.reloader.check(&files("[queue]\nmax_waiting = 3\n"));
+    assert_eq!(checked.unwrap().changes.len(), 1);
     assert!(reloads.reloader.check(&files("[queu]\n")).is_err());
     assert_eq!(max_waiting(&world), 1024);
     assert!(reloads.reloader.state().history.is_empty());

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use gpu_broker::{Override, StartError};
+use gpu_broker::{AcquireError, Override, StartError};
 use gpu_lease::{
-    Command, DeviceKey, DrainNotice, DrainSource, EndReason, EventKind, Lease, LeaseId, Ms, Phase,
+    Command, Cordon, Denial, DeviceKey, DrainNotice, DrainSource, EndReason, EventKind, Lease, LeaseId, Ms, Phase,
     Request,
 };
 use gpu_store::Store;
 
 use crate::store::{TestStore, Unreadable};
-use crate::world::{Rows, Setup, World, device, files, patient, queued, request};
+use crate::world::{Rows, Setup, World, device, patient, queued, request, until};
 
 const BATCH: &str = "[[class]]\nname = \"batch\"\n";
 const DRAINS_FOR_A_MINUTE: &str = "[reload]\nheld = \"drain\"\ngrace = \"60s\"\n";
@@ -66,17 +66,14 @@ fn leases_fences_and_deadlines_outlive_the_broker() {
         assert_eq!(*world.lease(waiting.id), waiting);
         assert!(world.handle.find(on_connection.id).is_none());
 
-        let unserved = world.try_acquire(request(1)).unwrap_err();
-        assert!(unserved.to_string().contains("discovered") || !unserved.to_string().is_empty());
+        let early = world.try_acquire(request(1)).unwrap_err();
+        assert!(matches!(early, AcquireError::Denied(Denial::Recovering)));
         world.renew(held.id).expect("renewals are taken meanwhile");
         world.inventory(&[device("gpu-0", 80)]);
-        let granted = world.acquire(request(1));
-        assert!(granted.held().unwrap().fence >= next_fence);
         assert!(world.lease(waiting.id).waiting().is_some(), "20 GiB are held");
         world.release(held.id);
-        assert!(!world.is_held(waiting.id), "10 + 1 + 70 GiB are too much");
-        world.release(granted.id);
-        assert!(world.is_held(waiting.id));
+        let granted = world.lease(waiting.id);
+        assert!(granted.held().unwrap().fence >= next_fence);
     });
 }
 
@@ -100,13 +97,15 @@ fn another_boot_ends_what_was_held_and_that_is_durable() {
         let world = World::with(setup);
         let held = world.acquire(request(10));
         let waiting = world.acquire(queued(80));
-        let cordon = gpu_lease::Cordon {
+        let cordon = Cordon {
             reason: "fan".to_owned(),
             by: "root".to_owned(),
             until: None,
         };
-        let device = DeviceKey::local("gpu-0");
-        let cordoned = world.handle.device(Command::Cordon { device, cordon });
+        let cordoned = world.handle.device(Command::Cordon {
+            device: DeviceKey::local("gpu-0"),
+            cordon,
+        });
         world.wait(cordoned).unwrap();
         let fence = held.held().unwrap().fence;
         let is_rebooted = |world: &World, id| world.end_reason(id) == Some(EndReason::HostRebooted);
@@ -119,7 +118,7 @@ fn another_boot_ends_what_was_held_and_that_is_durable() {
         let world = world.restart(|_| ());
         assert!(!world.started.rebooted, "it is the same boot as before");
         assert!(is_rebooted(&world, held.id) && is_rebooted(&world, waiting.id));
-        world.inventory(&[crate::world::device("gpu-0", 80), crate::world::device("gpu-1", 80)]);
+        world.inventory(&[device("gpu-0", 80), device("gpu-1", 80)]);
         assert!(world.handle.snapshot().devices[0].cordon.is_some());
         let next = world.acquire(request(80));
         assert!(next.held().unwrap().fence > fence);
@@ -261,7 +260,7 @@ fn ended_leases_can_be_asked_for_after_a_restart_for_a_day() {
         world.nudge();
         assert!(matches!(world.lease(lease.id).phase, Phase::Ended(_)));
         let world = world.restart(|setup| setup.clock.jump(secs(3600)));
-        crate::world::until("the day is over", || world.handle.find(lease.id).is_none());
+        until("the day is over", || world.handle.find(lease.id).is_none());
         let world = world.restart(|_| ());
         assert!(world.handle.find(lease.id).is_none(), "that is durable");
     });
@@ -273,5 +272,4 @@ fn a_new_store_begins_with_fences_that_a_deleted_one_cannot_have_given() {
     let fence = world.acquire(request(1)).held().unwrap().fence;
     let unix_secs = world.handle.now().wall.0 / 1000;
     assert_eq!(fence.0, unix_secs << 20);
-    assert_eq!(files("").len(), 1);
 }

@@ -140,16 +140,10 @@ fn who_gives_back_goes_before_who_asks() {
     let (_, first) = world.ask(patient(80));
     world.store.until_held();
     let (_, second) = world.ask(request(40));
-    let handle = world.handle.clone();
-    let released = world.spawn(async move { handle.lease(Command::Release { id: holder.id }).await });
-    world.spawn({
-        let first = first;
-        async move { drop(first.await) }
-    });
-    // The release is in the inbox once the runtime has nothing else to do.
-    crate::world::rest();
+    let released = world.say(Command::Release { id: holder.id });
     world.store.open();
-    world.wait(released).unwrap().unwrap();
+    assert!(world.wait(first).unwrap().waiting().is_some());
+    world.wait(released).unwrap();
     let refused = world.wait(second).unwrap_err();
     assert!(
         matches!(refused, AcquireError::Denied(Denial::DoesNotFit(_))),

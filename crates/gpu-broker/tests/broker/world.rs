@@ -121,7 +121,9 @@ impl Setup {
                 files: files(&self.policy),
                 overrides: self.overrides.clone(),
             },
-            read_now: Box::new(move || drop(reads.fetch_add(1, Ordering::SeqCst))),
+            read_now: Box::new(move || {
+                reads.fetch_add(1, Ordering::SeqCst);
+            }),
         })
     }
 
@@ -161,6 +163,8 @@ pub(crate) struct World {
 
 /// A request on its way.
 pub(crate) type Asked = Pin<Box<dyn Future<Output = Result<Lease, AcquireError>> + Send>>;
+/// A command on its way.
+pub(crate) type Said = Pin<Box<dyn Future<Output = Result<Lease, LeaseCommandError>> + Send>>;
 
 impl World {
     /// With one device of 80 GiB, `gpu-0`, of which nothing can be read.
@@ -231,6 +235,17 @@ impl World {
             return (id, Box::pin(async { answer }));
         }
         (id, asked)
+    }
+
+    /// The same for a command about a lease.
+    pub(crate) fn say(&self, command: Command) -> Said {
+        let handle = self.handle.clone();
+        let mut said: Said = Box::pin(async move { handle.lease(command).await });
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(answer) = said.as_mut().poll(&mut context) {
+            return Box::pin(async { answer });
+        }
+        said
     }
 
     pub(crate) fn command(&self, command: Command) -> Result<Lease, LeaseCommandError> {

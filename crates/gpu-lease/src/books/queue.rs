@@ -399,7 +399,11 @@ impl Books {
         for id in &state.occupants {
             let lease = &self.leases[id];
             // Whoever is there alone takes all of it, also of what the policy added since.
-            let alone = if state.usage.exclusive { state.grantable() } else { 0 };
+            let alone = if state.usage.exclusive {
+                state.grantable()
+            } else {
+                0
+            };
             let charge = charge_on(state, lease).max(alone);
             ends.push((known_end(lease).map(|end| end.boot), charge));
         }

@@ -27,17 +27,15 @@ async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
         false => files.to_vec(),
     };
     let texts = read(roots)?;
-    let local = offline::check_policy(&texts);
-    let request = PolicyCheckRequest { files: Some(texts) };
-    let mut check = match (context.client.check_policy(&request).await, local) {
-        (Ok(check), _) => check,
-        (Err(error), Some(check)) if error.is_away() => check,
-        (Err(error), _) => return Err(error.into()),
+    let request = PolicyCheckRequest {
+        files: Some(texts.clone()),
     };
-    quote(
-        &mut check.diagnostics,
-        request.files.as_deref().unwrap_or_default(),
-    );
+    let mut check = match context.client.check_policy(&request).await {
+        Ok(check) => check,
+        Err(error) if error.is_away() => offline::check_policy(&texts),
+        Err(error) => return Err(error.into()),
+    };
+    quote(&mut check.diagnostics, &texts);
     match json {
         true => print_json(&check)?,
         false => print(&render_check(&check, context.paint))?,

@@ -12,8 +12,10 @@ use gpu_device::{DeviceLocks, Inventory, LockError, Probe};
 
 /// Readings are taken this seldom while nobody holds or waits for anything.
 const IDLE_POLL: Duration = Duration::from_secs(30);
-/// An inventory that is known to be incomplete is made again this often.
-const REDISCOVER: Duration = Duration::from_secs(30);
+/// An inventory that is known to be wrong is made again after this long; while it stays wrong, after ever
+/// longer rests, for looking may wake every card.
+const REDISCOVER_FIRST: Duration = Duration::from_secs(1);
+const REDISCOVER_REST_MAX: Duration = Duration::from_secs(30);
 
 /// Asks the device thread for a reading now. Asking twice before it looks is asking once.
 #[derive(Clone)]
@@ -62,9 +64,11 @@ impl Devices {
     fn run(&self, locks: &mut DeviceLocks) -> Result<(), LockError> {
         self.discover(locks)?;
         let mut discovered = Instant::now();
+        let mut patience = REDISCOVER_FIRST;
         loop {
             self.read();
-            if self.probe.health().rediscover && discovered.elapsed() >= REDISCOVER {
+            if self.probe.health().rediscover && discovered.elapsed() >= patience {
+                patience = next_patience(patience, discovered.elapsed());
                 self.discover(locks)?;
                 discovered = Instant::now();
             }
@@ -124,5 +128,13 @@ impl Devices {
             true => IDLE_POLL,
             false => self.poll,
         }
+    }
+}
+
+/// How long the next discovery is put off, after one that was needed `since` the last.
+fn next_patience(patience: Duration, since: Duration) -> Duration {
+    match since > REDISCOVER_REST_MAX * 2 {
+        true => REDISCOVER_FIRST,
+        false => (patience * 2).min(REDISCOVER_REST_MAX),
     }
 }

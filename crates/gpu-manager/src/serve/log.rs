@@ -6,7 +6,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Takes the level from `GPU_MANAGER_LOG`, else `RUST_LOG`, in any case; dev mode says more by itself.
 pub(super) fn start(dev: bool) {
-    let default = if dev { "info,gpu_bridge=debug,gpu_broker=debug" } else { "info" };
+    let default = if dev {
+        "info,gpu_bridge=debug,gpu_broker=debug"
+    } else {
+        "info"
+    };
     let named = ["GPU_MANAGER_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok());

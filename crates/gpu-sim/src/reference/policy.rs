@@ -145,6 +145,8 @@ pub(super) fn device_settings(policy: &Policy, device: &Device) -> DeviceSetting
 fn fate(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Option<LeaseFate> {
     let refused = refusal(new, lease, at);
     let newly = refused.is_some() && refusal(old, lease, at).is_none();
+    let switch_grace = grace(old, &lease.request).max(grace(new, &lease.request));
+    let switch_grace = switch_grace.min(new.reload.grace_max);
     let draining = grant.drains.get(&DrainSource::Policy);
     let fate = if newly || new.reload.scope == ReloadScope::All {
         match new.reload.held {
@@ -152,7 +154,7 @@ fn fate(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Opt
             Held::Keep if draining.is_some() => Fate::Withdraw,
             Held::Keep => Fate::Keep,
             Held::Drain => {
-                let fresh = deadline(at, grace(new, &lease.request));
+                let fresh = deadline(at, switch_grace);
                 Fate::Drain(draining.map_or(fresh, |drain| drain.deadline))
             }
         }
@@ -163,7 +165,7 @@ fn fate(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Opt
         if max_hold(old, &lease.request).is_some_and(|old| old <= limit) {
             return None;
         }
-        let cut = deadline(grant.at, limit).max(deadline(at, grace(new, &lease.request)));
+        let cut = deadline(grant.at, limit).max(deadline(at, switch_grace));
         if grant.hold_until.is_some_and(|until| until <= cut) {
             return None;
         }

@@ -1,0 +1,15 @@
+//! What the books do, as scenarios: who asks, what happens, what everybody then has.
+
+mod capacity;
+mod devices;
+mod drain;
+mod emergency;
+mod placement;
+mod policy;
+mod queue;
+mod reclaim;
+mod requests;
+mod rows;
+mod time;
+mod why;
+mod world;
