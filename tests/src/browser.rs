@@ -78,13 +78,14 @@ impl Browser {
         Tab { session }
     }
 
-    /// What an expression is in a page; a promise is waited for.
+    /// What an expression is in a page, null if that cannot be said; a promise is waited for.
     pub fn evaluate(&mut self, tab: &Tab, expression: &str) -> Value {
         let asked = json!({
             "expression": expression, "returnByValue": true, "awaitPromise": true, "userGesture": true,
         });
-        let answer = self.order(Some(&tab.session), "Runtime.evaluate", asked);
-        answer["result"]["value"].clone()
+        // A page on its way to another has no values.
+        let answer = self.try_order(Some(&tab.session), "Runtime.evaluate", asked);
+        answer.map_or(Value::Null, |answer| answer["result"]["value"].clone())
     }
 
     /// Waits until an expression is true in a page.
@@ -131,6 +132,16 @@ impl Browser {
     }
 
     fn order(&mut self, session: Option<&str>, method: &str, parameters: Value) -> Value {
+        let done = self.try_order(session, method, parameters);
+        done.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    fn try_order(
+        &mut self,
+        session: Option<&str>,
+        method: &str,
+        parameters: Value,
+    ) -> Result<Value, Value> {
         self.last += 1;
         let mut order = json!({"id": self.last, "method": method, "params": parameters});
         if let Some(session) = session {
@@ -140,10 +151,17 @@ impl Browser {
         line.push(0);
         self.orders.write_all(&line).expect("the browser reads");
         eventually(method, || {
-            let news = self.news.recv_timeout(SOON).expect("the browser answers");
+            let news = self
+                .news
+                .recv_timeout(SOON)
+                .expect("the browser answers; is Debian's package `chromium` installed?");
             if news["id"] == self.last {
-                assert!(news["error"].is_null(), "{method}: {news}");
-                return Some(news["result"].clone());
+                let failed = !news["error"].is_null();
+                return Some(if failed {
+                    Err(news["error"].clone())
+                } else {
+                    Ok(news["result"].clone())
+                });
             }
             self.note(&news);
             None

@@ -44,7 +44,7 @@ impl Events {
     }
 
     /// The next event.
-    pub fn next(&mut self) -> Event {
+    pub fn next_event(&mut self) -> Event {
         loop {
             if let Some(data) = self.line().strip_prefix("data: ") {
                 return serde_json::from_str(data).expect("an event");
@@ -55,7 +55,7 @@ impl Events {
     /// The next event of this name; others are skipped.
     pub fn next_of(&mut self, name: &str) -> Event {
         loop {
-            let event = self.next();
+            let event = self.next_event();
             if event.name == name {
                 return event;
             }

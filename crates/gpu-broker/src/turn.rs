@@ -16,9 +16,10 @@ use crate::view::{Snapshot, View};
 
 /// Waiters hear again how things are at least this often, so that rules by the hour take effect.
 const REVIEW_MS: Ms = Ms::from_secs(15);
-/// With more waiters than this their reasons are published no more often than [`REASONS_EVERY_MS`].
-const REASONS_AT_ONCE_MAX: usize = 64;
-const REASONS_EVERY_MS: Ms = Ms(250);
+/// Every waiter is told who holds what it waits for. So many holders are named again in every turn; of
+/// more, no more than so many in a millisecond, so that explaining never takes the loop for itself.
+const NAMED_AT_ONCE_MAX: usize = 4096;
+const NAMED_PER_MS: usize = 256;
 
 /// The broker cannot go on: what it would answer might not be durable.
 #[derive(Debug, Error)]
@@ -31,7 +32,8 @@ pub(crate) struct Turn {
     store: Arc<dyn Store>,
     view: Arc<View>,
     reviewed: BootMs,
-    reasons_published: BootMs,
+    /// Reasons are not published again before.
+    reasons_rest: BootMs,
 }
 
 /// What the messages of a turn add up to, before it is durable.
@@ -58,7 +60,7 @@ impl Turn {
             store,
             view,
             reviewed: at.boot,
-            reasons_published: at.boot,
+            reasons_rest: at.boot,
         }
     }
 
@@ -114,7 +116,7 @@ impl Turn {
         let snapshot = self.view.snapshot();
         let review = self.reviewed + REVIEW_MS;
         let behind = snapshot.counters.revision != self.books.counters().revision;
-        let publish = behind.then_some(self.reasons_published + REASONS_EVERY_MS);
+        let publish = behind.then_some(self.reasons_rest);
         let wakes = [self.books.next_deadline(), Some(review), publish];
         wakes.into_iter().flatten().min().unwrap_or(review)
     }
@@ -220,15 +222,21 @@ impl Turn {
         work.effects
     }
 
-    /// The books for readers; a long queue is explained a few times a second at most.
+    /// The books for readers, with the reasons of all waiters.
     fn snapshot(&mut self, at: At) -> Option<Snapshot> {
-        let waiting = self.view.snapshot().waiting.len();
-        let rested = at.boot - self.reasons_published >= REASONS_EVERY_MS;
-        if waiting > REASONS_AT_ONCE_MAX && !rested {
+        if at.boot < self.reasons_rest {
             return None;
         }
-        self.reasons_published = at.boot;
-        Some(Snapshot::of(&self.books, at))
+        let snapshot = Snapshot::of(&self.books, at);
+        self.reasons_rest = at.boot + rest_after(snapshot.holders_named());
+        Some(snapshot)
+    }
+}
+
+fn rest_after(named: usize) -> Ms {
+    match named <= NAMED_AT_ONCE_MAX {
+        true => Ms(0),
+        false => Ms((named / NAMED_PER_MS) as u64),
     }
 }
 

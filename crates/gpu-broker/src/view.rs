@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gpu_lease::{At, Books, Counters, DeviceState, Lease, LeaseId, Phase, Policy, Why};
+use gpu_lease::{At, Books, Cause, Counters, DeviceState, Lease, LeaseId, Phase, Policy, Why};
 use gpu_store::StoredEvent;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
@@ -44,6 +44,16 @@ impl Snapshot {
             waiting: books.waiting(at),
             policy: books.policy().clone(),
         }
+    }
+
+    /// What most of the work of a long queue goes into: each waiter, and each holder named to it.
+    pub(crate) fn holders_named(&self) -> usize {
+        let named = |why: &Why| match &why.cause {
+            Cause::Devices(devices) => devices.iter().map(|device| device.holders.len()).sum(),
+            Cause::Behind(_) | Cause::Recovering | Cause::Rule { .. } => 0,
+        };
+        let waiting = self.waiting.iter();
+        waiting.map(|(_, why)| 1 + named(why)).sum()
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a device has left: the formula, and what of it is in the way of a request.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use core::mem;
 
 use crate::command::Cordon;
 use crate::device::{Device, Reading, Telemetry};
@@ -29,6 +30,8 @@ pub struct DeviceState {
     pub read_after: Option<BootMs>,
     /// The leases that hold something here, those being reclaimed included.
     pub occupants: BTreeSet<LeaseId>,
+    /// The most that each of them was ever seen to use here; what was never seen has none.
+    pub peaks: BTreeMap<LeaseId, u64>,
     /// What they and others take.
     pub usage: Usage,
 }
@@ -72,6 +75,7 @@ impl DeviceState {
             lost_since: None,
             read_after: None,
             occupants: BTreeSet::new(),
+            peaks: BTreeMap::new(),
             usage: Usage::default(),
         }
     }
@@ -121,6 +125,18 @@ impl DeviceState {
         };
         at.boot - reading.taken > FRESH_MS
             || self.read_after.is_some_and(|after| reading.taken <= after)
+    }
+
+    /// Takes a reading, and remembers the most that each occupant was seen to use.
+    pub(crate) fn take_reading(&mut self, reading: Reading) {
+        self.reading = Some(reading);
+        let before = mem::take(&mut self.peaks);
+        for &lease in &self.occupants {
+            let seen = [before.get(&lease).copied(), self.observed(lease)];
+            if let Some(peak) = seen.into_iter().flatten().max() {
+                self.peaks.insert(lease, peak);
+            }
+        }
     }
 
     /// Computes the usage anew from the shares of its occupants.

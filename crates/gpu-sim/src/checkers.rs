@@ -24,6 +24,7 @@ impl Checkers {
     /// Looks at what `command` did. The error says what does not hold.
     pub fn check(&mut self, at: At, command: &Command, outcome: &Outcome, books: &Books) -> Checked {
         reload_touches_only_its_plan(&self.rows, outcome)?;
+        refusal_leaves_no_trace(command, outcome)?;
         let mut granted = Vec::new();
         for lease in &outcome.changes.leases {
             if self.follow(lease, outcome, books)? {
@@ -309,6 +310,16 @@ fn reload_touches_only_its_plan(before: &BTreeMap<LeaseId, Lease>, outcome: &Out
         })?;
     }
     Ok(())
+}
+
+/// Whoever is refused was never there.
+fn refusal_leaves_no_trace(command: &Command, outcome: &Outcome) -> Checked {
+    let (Command::Acquire { id, .. }, Answer::Acquire(Err(_))) = (command, &outcome.answer) else {
+        return Ok(());
+    };
+    let told = outcome.events.iter().any(|event| event.lease == Some(*id));
+    let changed = outcome.changes.leases.iter().any(|lease| lease.id == *id);
+    require(!told && !changed, || format!("{id} was refused and is told of"))
 }
 
 fn require(holds: bool, what: impl FnOnce() -> String) -> Checked {

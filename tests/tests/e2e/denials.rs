@@ -236,7 +236,7 @@ fn another_user_of_the_host_sees_a_lease_and_cannot_touch_it() {
     let Address::Unix(socket) = broker.socket() else {
         panic!("a socket")
     };
-    let nobody = |method: &str, path: &str| {
+    let ask = |method: &str, path: &str, body: &str| {
         let mut command = Command::new("setpriv");
         command.args([
             "--reuid=65534",
@@ -258,13 +258,14 @@ fn another_user_of_the_host_sees_a_lease_and_cannot_touch_it() {
             .arg(socket);
         command.arg(format!("http://localhost{path}"));
         if method != "GET" {
-            command.args(["-d", "{}"]);
+            command.args(["-d", body]);
         }
         let said = Process::start(command, host.dir()).wait().stdout;
         said[said.len() - 3..]
             .parse::<u16>()
             .unwrap_or_else(|_| panic!("{said}"))
     };
+    let nobody = |method: &str, path: &str| ask(method, path, "{}");
     let lease = Request::post(paths::LEASES, &json!({"memory": "1GiB"}))
         .send(broker.socket())
         .lease();
@@ -296,6 +297,13 @@ fn another_user_of_the_host_sees_a_lease_and_cannot_touch_it() {
         nobody("POST", paths::LEASES),
         409,
         "it may ask: the card is not free as a whole"
+    );
+    let mine = std::process::id();
+    let theirs = format!(r#"{{"memory":"1GiB","holder":{{"kind":"process","pid":{mine}}}}}"#);
+    assert_eq!(
+        ask("POST", paths::LEASES, &theirs),
+        422,
+        "nobody can have another user's process signalled"
     );
     assert!(broker.lease(&lease.id).is_granted());
 }

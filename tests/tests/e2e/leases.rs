@@ -286,3 +286,60 @@ fn an_operator_drains_a_lease_and_the_holder_learns_why_from_its_heartbeat() {
         Some(EndReason::Revoked)
     );
 }
+
+#[test]
+fn every_reading_verb_has_words_for_people_and_json_for_programs() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    let held = broker.grant(&json!({"holder": {"name": "ann"}}));
+    let waits = broker
+        .acquire(&json!({"holder": {"name": "bo"}, "queue": true, "wait": "1h"}))
+        .unwrap();
+    for (verb, words) in [
+        (&["devices"][..], "sim-0"),
+        (&["status"], "serving"),
+        (&["leases"], "ann"),
+        (&["queue"], "ann"),
+        (&["why", &waits.id], "ann"),
+        (&["why", &held.id], "ann"),
+        (&["policy", "show"], "default.toml"),
+        (&["reload", "--status"], "policies"),
+    ] {
+        let told = host.run(verb);
+        assert_eq!(told.code, 0, "{verb:?}: {}", told.stderr);
+        assert!(told.stdout.contains(words), "{verb:?}: {}", told.stdout);
+        assert!(
+            !told.stdout.contains('\u{1b}'),
+            "{verb:?}: no colours where there is no terminal"
+        );
+        let json = host.run(&[verb, &["--json"]].concat());
+        assert_eq!(json.code, 0, "{verb:?}: {}", json.stderr);
+        let value: serde_json::Value = serde_json::from_str(&json.stdout)
+            .unwrap_or_else(|error| panic!("{verb:?}: {error}: {}", json.stdout));
+        assert!(value.is_object(), "{verb:?}: {value}");
+    }
+    let follow = host.cli(&["events", "--json", "--count", "1"]);
+    let event = gpu_manager_tests::eventually("an event is told", || {
+        // The command line may not listen yet.
+        let queued = broker
+            .acquire(&json!({"queue": true, "wait": "1h"}))
+            .unwrap();
+        broker.release(&queued);
+        follow.stdout().lines().next().map(ToOwned::to_owned)
+    });
+    assert!(event.contains("\"lease_"), "{event}");
+    for verb in [
+        &["status"][..],
+        &["leases"],
+        &["why", "l-000000000000"],
+        &["reload"],
+        &["--hot-reload"],
+    ] {
+        let mut nowhere = host.command();
+        nowhere
+            .args(verb)
+            .env("GPU_MANAGER_URL", "unix:/nowhere.sock");
+        let ran = gpu_manager_tests::Process::start(nowhere, host.dir()).wait();
+        assert_eq!(ran.code, 3, "{verb:?}: {}", ran.stderr);
+    }
+}

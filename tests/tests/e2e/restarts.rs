@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gpu_api::{EndReason, LeaseState, paths};
-use gpu_manager_tests::{Host, POLICY, Request, eventually, for_as_long};
+use gpu_manager_tests::{Conversation, Host, POLICY, Request, eventually, for_as_long};
+use rustix::process::Signal;
 use serde_json::json;
 
 #[test]
@@ -133,6 +134,50 @@ fn a_stop_tells_waiters_to_come_back_and_keeps_what_is_held() {
 }
 
 #[test]
+fn a_client_that_never_finishes_holds_a_stop_up_for_seconds_and_a_second_signal_not_at_all() {
+    let host = Host::with_cards(1);
+    let half = b"POST /v1/leases HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    let broker = host.start();
+    let mut conversation = Conversation::open(broker.address());
+    conversation.say(half);
+    // Taken in the order of their arrival: the broker has read the half.
+    broker.grant(&json!({"memory": "1GiB"}));
+    let began = Instant::now();
+    assert_eq!(broker.stop().code, 0);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+
+    let broker = host.start();
+    let mut conversation = Conversation::open(broker.address());
+    conversation.say(half);
+    broker.grant(&json!({"memory": "1GiB"}));
+    let mut process = broker.into_process();
+    process.signal(Signal::INT);
+    eventually("it stops taking connections", || {
+        std::os::unix::net::UnixStream::connect(host.socket())
+            .is_err()
+            .then_some(())
+    });
+    let began = Instant::now();
+    process.signal(Signal::INT);
+    let ran = eventually("it ends", || process.ended());
+    assert!(ran.code == 130 || ran.code == 0, "{}", ran.stderr);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        host.start().status().leases.active,
+        2,
+        "what was held stays held"
+    );
+}
+
+#[test]
 fn the_event_stream_goes_on_where_it_broke_off_over_a_restart() {
     let host = Host::with_cards(1);
     let broker = host.start();
@@ -145,7 +190,7 @@ fn the_event_stream_goes_on_where_it_broke_off_over_a_restart() {
 
     let broker = host.start();
     let mut events = broker.events(Some(&granted.id));
-    let ended = events.next();
+    let ended = events.next_event();
     assert_eq!(
         (ended.name.as_str(), ended.lease.as_deref()),
         ("lease_ended", Some(first.id.as_str()))
@@ -156,7 +201,7 @@ fn the_event_stream_goes_on_where_it_broke_off_over_a_restart() {
 
     let mut stranger = broker.events(Some("00000000deadbeef-1-0"));
     assert_eq!(
-        stranger.next().name,
+        stranger.next_event().name,
         "reset",
         "another history is not this one"
     );

@@ -1,9 +1,9 @@
 //! Lanes that are full say so at once, and each leaves the other alone.
 
 use gpu_broker::{AcquireError, LeaseCommandError, Unavailable};
-use gpu_lease::Command;
+use gpu_lease::{Command, Ms};
 
-use crate::world::{World, request};
+use crate::world::{World, patient, request, until};
 
 /// What the lanes of the inbox hold; the numbers are part of what clients meet.
 const ACQUIRE_MAX: usize = 4096;
@@ -52,4 +52,23 @@ fn a_full_lane_of_commands_is_overloaded_and_loses_nothing_it_took() {
         world.wait(answer).unwrap();
     }
     assert_eq!(world.store.commits(), before + 2, "all of them at once");
+}
+
+/// What each waiter is told of each holder is too much to be said anew in every turn.
+#[test]
+fn a_long_queue_is_explained_now_and_then_and_the_last_word_is_said() {
+    let world = World::new();
+    let holders: Vec<_> = (0..80).map(|_| world.acquire(request(1)).id).collect();
+    for _ in 0..200 {
+        world.acquire(patient(1));
+    }
+    let explained = || world.handle.snapshot().waiting.len();
+    let reported = || world.handle.snapshot().counters.revision;
+    let revision = || holders.iter().map(|id| world.lease(*id).revision).max();
+    assert!(explained() < 200, "80 times 200 holders are too many");
+    world.renew(holders[0]).unwrap();
+    assert!(Some(reported()) < revision());
+    world.clock.jump(Ms(80 * 200 / 256));
+    until("all have been explained", || explained() == 200);
+    until("the last change is seen", || Some(reported()) >= revision());
 }

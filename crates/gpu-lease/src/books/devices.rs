@@ -84,7 +84,7 @@ impl Books {
                 continue;
             };
             let was_over = state.overcommitted();
-            state.reading = Some(reading);
+            state.take_reading(reading);
             self.charge(&key);
             self.note_overcommitment(turn, &key, was_over);
         }

@@ -214,6 +214,20 @@ fn foreign_use_that_grows_after_the_grant_is_said_once_and_grants_nothing_more()
 }
 
 #[test]
+fn only_a_shared_device_with_leases_is_overcommitted() {
+    world()
+        .device("gpu-0", 24)
+        .device("gpu-1", 24)
+        .foreign_mib("gpu-0", 30 << 10)
+        .overcommitted("gpu-0", false)
+        .ask(whole("a"))
+        .is("a", "active on gpu-1")
+        // A compositor beside a whole device is tolerated.
+        .foreign_mib("gpu-1", 300)
+        .overcommitted("gpu-1", false);
+}
+
+#[test]
 fn hostile_numbers_of_a_driver_break_nothing() {
     world()
         .device("gpu-0", 24)

@@ -129,7 +129,10 @@ fn what_is_stuck_can_be_killed_again_or_freed() {
         .revoke("run")
         .signalled(&["TERM run #1"])
         .signal_refused("run", 1)
-        .is("run", "reclaiming after revoked, stuck: pid 4242 is somebody else")
+        .is(
+            "run",
+            "reclaiming after revoked, stuck: pid 4242 is somebody else",
+        )
         .emergency(Targets::Stuck, |_| {})
         .ended_are(&[])
         .emergency(Targets::Stuck, |how| how.kill = true)

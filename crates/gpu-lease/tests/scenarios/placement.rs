@@ -95,7 +95,10 @@ fn a_whole_device_is_shared_with_nobody() {
         .are(&[
             ("small", "active on gpu-0"),
             ("train", "active on gpu-1"),
-            ("other", "refused: needs 1 GiB on one device; gpu-1 is held by train (24 GiB)"),
+            (
+                "other",
+                "refused: needs 1 GiB on one device; gpu-1 is held by train (24 GiB)",
+            ),
             (
                 "second",
                 "refused: needs one whole device; gpu-0 is held by small (1 GiB); \

@@ -1,6 +1,6 @@
 //! Who is served first, who may pass, and who is refused.
 
-use gpu_lease::QueueOrder;
+use gpu_lease::{EventKind, QueueOrder};
 
 use crate::world::{Edit, memory, whole, world, world_by};
 
@@ -217,7 +217,9 @@ fn who_does_not_wait_is_answered_at_once() {
             "other",
             "refused: needs 8 GiB on one device; gpu-0 has 4 GiB free, held by now (20 GiB)",
         )
-        .queue_is(&[]);
+        .queue_is(&[])
+        .heard(EventKind::LeaseEnded, &[])
+        .heard(EventKind::LeaseWaiting, &[]);
 }
 
 #[test]
@@ -281,6 +283,7 @@ fn who_is_refused_stands_in_nobodys_way() {
     for (limit, intruder) in [(2, whole("vip").waits(60)), (9, whole("vip"))] {
         let mut world = world_by(|edit| {
             classes(edit);
+            edit.class("middle", 50);
             edit.policy.queue.max_waiting = limit;
         });
         world
@@ -289,7 +292,7 @@ fn who_is_refused_stands_in_nobodys_way() {
             .ask(memory("large", 22).waits(60))
             .without_polls()
             .at(4)
-            .ask(memory("small", 1).on(&["gpu-0"]).class("interactive"))
+            .ask(memory("small", 1).class("middle"))
             .asked_to_read(true)
             .is("small", "waiting")
             .ask(intruder.class("interactive"))

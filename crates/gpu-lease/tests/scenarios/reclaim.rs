@@ -64,7 +64,10 @@ fn a_supervised_process_is_asked_then_killed_then_its_memory_is_quarantined() {
 
 #[test]
 fn a_process_that_goes_frees_its_memory_at_once() {
-    for (secs, signalled) in [(11, &["TERM run #1"][..]), (30, &["TERM run #1", "KILL run #2"])] {
+    for (secs, signalled) in [
+        (11, &["TERM run #1"][..]),
+        (30, &["TERM run #1", "KILL run #2"]),
+    ] {
         world()
             .device("gpu-0", 24)
             .ask(memory("run", 20).supervised().max_hold(10))
@@ -119,13 +122,19 @@ fn a_signal_that_could_not_be_sent_leaves_it_stuck_then_quarantined() {
         .ask(memory("run", 20).supervised())
         .revoke("run")
         .signal_refused("run", 1)
-        .is("run", "reclaiming after revoked, stuck: pid 4242 is somebody else")
+        .is(
+            "run",
+            "reclaiming after revoked, stuck: pid 4242 is somebody else",
+        )
         .heard(
             EventKind::LeaseStuck,
             &["run is stuck: pid 4242 is somebody else"],
         )
         .clear_quarantine("gpu-0")
-        .is("run", "reclaiming after revoked, stuck: pid 4242 is somebody else")
+        .is(
+            "run",
+            "reclaiming after revoked, stuck: pid 4242 is somebody else",
+        )
         .at(60)
         .is("run", "reclaiming after revoked, quarantined")
         .signalled(&["TERM run #1"]);

@@ -10,7 +10,12 @@ fn full_world() -> World {
     world
         .device("gpu-0", 24)
         .device("gpu-1", 24)
-        .ask(memory("holds", 4).keyed("k", "body").max_hold(600).on(&["gpu-0"]))
+        .ask(
+            memory("holds", 4)
+                .keyed("k", "body")
+                .max_hold(600)
+                .on(&["gpu-0"]),
+        )
         .ask(memory("drains", 4).on(&["gpu-0"]))
         .ask(memory("run", 4).supervised().on(&["gpu-0"]))
         .ask(memory("done", 4))
@@ -42,16 +47,14 @@ fn books_made_of_rows_write_the_same_rows() {
 fn a_start_on_the_same_boot_keeps_leases_deadlines_and_places() {
     let mut world = full_world();
     let deadline = world.books().next_deadline();
-    world
-        .restart()
-        .are(&[
-            ("holds", "active on gpu-0"),
-            ("drains", "draining on gpu-0 until 1m 5s by operator"),
-            ("run", "reclaiming after revoked, verifying"),
-            ("done", "ended: released"),
-            ("queued", "waiting"),
-            ("waits", "unknown"),
-        ]);
+    world.restart().are(&[
+        ("holds", "active on gpu-0"),
+        ("drains", "draining on gpu-0 until 1m 5s by operator"),
+        ("run", "reclaiming after revoked, verifying"),
+        ("done", "ended: released"),
+        ("queued", "waiting"),
+        ("waits", "unknown"),
+    ]);
     assert_eq!(world.books().next_deadline(), deadline);
     world
         .renew("holds")

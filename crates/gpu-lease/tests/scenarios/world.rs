@@ -66,7 +66,10 @@ impl Rules for TestRules {
     fn admit(&self, request: &Request, now: WallMs) -> Verdict {
         let class = &request.class;
         let secs = now.0 / 1000;
-        let late = self.denied_from.get(class).is_some_and(|from| secs >= *from);
+        let late = self
+            .denied_from
+            .get(class)
+            .is_some_and(|from| secs >= *from);
         if self.denied.contains(class) || late {
             return Verdict::Deny {
                 rule: "no such work".into(),
@@ -283,7 +286,9 @@ impl World {
     }
 
     fn card(&mut self, id: &str) -> &mut Card {
-        self.cards.get_mut(id).expect("the scenario has that device")
+        self.cards
+            .get_mut(id)
+            .expect("the scenario has that device")
     }
 
     fn state(&self, id: &str) -> &DeviceState {
@@ -687,7 +692,11 @@ impl World {
 
     /// Ids of the devices that the books know.
     pub(crate) fn devices_are(&mut self, expected: &[&str]) -> &mut Self {
-        let ids: Vec<&str> = self.books.devices().map(|d| d.device.key.id.as_str()).collect();
+        let ids: Vec<&str> = self
+            .books
+            .devices()
+            .map(|d| d.device.key.id.as_str())
+            .collect();
         assert_eq!(ids, expected);
         self
     }
@@ -735,7 +744,8 @@ impl World {
         let waiting = self.books.waiting(self.now);
         let id = self.id(job);
         let mine = waiting.into_iter().find(|(waiter, _)| *waiter == id);
-        mine.unwrap_or_else(|| panic!("{job} is {}", self.told_of(job))).1
+        mine.unwrap_or_else(|| panic!("{job} is {}", self.told_of(job)))
+            .1
     }
 
     pub(crate) fn fence_of(&self, job: &str) -> Fence {

@@ -30,6 +30,15 @@ pub(super) struct Devices {
     pub(super) notes: Warnings,
 }
 
+/// Why a rest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// It is time for a reading.
+    Enough,
+    /// Nobody asks for readings any more.
+    Over,
+}
+
 pub(super) fn read_now() -> (ReadNow, Receiver<()>) {
     let (sender, wanted) = sync_channel(1);
     (ReadNow(sender), wanted)
@@ -72,9 +81,8 @@ impl Devices {
                 self.discover(locks)?;
                 discovered = Instant::now();
             }
-            match self.wanted.recv_timeout(self.rest()) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            if self.rest() == Rest::Over {
+                return Ok(());
             }
         }
     }
@@ -117,17 +125,25 @@ impl Devices {
         }
     }
 
-    /// How long to rest: readings matter while somebody holds or waits for something.
-    fn rest(&self) -> Duration {
-        let snapshot = self.handle.snapshot();
-        let idle = snapshot
-            .devices
-            .iter()
-            .all(|device| device.occupants.is_empty());
-        match idle && snapshot.waiting.is_empty() && !snapshot.devices.is_empty() {
-            true => IDLE_POLL,
-            false => self.poll,
+    /// Rests until somebody asks, or until the next reading is due. While nobody holds or waits for anything
+    /// that is late, but somebody who comes meanwhile is not left unread: the books are looked at, not a driver.
+    fn rest(&self) -> Rest {
+        let began = Instant::now();
+        loop {
+            match self.wanted.recv_timeout(self.poll) {
+                Err(RecvTimeoutError::Timeout) if self.is_idle() && began.elapsed() < IDLE_POLL => {}
+                Ok(()) | Err(RecvTimeoutError::Timeout) => return Rest::Enough,
+                Err(RecvTimeoutError::Disconnected) => return Rest::Over,
+            }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        let snapshot = self.handle.snapshot();
+        let unused = |device: &gpu_lease::DeviceState| device.occupants.is_empty();
+        !snapshot.devices.is_empty()
+            && snapshot.devices.iter().all(unused)
+            && snapshot.waiting.is_empty()
     }
 }
 
