@@ -34,7 +34,8 @@ impl Case {
     }
 }
 
-/// Measures `cases` for `time` a round each, and prints them as a table.
+/// Measures `cases` for `time` a round each, and prints them as a table: the median of the rounds, but of
+/// pairs a second also the least and the most, and the worst pair of all rounds.
 pub fn compare(title: &str, time: Duration, mut cases: Vec<Case>) {
     let mut rounds: Vec<Vec<Figures>> = cases.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
@@ -44,8 +45,8 @@ pub fn compare(title: &str, time: Duration, mut cases: Vec<Case>) {
     }
     println!("\n{title}");
     println!(
-        "{:<52} {:>10} {:>10} {:>10} {:>10} {:>10}",
-        "", "pairs/s", "least", "most", "p50 us", "p99 us"
+        "{:<52} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "", "pairs/s", "least", "most", "p50 us", "p99 us", "worst us"
     );
     for (case, figures) in cases.iter().zip(rounds) {
         print_row(&case.name, &figures);
@@ -56,9 +57,10 @@ fn print_row(name: &str, rounds: &[Figures]) {
     let pairs = spread(rounds, |round| round.pairs_per_sec);
     let middle = spread(rounds, |round| round.p50_us);
     let late = spread(rounds, |round| round.p99_us);
+    let worst = spread(rounds, |round| round.worst_us);
     println!(
-        "{name:<52} {:>10.0} {:>10.0} {:>10.0} {:>10.1} {:>10.1}",
-        pairs.median, pairs.least, pairs.most, middle.median, late.median
+        "{name:<52} {:>10.0} {:>10.0} {:>10.0} {:>10.1} {:>10.1} {:>10.0}",
+        pairs.median, pairs.least, pairs.most, middle.median, late.median, worst.most
     );
 }
 
@@ -67,6 +69,7 @@ struct Figures {
     pairs_per_sec: f64,
     p50_us: f64,
     p99_us: f64,
+    worst_us: f64,
 }
 
 impl Figures {
@@ -77,13 +80,16 @@ impl Figures {
             pairs_per_sec: pairs.len() as f64 / sample.took.as_secs_f64(),
             p50_us: percentile_us(&pairs, 50),
             p99_us: percentile_us(&pairs, 99),
+            worst_us: percentile_us(&pairs, 100),
         }
     }
 }
 
 fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
     let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(place).map_or(0.0, |pair| pair.as_secs_f64() * 1e6)
+    sorted
+        .get(place)
+        .map_or(0.0, |pair| pair.as_secs_f64() * 1e6)
 }
 
 struct Spread {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gpu_lease::{Answer, At, Books, BootMs, Command, Fence, LeaseId, Policy, QueueSettings, Request, WallMs};
+use gpu_lease::{
+    Answer, At, Books, BootMs, Command, Fence, LeaseId, Policy, QueueSettings, Request, WallMs,
+};
 use gpu_manager_benches::{Case, Sample, compare};
 
 use crate::setting::{CROWD, FULL, ROOMY, devices, patient, request};
@@ -80,10 +82,13 @@ impl Day {
     fn acquire(&mut self, request: Request) -> LeaseId {
         self.last_id += 1;
         let id = LeaseId::from_bits(self.last_id);
-        let outcome = self.books.apply(NOW, Command::Acquire {
-            id,
-            request: Box::new(request),
-        });
+        let outcome = self.books.apply(
+            NOW,
+            Command::Acquire {
+                id,
+                request: Box::new(request),
+            },
+        );
         assert!(
             matches!(outcome.answer, Answer::Acquire(Ok(_))),
             "it is granted or waits"

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gpu_broker::Started;
-use gpu_lease::{
-    At, Books, BootMs, Command, Fence, LeaseId, Outcome, Policy, WallMs,
-};
+use gpu_lease::{At, Books, BootMs, Command, Fence, LeaseId, Outcome, Policy, WallMs};
 use gpu_manager_benches::{Case, Sample, compare};
 use gpu_store::{Batch, EventPosition, MemoryStore, Store, StoreId, StoredEvent};
 use tempfile::TempDir;
@@ -33,7 +31,11 @@ pub(crate) fn bench() {
 fn disk() -> Case {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("page");
-    let file = OpenOptions::new().create(true).truncate(true).write(true).open(path);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(path);
     let mut file = file.expect("a new file");
     let mut write = move || {
         file.seek(SeekFrom::Start(0)).expect("a file");
@@ -71,15 +73,19 @@ fn bare_store() -> Case {
 
 fn commit(store: &dyn Store, books: &Books, outcome: &Outcome) {
     let counters = books.counters();
-    let events = outcome.events.iter().zip(0..).map(|(event, n)| StoredEvent {
-        position: EventPosition {
-            revision: counters.revision,
-            n,
-        },
-        wall: NOW.wall,
-        generation: counters.generation,
-        event: event.clone(),
-    });
+    let events = outcome
+        .events
+        .iter()
+        .zip(0..)
+        .map(|(event, n)| StoredEvent {
+            position: EventPosition {
+                revision: counters.revision,
+                n,
+            },
+            wall: NOW.wall,
+            generation: counters.generation,
+            event: event.clone(),
+        });
     let batch = Batch {
         leases: outcome.changes.leases.iter().collect(),
         events: events.collect(),
@@ -122,7 +128,9 @@ impl Bench {
         let handle = &self.started.handle;
         let acquire = |request| {
             let asked = handle.acquire(handle.new_lease_id(), request);
-            self.runtime.block_on(asked).expect("it is granted or waits");
+            self.runtime
+                .block_on(asked)
+                .expect("it is granted or waits");
         };
         (0..here).for_each(|_| acquire(request(ROOMY)));
         let crowd = if waiting > 0 { CROWD + waiting } else { 0 };

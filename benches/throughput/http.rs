@@ -88,9 +88,10 @@ impl Served {
     }
 
     fn bare() -> Self {
-        let router = Router::new()
-            .route("/", get(|| async { "hello" }))
-            .route("/echo", post(|Json(body): Json<Value>| async { Json(body) }));
+        let router = Router::new().route("/", get(|| async { "hello" })).route(
+            "/echo",
+            post(|Json(body): Json<Value>| async { Json(body) }),
+        );
         let (runtime, listener, address) = listening();
         runtime.spawn(accept(listener, router));
         Self {
@@ -149,7 +150,13 @@ enum Pair {
 }
 
 /// Lets so many clients, each on a connection of its own, do `pair` again and again for `time`.
-fn pairs(clients: &Runtime, to: SocketAddr, pair: Pair, connections: usize, time: Duration) -> Sample {
+fn pairs(
+    clients: &Runtime,
+    to: SocketAddr,
+    pair: Pair,
+    connections: usize,
+    time: Duration,
+) -> Sample {
     let opened: Vec<Client> = (0..connections)
         .map(|_| clients.block_on(Client::connect(to)))
         .collect();
@@ -208,7 +215,8 @@ impl Client {
 
     async fn echo(&mut self) {
         for _ in 0..2 {
-            self.ask(Method::POST, "/echo", &body(), StatusCode::OK).await;
+            self.ask(Method::POST, "/echo", &body(), StatusCode::OK)
+                .await;
         }
     }
 
@@ -217,7 +225,13 @@ impl Client {
         let lease = self.ask(Method::POST, "/v1/leases", &body(), created).await;
         let lease: Value = serde_json::from_slice(&lease).expect("an answer in JSON");
         let id = lease["id"].as_str().expect("a lease has an id");
-        self.ask(Method::DELETE, &format!("/v1/leases/{id}"), "", StatusCode::OK).await;
+        self.ask(
+            Method::DELETE,
+            &format!("/v1/leases/{id}"),
+            "",
+            StatusCode::OK,
+        )
+        .await;
     }
 
     async fn ask(&mut self, method: Method, path: &str, body: &str, expected: StatusCode) -> Bytes {
@@ -228,11 +242,21 @@ impl Client {
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
-        let request = request.body(Full::from(body.to_owned())).expect("a request");
-        self.sender.ready().await.expect("the connection stays open");
+        let request = request
+            .body(Full::from(body.to_owned()))
+            .expect("a request");
+        self.sender
+            .ready()
+            .await
+            .expect("the connection stays open");
         let answer = self.sender.send_request(request).await.expect("an answer");
         let status = answer.status();
-        let answer = answer.into_body().collect().await.expect("a whole answer").to_bytes();
+        let answer = answer
+            .into_body()
+            .collect()
+            .await
+            .expect("a whole answer")
+            .to_bytes();
         assert_eq!(status, expected, "{}", String::from_utf8_lossy(&answer));
         answer
     }

@@ -134,7 +134,10 @@ async fn pairs_of_one(handle: Handle, until: Instant) -> Vec<Duration> {
     while Instant::now() < until {
         let began = Instant::now();
         let id = handle.new_lease_id();
-        let lease = handle.acquire(id, request(ROOMY)).await.expect("there is room");
+        let lease = handle
+            .acquire(id, request(ROOMY))
+            .await
+            .expect("there is room");
         assert!(lease.held().is_some(), "there is room");
         let released = handle.lease(Command::Release { id }).await;
         released.expect("it was held");

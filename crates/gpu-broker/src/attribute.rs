@@ -66,14 +66,10 @@ impl<'a> Registered<'a> {
         None
     }
 
-    fn owner(
-        &self,
-        pid: u32,
-        start_ticks: Option<u64>,
-        device: &DeviceKey,
-    ) -> Option<LeaseId> {
+    fn owner(&self, pid: u32, start_ticks: Option<u64>, device: &DeviceKey) -> Option<LeaseId> {
         let claims = self.claims.get(&pid)?.iter();
-        let same = claims.filter(|claim| claim.start_ticks.is_none_or(|at| Some(at) == start_ticks));
+        let same =
+            claims.filter(|claim| claim.start_ticks.is_none_or(|at| Some(at) == start_ticks));
         let best = same.max_by_key(|claim| (claim.is_on(device), claim.start_ticks.is_some()))?;
         Some(best.lease.id)
     }

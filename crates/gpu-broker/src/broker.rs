@@ -118,12 +118,7 @@ impl Broker {
             .leases()
             .filter(|lease| lease.held().is_some())
             .count();
-        let effects = Effects::start(
-            inbox.clone(),
-            view.clone(),
-            config.boot_id,
-            config.read_now,
-        )?;
+        let effects = Effects::start(inbox.clone(), view.clone(), config.boot_id, config.read_now)?;
         effects.perform(standing);
         effects.perform(opened);
         let shared = Arc::new(Shared {

@@ -61,12 +61,22 @@ fn of_devices(books: &Books, reference: &Reference) -> Result<(), String> {
     }
     for (state, card) in mine.into_iter().zip(theirs) {
         let of_books = (
-            (&state.device, &state.reading, state.lost_since, state.read_after),
+            (
+                &state.device,
+                &state.reading,
+                state.lost_since,
+                state.read_after,
+            ),
             (state.usage, state.free(), &state.settings),
         );
         let settings = reference.settings(&card.device);
         let of_reference = (
-            (&card.device, &card.reading, card.lost_since, card.read_after),
+            (
+                &card.device,
+                &card.reading,
+                card.lost_since,
+                card.read_after,
+            ),
             (reference.usage(card), reference.free(card), &settings),
         );
         if of_books != of_reference {

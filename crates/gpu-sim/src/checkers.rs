@@ -22,7 +22,13 @@ type Checked = Result<(), String>;
 
 impl Checkers {
     /// Looks at what `command` did. The error says what does not hold.
-    pub fn check(&mut self, at: At, command: &Command, outcome: &Outcome, books: &Books) -> Checked {
+    pub fn check(
+        &mut self,
+        at: At,
+        command: &Command,
+        outcome: &Outcome,
+        books: &Books,
+    ) -> Checked {
         reload_touches_only_its_plan(&self.rows, outcome)?;
         refusal_leaves_no_trace(command, outcome)?;
         let mut granted = Vec::new();
@@ -78,7 +84,10 @@ impl Checkers {
         let was_granted = before.as_ref().is_some_and(|lease| lease.grant().is_some());
         let revision = books.counters().revision;
         require(lease.revision == revision, || {
-            format!("{id} changed in revision {revision} and says {}", lease.revision)
+            format!(
+                "{id} changed in revision {revision} and says {}",
+                lease.revision
+            )
         })?;
         match matches!(lease.phase, Phase::Ended(_)) && !lease.is_durable() {
             true => drop(self.dropped.insert(id)),
@@ -88,7 +97,10 @@ impl Checkers {
     }
 
     fn fences_rise(&mut self, granted: &[&Lease], books: &Books) -> Checked {
-        let mut fences: Vec<Fence> = granted.iter().filter_map(|l| Some(l.held()?.fence)).collect();
+        let mut fences: Vec<Fence> = granted
+            .iter()
+            .filter_map(|l| Some(l.held()?.fence))
+            .collect();
         fences.sort();
         for fence in fences {
             let rises = self.highest_fence.is_none_or(|highest| highest < fence);
@@ -103,14 +115,19 @@ impl Checkers {
     fn revision_counts(&mut self, outcome: &Outcome, books: &Books) -> Checked {
         let revision = books.counters().revision;
         let rises = revision == self.revision || revision == self.revision + 1;
-        require(rises, || format!("revision {revision} after {}", self.revision))?;
+        require(rises, || {
+            format!("revision {revision} after {}", self.revision)
+        })?;
         let silent = outcome.changes.leases.is_empty()
             && outcome.changes.pruned.is_empty()
             && outcome.changes.cordons.is_empty()
             && outcome.changes.policy.is_none()
             && outcome.events.is_empty();
         require(silent == (revision == self.revision), || {
-            format!("revision {revision} after {} does not fit {outcome:?}", self.revision)
+            format!(
+                "revision {revision} after {} does not fit {outcome:?}",
+                self.revision
+            )
         })?;
         self.revision = revision;
         Ok(())
@@ -131,7 +148,8 @@ impl Checkers {
 /// Waiting, held, reclaiming, ended: never back, and an end keeps its reason.
 fn life_goes_one_way(before: Option<&Lease>, after: &Lease) -> Checked {
     let same_grant = |a: &Grant, b: &Grant| {
-        (a.fence, a.at, a.generation, &a.allocations) == (b.fence, b.at, b.generation, &b.allocations)
+        (a.fence, a.at, a.generation, &a.allocations)
+            == (b.fence, b.at, b.generation, &b.allocations)
     };
     let reason = after.end_reason();
     let fine = match (before.map(|lease| &lease.phase), &after.phase) {
@@ -172,7 +190,10 @@ fn events_tell(before: Option<&Lease>, after: &Lease, outcome: &Outcome) -> Chec
         Phase::Reclaiming(..) => EventKind::LeaseReclaiming,
         Phase::Ended(_) => EventKind::LeaseEnded,
     };
-    let mine = outcome.events.iter().filter(|event| event.lease == Some(after.id));
+    let mine = outcome
+        .events
+        .iter()
+        .filter(|event| event.lease == Some(after.id));
     let told = mine.filter(|event| event.kind == expected).count();
     require(!moved || told == 1, || {
         format!("{} moved and {told} events of {expected:?} tell", after.id)
@@ -185,11 +206,13 @@ fn grant_is_sound(at: At, lease: &Lease, books: &Books) -> Checked {
         return Ok(());
     };
     let devices: BTreeSet<&DeviceKey> = grant.allocations.iter().map(|part| &part.device).collect();
-    let whole = devices.len() == lease.request.devices as usize
-        && devices.len() == grant.allocations.len();
+    let whole =
+        devices.len() == lease.request.devices as usize && devices.len() == grant.allocations.len();
     require(whole, || format!("not all devices: {lease:?}"))?;
     for part in &grant.allocations {
-        let state = books.devices().find(|state| state.device.key == part.device);
+        let state = books
+            .devices()
+            .find(|state| state.device.key == part.device);
         let state = state.ok_or_else(|| format!("no such device: {part:?}"))?;
         let open = state.device.leasable
             && state.lost_since.is_none()
@@ -231,14 +254,23 @@ fn device_adds_up(state: &DeviceState, books: &Books) -> Checked {
         occupants.insert(lease.id);
     }
     require(occupants == state.occupants, || {
-        format!("{key} is held by {occupants:?}, and says {:?}", state.occupants)
+        format!(
+            "{key} is held by {occupants:?}, and says {:?}",
+            state.occupants
+        )
     })?;
     require(!alone || occupants.len() == 1, || {
         format!("{key} is exclusive and held by {occupants:?}")
     })?;
-    let used = state.reading.as_ref().map_or(0, |reading| reading.memory_used);
+    let used = state
+        .reading
+        .as_ref()
+        .map_or(0, |reading| reading.memory_used);
     let foreign = used.saturating_sub(accounted);
-    let free = state.grantable().saturating_sub(charged).saturating_sub(foreign);
+    let free = state
+        .grantable()
+        .saturating_sub(charged)
+        .saturating_sub(foreign);
     require(free == state.free(), || {
         format!("{key} has {free} free, and says {}", state.free())
     })
@@ -273,7 +305,9 @@ fn head_is_served(at: At, books: &Books) -> Checked {
     let Some(head) = waiters.filter(allowed).min_by_key(rank) else {
         return Ok(());
     };
-    let room = books.devices().filter(|state| has_room(at, state, head, books));
+    let room = books
+        .devices()
+        .filter(|state| has_room(at, state, head, books));
     let served = room.count() < head.request.devices as usize;
     require(served, || format!("there is room for {head:?}"))
 }
@@ -302,7 +336,9 @@ fn reload_touches_only_its_plan(before: &BTreeMap<LeaseId, Lease>, outcome: &Out
     };
     let plan = &switched.plan.held;
     for lease in &outcome.changes.leases {
-        let was_held = before.get(&lease.id).is_some_and(|lease| lease.held().is_some());
+        let was_held = before
+            .get(&lease.id)
+            .is_some_and(|lease| lease.held().is_some());
         let planned = plan.iter().find(|fate| fate.id == lease.id);
         let touched = planned.is_some_and(|fate| fate.fate != Fate::Keep);
         require(!was_held || touched, || {
@@ -319,7 +355,9 @@ fn refusal_leaves_no_trace(command: &Command, outcome: &Outcome) -> Checked {
     };
     let told = outcome.events.iter().any(|event| event.lease == Some(*id));
     let changed = outcome.changes.leases.iter().any(|lease| lease.id == *id);
-    require(!told && !changed, || format!("{id} was refused and is told of"))
+    require(!told && !changed, || {
+        format!("{id} was refused and is told of")
+    })
 }
 
 fn require(holds: bool, what: impl FnOnce() -> String) -> Checked {

@@ -31,6 +31,8 @@ pub enum Transition {
 pub struct Scene {
     /// Only what is stored waits here, so that nothing is lost by a restart.
     durable_only: bool,
+    /// How many devices there are: with few of them, many wait.
+    cards: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -89,6 +91,7 @@ impl Scene {
     pub fn new(dice: &mut Dice) -> Self {
         Self {
             durable_only: dice.chance(30),
+            cards: dice.pick(&[1, 1, 2, 2, 3, 5]),
         }
     }
 
@@ -144,7 +147,7 @@ impl Scene {
                 until: at.boot + Ms(dice.pick(&[1, 5_000, 30_000])),
             },
             Kind::HostRebooted => Command::HostRebooted,
-            Kind::Inventory => Command::Inventory(cards::inventory(dice)),
+            Kind::Inventory => Command::Inventory(cards::inventory(dice, self.cards)),
             Kind::Note => Command::Note(note()),
             Kind::ProcessGone => process_gone(dice, books),
             Kind::Ready => Command::Ready {
@@ -179,9 +182,9 @@ impl Scene {
     pub fn opening(&self, dice: &mut Dice, at: At) -> Vec<Command> {
         match dice.below(10) {
             0 => Vec::new(),
-            1 => vec![Command::Inventory(cards::inventory(dice))],
+            1 => vec![Command::Inventory(cards::inventory(dice, self.cards))],
             _ => vec![
-                Command::Inventory(cards::all()),
+                Command::Inventory(cards::all(self.cards)),
                 Command::Telemetry(cards::idle(at)),
             ],
         }
@@ -210,7 +213,13 @@ impl Scene {
             amount: amount(dice),
             select: select(dice),
             ttl: Ms(dice.pick(&[1_000, 5_000, 20_000, 60_000])),
-            wait: Ms(dice.weighted(&[(35, 0), (10, 1_000), (25, 10_000), (20, 60_000), (10, 600_000)])),
+            wait: Ms(dice.weighted(&[
+                (35, 0),
+                (10, 1_000),
+                (25, 10_000),
+                (20, 60_000),
+                (10, 600_000),
+            ])),
             max_hold: dice.maybe(50, &[Ms(3_000), Ms(20_000), Ms(120_000)]),
             drain_grace: dice.maybe(20, &[Ms(0), Ms(10_000), Ms(90_000)]),
             load: dice.chance(25),
@@ -256,7 +265,10 @@ fn select(dice: &mut Dice) -> Select {
 
 fn idempotency(dice: &mut Dice) -> Idempotency {
     Idempotency {
-        key: ("ann".to_string(), dice.pick(&["a", "b", "c", "d"]).to_string()),
+        key: (
+            "ann".to_string(),
+            dice.pick(&["a", "b", "c", "d"]).to_string(),
+        ),
         body_hash: dice.weighted(&[(4, "same"), (1, "other")]).to_string(),
     }
 }

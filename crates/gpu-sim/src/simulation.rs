@@ -5,8 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use gpu_lease::{
-    Answer, At, Books, BootMs, Command, Device, Effect, Fence, Ms, Outcome, Plan, Reading,
-    WallMs,
+    Answer, At, Books, BootMs, Command, Device, Effect, Fence, Ms, Outcome, Plan, Reading, WallMs,
 };
 
 use crate::agreement;
@@ -125,7 +124,10 @@ impl Simulation {
             }
         }
         self.at = self.scene.later(dice, self.at, &self.books);
-        let overdue = self.books.next_deadline().is_some_and(|due| due <= self.at.boot);
+        let overdue = self
+            .books
+            .next_deadline()
+            .is_some_and(|due| due <= self.at.boot);
         if overdue && dice.chance(70) {
             self.perform(Command::Expire)?;
         }
@@ -150,7 +152,8 @@ impl Simulation {
         self.note(&command, &outcome);
         agreement::of_outcomes(&outcome, &did)?;
         agreement::of_states(&self.books, &self.reference)?;
-        self.checkers.check(self.at, &command, &outcome, &self.books)?;
+        self.checkers
+            .check(self.at, &command, &outcome, &self.books)?;
         if let Command::Grace { until } = command {
             self.grace_until = self.grace_until.max(until);
         }
@@ -208,7 +211,11 @@ impl Simulation {
             until: self.grace_until,
         };
         let devices: Vec<Device> = self.books.devices().map(|s| s.device.clone()).collect();
-        let readings: Vec<Reading> = self.books.devices().filter_map(|s| s.reading.clone()).collect();
+        let readings: Vec<Reading> = self
+            .books
+            .devices()
+            .filter_map(|s| s.reading.clone())
+            .collect();
         // Nobody is served before everything is told.
         let mut closed = devices.clone();
         for device in &mut closed {
@@ -278,7 +285,11 @@ impl Run {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seed, steps) = (self.seed, self.steps);
-        writeln!(f, "after {steps} steps of GPU_SIM_SEED={seed}: {}", self.what)?;
+        writeln!(
+            f,
+            "after {steps} steps of GPU_SIM_SEED={seed}: {}",
+            self.what
+        )?;
         let lines: Vec<&str> = self.trace.iter().flat_map(|trace| trace.lines()).collect();
         for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
             let end = line.floor_char_boundary(SHOWN_BYTES);
@@ -308,9 +319,13 @@ fn same_behaviour(at: At, books: &Books, again: &Books) -> Result<(), String> {
             && a.waiting(then) == b.waiting(then)
             && a.plan(then, &other) == b.plan(then, &other)
             && sorted(a.standing_effects()) == sorted(b.standing_effects())
-            && a.devices().map(|s| (s.usage, s.free())).eq(b.devices().map(|s| (s.usage, s.free())));
+            && a.devices()
+                .map(|s| (s.usage, s.free()))
+                .eq(b.devices().map(|s| (s.usage, s.free())));
         if !same {
-            return Err(format!("{length} later the rebuilt books differ\n  {a:?}\n  {b:?}"));
+            return Err(format!(
+                "{length} later the rebuilt books differ\n  {a:?}\n  {b:?}"
+            ));
         }
     }
     Ok(())

@@ -51,17 +51,25 @@ fn agree(part: u64) {
 
 /// The same run with a trace, to show what led to the failure.
 fn again(failure: Failure) -> Failure {
-    run(failure.seed, failure.steps, true).err().unwrap_or(failure)
+    run(failure.seed, failure.steps, true)
+        .err()
+        .unwrap_or(failure)
 }
 
 fn reaches_everything(run: &Run) {
-    let missing: Vec<&&str> = WANTED.iter().filter(|word| !run.coverage.has(word)).collect();
+    let missing: Vec<&&str> = WANTED
+        .iter()
+        .filter(|word| !run.coverage.has(word))
+        .collect();
     assert!(missing.is_empty(), "never reached: {missing:?}");
 }
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: `{text}`")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: `{text}`")),
+    )
 }
 
 /// What a run must reach. `preempted` is not among it: nothing preempts yet.

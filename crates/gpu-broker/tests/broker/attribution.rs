@@ -100,9 +100,16 @@ fn attributed(world: &World, device: &str, pids: &[u32]) -> Vec<Option<LeaseId>>
     });
     let snapshot = world.handle.snapshot();
     let key = DeviceKey::local(device);
-    let state = snapshot.devices.iter().find(|state| state.device.key == key);
+    let state = snapshot
+        .devices
+        .iter()
+        .find(|state| state.device.key == key);
     let reading = state.unwrap().reading.as_ref().unwrap();
-    reading.processes.iter().map(|process| process.lease).collect()
+    reading
+        .processes
+        .iter()
+        .map(|process| process.lease)
+        .collect()
 }
 
 #[test]

@@ -113,7 +113,12 @@ fn a_failed_commit_is_the_end() {
     let (_, second) = world.ask(request(1));
     world.store.fail();
 
-    let is_over = |answer| matches!(answer, Err(AcquireError::Unavailable(Unavailable::Stopping)));
+    let is_over = |answer| {
+        matches!(
+            answer,
+            Err(AcquireError::Unavailable(Unavailable::Stopping))
+        )
+    };
     assert!(is_over(world.wait(first)), "it may not be durable");
     assert!(is_over(world.wait(second)), "the loop takes no more");
     assert!(is_over(world.try_acquire(request(1))));
@@ -139,7 +144,12 @@ fn a_loop_that_breaks_leaves_nobody_waiting() {
     let world = World::new();
     world.store.panic();
     let asked = world.try_acquire(request(1));
-    let is_over = |answer| matches!(answer, Err(AcquireError::Unavailable(Unavailable::Stopping)));
+    let is_over = |answer| {
+        matches!(
+            answer,
+            Err(AcquireError::Unavailable(Unavailable::Stopping))
+        )
+    };
     assert!(is_over(asked));
     until("the loop is over", || world.started.broker.is_over());
     assert!(world.renew(LeaseId::from_bits(1)).is_err());

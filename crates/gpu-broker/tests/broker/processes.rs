@@ -13,7 +13,8 @@ use rustix::process::{Signal, getuid};
 
 use crate::world::{Setup, World, request, until};
 
-const SIGNALS: &str = "[reclaim]\nsignal = \"always\"\ndelay = \"5s\"\nquarantine_after = \"60s\"\n";
+const SIGNALS: &str =
+    "[reclaim]\nsignal = \"always\"\ndelay = \"5s\"\nquarantine_after = \"60s\"\n";
 
 /// A process that ends with the test.
 struct Holding(Child);

@@ -144,7 +144,11 @@ fn bad_files_are_refused_and_the_attempts_counted() {
     world.nudge();
     let events = world.events_after(Some(last));
     assert_eq!(events.len(), 6);
-    assert!(events.iter().all(|event| event.event.kind == EventKind::PolicyRefused));
+    assert!(
+        events
+            .iter()
+            .all(|event| event.event.kind == EventKind::PolicyRefused)
+    );
     assert_eq!(events[3].event.by.as_deref(), Some("root"));
 
     let good = reloads.offer("[queue]\nmax_waiting = 3\n");
@@ -162,6 +166,24 @@ fn a_check_changes_nothing() {
     assert!(reloads.reloader.check(&files("[queu]\n")).is_err());
     assert_eq!(max_waiting(&world), 1024);
     assert!(reloads.reloader.state().history.is_empty());
+}
+
+#[test]
+fn a_watcher_says_when_files_cannot_be_read_and_when_they_can_again() {
+    let world = World::new();
+    let reloads = Reloads::of(&world);
+    reloads
+        .reloader
+        .offer_unreadable("permission denied".to_owned());
+    let refused = reloads.reloader.state().refused.expect("it is shown");
+    assert!(matches!(refused.outcome, ReloadOutcome::Unreadable(_)));
+    reloads.reloader.offer_recovered();
+    assert!(reloads.reloader.state().refused.is_none());
+    reloads.reloader.set_watching(false, "root").unwrap();
+    reloads
+        .reloader
+        .offer_unreadable("permission denied".to_owned());
+    assert!(reloads.reloader.state().refused.is_none(), "nobody looks");
 }
 
 #[test]
@@ -247,7 +269,12 @@ fn reloads_at_the_same_time_go_one_after_the_other() {
         }
     }
     assert_eq!(max_waiting(&world), 8, "the last one read is live");
-    let history: Vec<u64> = reloader.state().history.iter().map(|past| past.id).collect();
+    let history: Vec<u64> = reloader
+        .state()
+        .history
+        .iter()
+        .map(|past| past.id)
+        .collect();
     assert_eq!(history, [8, 7, 6, 5, 4, 3, 2, 1]);
 }
 

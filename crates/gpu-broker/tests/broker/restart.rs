@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use gpu_broker::{AcquireError, Override, StartError};
 use gpu_lease::{
-    Command, Cordon, Denial, DeviceKey, DrainNotice, DrainSource, EndReason, EventKind, Lease, LeaseId, Ms, Phase,
-    Request,
+    Command, Cordon, Denial, DeviceKey, DrainNotice, DrainSource, EndReason, EventKind, Lease,
+    LeaseId, Ms, Phase, Request,
 };
 use gpu_store::Store;
 
@@ -70,7 +70,10 @@ fn leases_fences_and_deadlines_outlive_the_broker() {
         assert!(matches!(early, AcquireError::Denied(Denial::Recovering)));
         world.renew(held.id).expect("renewals are taken meanwhile");
         world.inventory(&[device("gpu-0", 80)]);
-        assert!(world.lease(waiting.id).waiting().is_some(), "20 GiB are held");
+        assert!(
+            world.lease(waiting.id).waiting().is_some(),
+            "20 GiB are held"
+        );
         world.release(held.id);
         let granted = world.lease(waiting.id);
         assert!(granted.held().unwrap().fence >= next_fence);
@@ -88,6 +91,22 @@ fn after_a_start_holders_have_time_to_be_heard() {
     world.renew(late.id).expect("a late heartbeat is taken");
     world.pass(secs(2));
     assert!(world.is_held(late.id));
+    assert_eq!(world.end_reason(silent.id), Some(EndReason::Expired));
+}
+
+#[test]
+fn what_was_due_before_the_start_is_no_pause_of_the_loop() {
+    let world = World::new();
+    let lease = world.acquire(request(1));
+    world.release(lease.id);
+    let world = world.restart(|setup| setup.clock.jump(secs(25 * 3600)));
+    until("it is forgotten", || world.handle.find(lease.id).is_none());
+    world.inventory(&[device("gpu-0", 80)]);
+    let silent = world.acquire(Request {
+        ttl: secs(1),
+        ..request(1)
+    });
+    world.pass(secs(1));
     assert_eq!(world.end_reason(silent.id), Some(EndReason::Expired));
 }
 
@@ -164,7 +183,11 @@ fn a_policy_that_changed_meanwhile_is_switched_to_with_fates() {
         assert_eq!(generation, before + 1);
         let asked_to_go = |world: &World, id: LeaseId| {
             let lease = world.lease(id);
-            lease.held().unwrap().drains.contains_key(&DrainSource::Policy)
+            lease
+                .held()
+                .unwrap()
+                .drains
+                .contains_key(&DrainSource::Policy)
         };
         assert!(asked_to_go(&world, batch.id));
         assert!(!asked_to_go(&world, standard.id));

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use gpu_store::{
-    Batch, CommitError, EventPage, EventPosition, ReadError, Store, Stored,
-};
+use gpu_store::{Batch, CommitError, EventPage, EventPosition, ReadError, Store, Stored};
 use parking_lot::{Condvar, Mutex};
 
 /// What happens to a commit.

@@ -1,13 +1,17 @@
 //! What time does, and what a pause of the loop must not do.
 
+use std::time::Duration;
+
 use gpu_broker::LeaseCommandError;
 use gpu_lease::{
-    Cause, EndReason, LeaseError, Ms, Phase, Reading, ReclaimStage, Request, Telemetry,
+    Cause, Command, Cordon, DeviceKey, EndReason, LeaseError, Ms, Phase, Reading, ReclaimStage,
+    Request, Telemetry,
 };
 
 use crate::world::{Setup, World, device, patient, reading, request, until};
 
-const NIGHT: &str = "[defaults]\ntimezone = \"UTC\"\n[[class]]\nname = \"night\"\nhours = \"18:00-09:00\"\n";
+const NIGHT: &str =
+    "[defaults]\ntimezone = \"UTC\"\n[[class]]\nname = \"night\"\nhours = \"18:00-09:00\"\n";
 
 fn secs(secs: u64) -> Ms {
     Ms::from_secs(secs)
@@ -135,4 +139,57 @@ fn a_request_that_meets_old_numbers_asks_for_new_ones() {
         ..reading("gpu-0", world.handle.now().boot)
     });
     assert!(world.is_held(waiter.id));
+}
+
+#[test]
+fn a_loop_with_nothing_to_do_rests() {
+    type Evening = fn(&World);
+    let evenings: [(&str, Evening); 7] = [
+        ("nothing is held", |_| ()),
+        ("a lease is held", |world| {
+            world.acquire(request(1));
+        }),
+        ("a lease has expired and is reclaimed", |world| {
+            world.acquire(with_ttl(secs(1)));
+            world.pass(secs(10));
+        }),
+        ("a wait is over", |world| {
+            world.acquire(request(80));
+            world.acquire(Request {
+                wait: secs(1),
+                ..request(1)
+            });
+            world.pass(secs(2));
+        }),
+        ("a device is lost for good", |world| {
+            world.acquire(request(1));
+            world.inventory(&[]);
+            world.pass(secs(61));
+        }),
+        ("a cordon is over", |world| {
+            let until = world.handle.now().after(secs(1));
+            let cordoned = world.handle.device(Command::Cordon {
+                device: DeviceKey::local("gpu-0"),
+                cordon: Cordon {
+                    reason: "fan".to_owned(),
+                    by: "root".to_owned(),
+                    until: Some(until),
+                },
+            });
+            world.wait(cordoned).unwrap();
+            world.pass(secs(2));
+        }),
+        ("a long queue waits to be explained", |world| {
+            (0..80).for_each(|_| drop(world.acquire(request(1))));
+            (0..100).for_each(|_| drop(world.acquire(patient(1))));
+        }),
+    ];
+    for (evening, begin) in evenings {
+        let world = World::new();
+        begin(&world);
+        let before = world.clock.looked_at();
+        std::thread::sleep(Duration::from_millis(100));
+        let looked = world.clock.looked_at() - before;
+        assert!(looked < 30, "{evening}: {looked} looks at the clock");
+    }
 }

@@ -38,18 +38,27 @@ const STEP: Ms = Ms(500);
 
 /// Time that moves when a test says so; both clocks together.
 #[derive(Default)]
-pub(crate) struct ManualClock(AtomicU64);
+pub(crate) struct ManualClock {
+    passed_ms: AtomicU64,
+    looked_at: AtomicUsize,
+}
 
 impl ManualClock {
     /// All at once, as it looks to a process that was suspended.
     pub(crate) fn jump(&self, by: Ms) {
-        self.0.fetch_add(by.0, Ordering::SeqCst);
+        self.passed_ms.fetch_add(by.0, Ordering::SeqCst);
+    }
+
+    /// How often anybody has asked for the time.
+    pub(crate) fn looked_at(&self) -> usize {
+        self.looked_at.load(Ordering::SeqCst)
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> At {
-        let passed = Ms(self.0.load(Ordering::SeqCst));
+        self.looked_at.fetch_add(1, Ordering::SeqCst);
+        let passed = Ms(self.passed_ms.load(Ordering::SeqCst));
         At {
             boot: START.boot + passed,
             wall: WallMs(START.wall.0 + passed.0),
@@ -148,7 +157,10 @@ impl Setup {
 
 /// The files of a policy that says `text` and nothing else.
 pub(crate) fn files(text: &str) -> Vec<SourceFile> {
-    vec![SourceFile::new("default.toml", format!("schema = 1\n{text}"))]
+    vec![SourceFile::new(
+        "default.toml",
+        format!("schema = 1\n{text}"),
+    )]
 }
 
 /// A broker that runs.

@@ -174,6 +174,23 @@ fn a_file_says_how_many_load_at_once_and_what_is_kept_free() {
 }
 
 #[test]
+fn of_two_settings_for_a_device_the_later_one_rules() {
+    let rule = |cordon: &str, reserve: u64| DeviceRule {
+        cordon: Some(cordon.into()),
+        reserve: Some(reserve << 30),
+        ..Default::default()
+    };
+    world_by(|edit| {
+        edit.device("gpu-0", rule("kept for the demo", 8));
+        edit.device("gpu-0", rule("broken fan", 2));
+        edit.device("gpu-0", DeviceRule::default());
+    })
+    .device("gpu-0", 24)
+    .cordoned("gpu-0", Some("broken fan"))
+    .free("gpu-0", 22);
+}
+
+#[test]
 fn who_waits_has_nothing_to_be_ready_for() {
     world()
         .device("gpu-0", 24)

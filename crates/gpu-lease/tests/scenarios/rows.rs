@@ -88,7 +88,7 @@ fn another_boot_ends_everything_and_keeps_the_reasons_that_were_there() {
         .at(85)
         .cordoned("gpu-1", None)
         .at(24 * 3600)
-        .is("holds", "unknown");
+        .are(&[("holds", "unknown"), ("done", "unknown")]);
 }
 
 #[test]

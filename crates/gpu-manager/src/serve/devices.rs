@@ -131,9 +131,13 @@ impl Devices {
         let began = Instant::now();
         loop {
             match self.wanted.recv_timeout(self.poll) {
-                Err(RecvTimeoutError::Timeout) if self.is_idle() && began.elapsed() < IDLE_POLL => {}
-                Ok(()) | Err(RecvTimeoutError::Timeout) => return Rest::Enough,
+                Ok(()) => return Rest::Enough,
                 Err(RecvTimeoutError::Disconnected) => return Rest::Over,
+                Err(RecvTimeoutError::Timeout) => {
+                    if !self.is_idle() || began.elapsed() >= IDLE_POLL {
+                        return Rest::Enough;
+                    }
+                }
             }
         }
     }
@@ -152,5 +156,28 @@ fn next_patience(patience: Duration, since: Duration) -> Duration {
     match since > REDISCOVER_REST_MAX * 2 {
         true => REDISCOVER_FIRST,
         false => (patience * 2).min(REDISCOVER_REST_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discoveries_are_put_off_longer_while_they_are_needed_again_and_again() {
+        let secs = Duration::from_secs;
+        for (patience, since, next) in [
+            (secs(1), secs(1), secs(2)),
+            (secs(2), secs(2), secs(4)),
+            (secs(16), secs(20), secs(30)),
+            (secs(30), secs(31), secs(30)),
+            (secs(30), secs(3600), secs(1)),
+        ] {
+            assert_eq!(
+                next_patience(patience, since),
+                next,
+                "{patience:?} after {since:?}"
+            );
+        }
     }
 }

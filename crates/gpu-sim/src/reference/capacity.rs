@@ -169,7 +169,10 @@ impl Reference {
             since.is_some_and(|gone| gone <= at.boot)
         };
         let cards = self.cards.take();
-        let (gone, there) = cards.into_iter().flatten().partition::<Vec<Card>, _>(given_up);
+        let (gone, there) = cards
+            .into_iter()
+            .flatten()
+            .partition::<Vec<Card>, _>(given_up);
         self.cards = Some(there);
         let is_on_any = |lease: &Lease| gone.iter().any(|card| is_on(lease, &card.device.key));
         for id in self.ids(is_on_any) {

@@ -241,10 +241,14 @@ impl Reference {
             Phase::Waiting(wait) => {
                 let renewal = wait.renew_by.map(|due| due.max(grace_until));
                 let forgotten = renewal.is_some_and(|due| due <= at.boot);
-                self.end(at, id, match forgotten {
-                    true => EndReason::Expired,
-                    false => EndReason::WaitTimeout,
-                });
+                self.end(
+                    at,
+                    id,
+                    match forgotten {
+                        true => EndReason::Expired,
+                        false => EndReason::WaitTimeout,
+                    },
+                );
             }
             Phase::Held(grant) => {
                 let drains = grant.drains.iter();
@@ -285,7 +289,9 @@ impl Reference {
         effects: &mut Vec<Effect>,
     ) {
         let lease = self.find(id).expect("only what is there is ended").clone();
-        let may_signal = lease.process().is_some_and(|process| self.may_signal(process));
+        let may_signal = lease
+            .process()
+            .is_some_and(|process| self.may_signal(process));
         if self.policy.reclaim.verify {
             self.reclaim(at, id, reason, may_signal, effects);
             return;
@@ -392,6 +398,10 @@ fn signal(lease: &Lease, attempt: u32) -> Option<Effect> {
         fence: occupied(lease)?.fence,
         attempt,
         process: lease.process()?.clone(),
-        signal: if attempt == 1 { Signal::Term } else { Signal::Kill },
+        signal: if attempt == 1 {
+            Signal::Term
+        } else {
+            Signal::Kill
+        },
     })
 }

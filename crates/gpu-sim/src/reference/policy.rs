@@ -20,7 +20,8 @@ impl Reference {
         leases.sort_by_key(|lease| lease.id);
         for lease in leases {
             if let Phase::Held(grant) = &lease.phase {
-                plan.held.extend(fate(&self.policy, policy, lease, grant, at));
+                plan.held
+                    .extend(fate(&self.policy, policy, lease, grant, at));
             }
             if let (true, Some(refusal)) = (is_waiting(lease), refusal(policy, lease, at)) {
                 plan.denied.push((lease.id, refusal));

@@ -28,9 +28,8 @@ struct Before {
 
 impl Reference {
     pub(super) fn serve(&mut self, at: At, effects: &mut Vec<Effect>) {
-        let is_over = |lease: &Lease| {
-            is_waiting(lease) && self.due(lease).is_some_and(|due| due <= at.boot)
-        };
+        let is_over =
+            |lease: &Lease| is_waiting(lease) && self.due(lease).is_some_and(|due| due <= at.boot);
         for id in self.ids(is_over) {
             self.fall_due(at, id, effects);
         }
@@ -64,7 +63,9 @@ impl Reference {
         let mut before = Before::default();
         let mine = self.rank(&lease, at);
         let ahead: Vec<Lease> = self.order(at);
-        let ahead = ahead.into_iter().filter(|other| self.rank(other, at) < mine);
+        let ahead = ahead
+            .into_iter()
+            .filter(|other| self.rank(other, at) < mine);
         let ahead: Vec<Lease> = ahead.collect();
         for other in &ahead {
             drop(self.decide(&mut before, other, at));
@@ -322,7 +323,10 @@ impl Reference {
         Some(Head {
             id: lease.id,
             start,
-            devices: candidates.into_iter().map(|(_, _, _, key, _)| key).collect(),
+            devices: candidates
+                .into_iter()
+                .map(|(_, _, _, key, _)| key)
+                .collect(),
         })
     }
 

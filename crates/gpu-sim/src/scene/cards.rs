@@ -17,15 +17,18 @@ const CARDS: [(&str, u64, bool, bool); 5] = [
     ("cpu-0", 32, false, false),
 ];
 
-/// Every device.
-pub(super) fn all() -> Vec<Device> {
-    (0..CARDS.len()).map(card).collect()
+/// So many devices.
+pub(super) fn all(count: usize) -> Vec<Device> {
+    (0..CARDS.len()).map(card).take(count).collect()
 }
 
 /// Mostly every device; some may be missing or look different.
-pub(super) fn inventory(dice: &mut Dice) -> Vec<Device> {
+pub(super) fn inventory(dice: &mut Dice, count: usize) -> Vec<Device> {
     let presence = dice.pick(&[100, 100, 80, 50]);
-    let mut found: Vec<Device> = all().into_iter().filter(|_| dice.chance(presence)).collect();
+    let mut found: Vec<Device> = all(count)
+        .into_iter()
+        .filter(|_| dice.chance(presence))
+        .collect();
     for device in &mut found {
         if dice.chance(5) {
             device.leasable = !device.leasable;

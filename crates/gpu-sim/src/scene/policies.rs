@@ -84,8 +84,11 @@ fn settle(policy: &mut Policy, dice: &mut Dice) {
     policy.reclaim.verify = dice.chance(80);
     policy.reclaim.delay = Ms(dice.pick(&[500, 5_000]));
     policy.reclaim.quarantine_after = Ms(dice.pick(&[300, 8_000, 60_000]));
-    policy.reclaim.signal =
-        dice.pick(&[SignalRule::Always, SignalRule::Never, SignalRule::Supervised]);
+    policy.reclaim.signal = dice.pick(&[
+        SignalRule::Always,
+        SignalRule::Never,
+        SignalRule::Supervised,
+    ]);
     policy.reload.held = dice.pick(&[Held::Drain, Held::Drain, Held::Keep, Held::Force]);
     policy.reload.scope = match dice.chance(15) {
         true => ReloadScope::All,
