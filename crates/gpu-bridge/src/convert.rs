@@ -17,8 +17,8 @@ pub(crate) use denial::{
 pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{event, reset};
 pub(crate) use lease::state;
-pub use policy::policy_check;
 pub(crate) use policy::policy;
+pub use policy::policy_check;
 pub(crate) use reload::{disk, error_state, reload_result, reload_state};
 pub(crate) use request::{idempotency, request};
 pub(crate) use time::{deadline, rfc3339};

@@ -32,7 +32,9 @@ pub(crate) fn read(state_dir: Option<&Path>) -> Result<Option<Stored>, String> {
         Err(OpenError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(format!("{error} ({})", error.hint())),
     };
-    let stored = snapshot.load().map_err(|error| format!("{error} ({})", error.hint()))?;
+    let stored = snapshot
+        .load()
+        .map_err(|error| format!("{error} ({})", error.hint()))?;
     let rows = stored.rows.as_ref();
     let leases = rows.map(|rows| gpu_bridge::stored_leases(rows, BootClock.now()));
     let mut leases = leases.unwrap_or_default();

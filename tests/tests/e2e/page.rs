@@ -26,7 +26,10 @@ fn the_page_shows_cards_leases_and_reloads_as_they_happen() {
     browser.until_shown(&page, "queue.order: priority -> fifo");
     host.write_policy("schema = 1\n[queu]\n");
     browser.until_shown(&page, "queu");
-    browser.until_shown(&page, "default.toml:2:2");
+    browser.until(
+        &page,
+        "document.getElementById('reload-result').innerText.includes('default.toml:2:2')",
+    );
     let picture = program()
         .ancestors()
         .nth(2)

@@ -74,11 +74,7 @@ impl EmergencyReport {
     pub(crate) fn after(mut self, ended: &[LeaseId], scene: &Scene<'_>) -> wire::EmergencyResult {
         let (mut released, mut cancelled) = (Vec::new(), Vec::new());
         for id in ended {
-            let lease = self
-                .leases
-                .get(id)
-                .cloned()
-                .or_else(|| scene.find(*id));
+            let lease = self.leases.get(id).cloned().or_else(|| scene.find(*id));
             let grant = lease.as_ref().and_then(|lease| lease.occupying());
             let devices: Vec<DeviceKey> = grant.map_or_else(Vec::new, |grant| {
                 grant
@@ -128,10 +124,7 @@ fn known_devices(ids: &[String], scene: &Scene<'_>) -> Result<Vec<DeviceKey>, Pr
 
 fn known_leases(ids: &[String], scene: &Scene<'_>) -> Result<Vec<LeaseId>, Problem> {
     let known = |text: &String| {
-        let id = text
-            .parse()
-            .ok()
-            .filter(|id| scene.find(*id).is_some());
+        let id = text.parse().ok().filter(|id| scene.find(*id).is_some());
         id.ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("no lease `{text}`")))
     };
     ids.iter().map(known).collect()

@@ -183,9 +183,13 @@ impl Scene<'_> {
     /// The peak is of each device; on several devices their sum is the most that can have been.
     fn observed(&self, id: LeaseId, grant: &Grant) -> Option<wire::Observed> {
         let parts = grant.allocations.iter();
-        let states: Vec<_> = parts.filter_map(|part| self.device_state(&part.device)).collect();
+        let states: Vec<_> = parts
+            .filter_map(|part| self.device_state(&part.device))
+            .collect();
         let readings = states.iter().filter_map(|state| state.observed(id));
-        let peaks = states.iter().filter_map(|state| state.peaks.get(&id).copied());
+        let peaks = states
+            .iter()
+            .filter_map(|state| state.peaks.get(&id).copied());
         Some(wire::Observed {
             memory: readings.reduce(u64::saturating_add)?,
             peak: peaks.reduce(u64::saturating_add),

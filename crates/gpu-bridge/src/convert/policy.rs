@@ -37,7 +37,10 @@ pub(crate) fn policy(
 }
 
 /// What was found in the files named `files`.
-pub fn policy_check(files: Vec<String>, checked: Result<Checked, Diagnostics>) -> wire::PolicyCheck {
+pub fn policy_check(
+    files: Vec<String>,
+    checked: Result<Checked, Diagnostics>,
+) -> wire::PolicyCheck {
     match checked {
         Ok(Checked { hash, changes }) => wire::PolicyCheck {
             ok: true,

@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use gpu_api::{PolicyText, 
-    BODY_BYTES_MAX, ErrorCode, POLICY_FILES_MAX, PolicyCheckRequest, Problem,
+use gpu_api::{
+    BODY_BYTES_MAX, ErrorCode, POLICY_FILES_MAX, PolicyCheckRequest, PolicyText, Problem,
 };
 use gpu_broker::SourceFile;
 
@@ -40,7 +40,10 @@ pub(super) async fn check(
 
 fn texts(texts: Vec<PolicyText>) -> Result<Vec<SourceFile>, Problem> {
     if texts.len() > POLICY_FILES_MAX {
-        let detail = format!("`files`: {} are too many: the most is {POLICY_FILES_MAX}", texts.len());
+        let detail = format!(
+            "`files`: {} are too many: the most is {POLICY_FILES_MAX}",
+            texts.len()
+        );
         return Err(Problem::new(ErrorCode::InvalidRequest, detail));
     }
     let file = |file: PolicyText| SourceFile::new(file.name.into_string(), file.text);
@@ -48,5 +51,8 @@ fn texts(texts: Vec<PolicyText>) -> Result<Vec<SourceFile>, Problem> {
 }
 
 fn unreadable(why: String) -> Problem {
-    Problem::new(ErrorCode::InvalidRequest, format!("the policy files cannot be read: {why}"))
+    Problem::new(
+        ErrorCode::InvalidRequest,
+        format!("the policy files cannot be read: {why}"),
+    )
 }

@@ -8,8 +8,8 @@ use gpu_lease::{
     Verdict, WallMs, Why,
 };
 
-use super::capacity::{charge, granted_on, is_alone, once};
-use super::{Card, Reference, deadline, is_waiting, occupied, policy};
+use super::capacity::{charge, is_alone, once};
+use super::{Card, Reference, deadline, is_waiting, policy};
 
 /// What the first waiter that devices keep waiting is going to get.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl Reference {
         let seq = lease.waiting().map_or(u64::MAX, |wait| wait.seq);
         let aging = self.policy.queue.aging.0;
         let waited = at.boot.0 - lease.created.boot.0;
-        let steps = if aging == 0 { 0 } else { waited / aging };
+        let steps = waited.checked_div(aging).unwrap_or(0);
         let steps = i64::try_from(steps).expect("nobody waits that long");
         match self.policy.queue.order {
             QueueOrder::Fifo => (Reverse(0), seq),
@@ -444,13 +444,5 @@ fn why(lease: &Lease, ahead: usize, cause: Cause, start: Option<BootMs>) -> Why 
         position: u32::try_from(ahead + 1).expect("the queue is short"),
         cause,
         start,
-    }
-}
-
-impl Reference {
-    /// What is granted on a device in all.
-    pub fn granted(&self, card: &Card) -> u64 {
-        let leases = self.leases.iter().filter(|lease| occupied(lease).is_some());
-        leases.map(|lease| granted_on(lease, card)).sum()
     }
 }
