@@ -62,7 +62,8 @@ pub enum Command {
     Emergency(Emergency),
     /// Time passed.
     Expire,
-    /// Nothing held ends by time before `until`: holders could not reach the broker.
+    /// Nothing held, and no queued request for want of a renewal, ends by time before `until`: nobody
+    /// could reach the broker.
     Grace {
         /// The end of the window.
         until: BootMs,

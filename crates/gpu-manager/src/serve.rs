@@ -7,6 +7,7 @@ mod log;
 mod policy;
 
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -93,6 +94,7 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     let mut signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
     let store = open_store(&config)?;
     let listeners = listen::open(&config).await?;
+    let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
     let (read_now, wanted) = devices::read_now();
     let files = policy::read(&config)?;
     let policy = policy::start(&config, files.as_ref())?;
@@ -101,7 +103,7 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     let watch = policy::watch(&config, files.as_ref(), &reloader)?;
     let (broken, mut trouble) = mpsc::channel::<String>(1);
     let notes = start_devices(&config, &started, wanted, broken)?;
-    introduce(&config, &started);
+    introduce(&config, address.unwrap_or(config.listen), &started);
 
     let app = App {
         handle: started.handle.clone(),
@@ -254,7 +256,7 @@ fn start_devices(
 }
 
 /// The first lines that a person sees.
-fn introduce(config: &Config, started: &Started) {
+fn introduce(config: &Config, address: SocketAddr, started: &Started) {
     let watch = if config.hot_reload {
         "hot reload"
     } else {
@@ -271,7 +273,7 @@ fn introduce(config: &Config, started: &Started) {
         policies.join(", ")
     };
     eprintln!("gpu-manager {}", env!("CARGO_PKG_VERSION"));
-    eprintln!("page      http://{}/", config.listen);
+    eprintln!("page      http://{address}/");
     if let Some(socket) = &config.socket {
         eprintln!("socket    {}", socket.display());
     }

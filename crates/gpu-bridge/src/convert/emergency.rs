@@ -231,6 +231,7 @@ mod tests {
             lost_since: None,
             read_after: None,
             occupants: BTreeSet::new(),
+            peaks: std::collections::BTreeMap::new(),
             usage: Usage {
                 charged: reclaiming,
                 reclaiming,

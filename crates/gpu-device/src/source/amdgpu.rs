@@ -105,10 +105,6 @@ fn text(card: &Path, file: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::unwrap_used,
-    reason = "a test fails where the file system does"
-)]
 mod tests {
     use super::*;
 
