@@ -204,11 +204,20 @@ impl Reloader {
         self.state.lock().clone()
     }
 
-    /// Switches whether saved files are applied; that is stored.
+    /// Switches whether saved files are applied; that is stored. What was saved while they were not is
+    /// looked at when they are again.
     ///
     /// # Errors
     /// The broker does not take it.
     pub fn set_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
+        self.switch_watching(enabled, by)?;
+        if enabled {
+            self.reload(Trigger::Api, by);
+        }
+        Ok(())
+    }
+
+    fn switch_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
         // What is stored last must be what is switched last.
         let _count = self.one_at_a_time.lock();
         self.handle.store_settings_blocking(Settings {

@@ -211,6 +211,16 @@ fn while_watching_is_off_saves_are_not_applied_and_triggers_are() {
 }
 
 #[test]
+fn what_was_saved_while_watching_was_off_is_live_once_it_is_on_again() {
+    let world = World::new();
+    let reloads = Reloads::of(&world);
+    reloads.reloader.set_watching(false, "root").unwrap();
+    reloads.save("[queue]\nmax_waiting = 5\n");
+    reloads.reloader.set_watching(true, "root").unwrap();
+    assert_eq!(max_waiting(&world), 5);
+}
+
+#[test]
 fn what_is_stored_of_a_switch_is_what_is_live() {
     let world = World::new();
     let reloads = Reloads::of(&world);
