@@ -222,7 +222,9 @@ fn decided_by(good: &LastGood, policy: &Arc<Policy>, overrides: &[Override]) -> 
 
 /// Higher than every fence that a deleted store can have given.
 fn first_fence(at: At) -> Fence {
-    Fence((at.wall.0 / 1000) << 20)
+    let (seconds, millis) = (at.wall.0 / 1000, at.wall.0 % 1000);
+    // Two stores of one second are told apart too: 1000 << 10 is still less than 1 << 20.
+    Fence((seconds << 20) + (millis << 10))
 }
 
 /// For holders and waiters of before, who could not send heartbeats. Where there are none, nothing is late.
