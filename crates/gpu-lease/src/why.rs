@@ -1,6 +1,7 @@
 //! Why a request waits, in types for programs and one sentence for people.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -56,8 +57,8 @@ pub struct DeviceObstacle {
     pub free: u64,
     /// What is in the way.
     pub obstacle: Obstacle,
-    /// Who holds it, largest first.
-    pub holders: Vec<Blocker>,
+    /// Who holds it, largest first; one list for all who wait for the device.
+    pub holders: Arc<[Blocker]>,
 }
 
 /// What is in the way on one device.

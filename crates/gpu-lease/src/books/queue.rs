@@ -5,7 +5,9 @@
 //! The nomination is derived anew each time: what is held back can only get closer to what the head
 //! needs, so the head is never starved.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
@@ -32,6 +34,9 @@ struct Nomination {
     start: Option<BootMs>,
 }
 
+/// Who holds each device, made once for all who wait for it.
+type Named = BTreeMap<DeviceKey, Arc<[Blocker]>>;
+
 /// One walk over the queue in the order in which it is served.
 #[derive(Default)]
 struct Walk {
@@ -45,11 +50,15 @@ impl Books {
     pub fn waiting(&self, at: At) -> Vec<(LeaseId, Why)> {
         let mut walk = Walk::default();
         let mut reasons = Vec::new();
+        let mut named = Named::new();
         for (place, id) in self.service_order(at).into_iter().enumerate() {
             let lease = &self.leases[&id];
             if let Err(cause) = self.decide(&mut walk, lease, at) {
                 let position = u32::try_from(place + 1).unwrap_or(u32::MAX);
-                reasons.push((id, walk.why(lease, self.with_holders(cause), position)));
+                reasons.push((
+                    id,
+                    walk.why(lease, self.with_holders(cause, &mut named), position),
+                ));
             }
         }
         reasons
@@ -63,7 +72,9 @@ impl Books {
             walk.nomination = self.nominate(lease, at);
         }
         let position = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
-        let cause = cause.map_or(Cause::Devices(Vec::new()), |cause| self.with_holders(cause));
+        let cause = cause.map_or(Cause::Devices(Vec::new()), |cause| {
+            self.with_holders(cause, &mut Named::new())
+        });
         walk.why(lease, cause, position)
     }
 
@@ -329,19 +340,20 @@ impl Books {
     }
 
     /// Adds to what keeps a request who holds the devices that it could use.
-    fn with_holders(&self, mut cause: Cause) -> Cause {
+    fn with_holders(&self, mut cause: Cause, named: &mut Named) -> Cause {
         let (Cause::Devices(obstacles), Some(devices)) = (&mut cause, &self.devices) else {
             return cause;
         };
         for obstacle in obstacles {
             if let Some(state) = devices.get(&obstacle.device) {
-                obstacle.holders = self.holders(state);
+                let holders = named.entry(obstacle.device.clone());
+                obstacle.holders = holders.or_insert_with(|| self.holders(state)).clone();
             }
         }
         cause
     }
 
-    fn holders(&self, state: &DeviceState) -> Vec<Blocker> {
+    fn holders(&self, state: &DeviceState) -> Arc<[Blocker]> {
         let occupants = state.occupants.iter().map(|id| &self.leases[id]);
         let mut holders: Vec<Blocker> = occupants
             .map(|lease| Blocker {
@@ -352,7 +364,7 @@ impl Books {
             })
             .collect();
         holders.sort_by_key(|holder| (Reverse(holder.memory), holder.lease));
-        holders
+        holders.into()
     }
 
     /// The devices that can serve `lease` soonest, each with all that is known of when.
@@ -429,7 +441,7 @@ impl Books {
             renewed: false,
             loading: lease.request.load,
             unresponsive: false,
-            drains: alloc::collections::BTreeMap::new(),
+            drains: BTreeMap::new(),
         };
         let text = grant_text(&grant);
         lease.phase = Phase::Held(grant);
@@ -471,7 +483,7 @@ impl DeviceState {
             device: self.device.key.clone(),
             free: if self.usage.exclusive { 0 } else { self.free() },
             obstacle,
-            holders: Vec::new(),
+            holders: Arc::default(),
         }
     }
 

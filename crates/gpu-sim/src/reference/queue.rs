@@ -276,7 +276,7 @@ impl Reference {
             device: card.device.key.clone(),
             free: if alone { 0 } else { self.free(card) },
             obstacle,
-            holders,
+            holders: holders.into(),
         }
     }
 
