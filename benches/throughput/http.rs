@@ -70,6 +70,7 @@ impl Served {
             ReloadState::default(),
         );
         let app = App {
+            watch: Box::new(|_| None),
             handle: started.handle.clone(),
             reloader: Arc::new(reloader),
             config: config(),

@@ -44,7 +44,7 @@ pub use policy::{
 pub use problem::{ErrorCode, Facts, Problem};
 pub use reload::{
     Fate, LeaseFate, ReloadOutcome, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch,
-    ReloadTrigger,
+    ReloadTrigger, WatchState,
 };
 pub use request::{AcquireRequest, ComputeMilli, Demand, DeviceCount, HolderRequest, Labels, Ttl};
 pub use span::{ParseSpanError, Span};

@@ -120,6 +120,29 @@ pub struct ReloadState {
     pub breaker_until: Option<String>,
     /// The last one.
     pub last: Option<ReloadResult>,
+    /// How the watch is doing; `null` where there are no policy files to watch.
+    pub watch: Option<WatchState>,
+}
+
+/// How the watch of the policy files is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WatchState {
+    /// `inotify`: events of the file system, and a poll; `poll`: the poll alone.
+    pub backend: String,
+    /// Why it is the poll alone, if that was not asked for.
+    pub warning: Option<String>,
+    /// The directories that the file system reports on.
+    pub paths: Vec<String>,
+    /// What is in the way of a complete set of files.
+    pub troubles: Vec<String>,
+    /// When the last event of the file system came that can mean a change.
+    pub last_event_at: Option<String>,
+    /// What that event was about, where it says.
+    pub last_event_path: Option<String>,
+    /// Sets of files that were read because they had changed, since the start.
+    pub changed: u64,
+    /// Events of the file system that cannot mean a change, and saves of the same content.
+    pub ignored: u64,
 }
 
 /// Body of `PUT /v1/hot-reload`.

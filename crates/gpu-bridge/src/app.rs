@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_api::{ErrorCode, Problem};
+use gpu_api::{ErrorCode, Problem, WatchState};
 use gpu_broker::{Handle, Reloader};
 use gpu_lease::At;
 use parking_lot::Mutex;
@@ -21,6 +21,9 @@ pub const EVENT_STREAMS_MAX: usize = 128;
 /// connections is for requests that are answered now.
 pub const WAITING_REQUESTS_MAX: usize = 320;
 
+/// Says how the watch of the policy files is doing.
+pub type WatchReport = Box<dyn Fn(At) -> Option<WatchState> + Send + Sync>;
+
 /// A broker with everything that its HTTP side needs to know.
 pub struct App {
     /// The broker.
@@ -29,6 +32,8 @@ pub struct App {
     pub reloader: Arc<Reloader>,
     /// How to serve it.
     pub config: Config,
+    /// How the watch of the policy files is doing at this moment, if there is one.
+    pub watch: WatchReport,
 }
 
 /// What an operator should know at this moment, one line each: whoever knows better writes it anew.
@@ -90,6 +95,7 @@ pub(crate) struct Bridge {
     pub(crate) handle: Handle,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) config: Config,
+    pub(crate) watch: WatchReport,
     pub(crate) guard: Guard,
     pub(crate) metrics: Metrics,
     /// The addresses served, as a client would write them.
@@ -105,6 +111,7 @@ impl Bridge {
             handle,
             reloader,
             config,
+            watch,
         } = app;
         Self {
             guard: Guard::new(bound, &config.allowed_hosts, &config.allowed_origins),
@@ -115,6 +122,7 @@ impl Bridge {
             handle,
             reloader,
             config,
+            watch,
             listen,
         }
     }

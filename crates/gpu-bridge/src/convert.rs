@@ -21,7 +21,8 @@ pub(crate) use policy::policy;
 pub use policy::policy_check;
 pub(crate) use reload::{disk, error_state, reload_result, reload_state};
 pub(crate) use request::{idempotency, request};
-pub(crate) use time::{deadline, rfc3339};
+pub(crate) use time::deadline;
+pub use time::rfc3339;
 
 use std::sync::Arc;
 

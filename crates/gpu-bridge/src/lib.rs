@@ -18,8 +18,10 @@ mod routes;
 mod secrets;
 mod serve;
 
-pub use app::{App, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX, Warnings};
-pub use convert::{policy_check, stored_leases};
+pub use app::{
+    App, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX, Warnings, WatchReport,
+};
+pub use convert::{policy_check, rfc3339, stored_leases};
 pub use guard::{Authority, Origin, ParseOriginError};
 pub use identity::{Peer, UnixUser};
 pub use openapi::openapi_json;

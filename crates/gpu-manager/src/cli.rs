@@ -91,6 +91,7 @@ async fn talk(context: Context, command: Command) -> Done {
         Command::Status(args) => show::status(&context, args).await,
         Command::Token { command } => token::token(&context, command).await,
         Command::Uncordon(args) => operate::uncordon(&context, args).await,
+        Command::Watches(args) => reload::watches(&context, args).await,
         Command::Why(args) => show::why(&context, args).await,
         Command::Completion { .. }
         | Command::Launch { .. }

@@ -100,7 +100,7 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     let policy = policy::start(&config, files.as_ref())?;
     let started = start_broker(policy, store, read_now)?;
     let reloader = Arc::new(policy::reloader(&config, &started)?);
-    let watch = policy::watch(&config, files.as_ref(), &reloader)?;
+    let watch = policy::watch(&config, files.as_ref(), &reloader)?.map(Arc::new);
     let (broken, mut trouble) = mpsc::channel::<String>(1);
     let notes = start_devices(&config, &started, wanted, broken)?;
     introduce(&config, address.unwrap_or(config.listen), &started);
@@ -109,6 +109,7 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
         handle: started.handle.clone(),
         reloader: reloader.clone(),
         config: bridge_config(&config, notes)?,
+        watch: policy::watch_report(watch.as_ref()),
     };
     let handle = started.handle.clone();
     let closing = async move { handle.stopped().await };

@@ -39,7 +39,12 @@ pub(crate) fn reload_result(result: &ReloadResult, live: u64) -> wire::ReloadRes
 }
 
 /// The policy watch.
-pub(crate) fn reload_state(state: &ReloadState, live: u64, config: &Config) -> wire::ReloadState {
+pub(crate) fn reload_state(
+    state: &ReloadState,
+    live: u64,
+    config: &Config,
+    watch: Option<wire::WatchState>,
+) -> wire::ReloadState {
     let switched = state
         .switched_by
         .as_ref()
@@ -54,6 +59,7 @@ pub(crate) fn reload_state(state: &ReloadState, live: u64, config: &Config) -> w
             .collect(),
         breaker_until: None,
         last: state.last.as_ref().map(|last| reload_result(last, live)),
+        watch,
     }
 }
 

@@ -5,7 +5,7 @@ use gpu_lease::{At, Deadline, Ms, WallMs};
 use jiff::Timestamp;
 
 /// `2026-01-31T18:00:00.000Z`. A time that no calendar has is shown as its epoch.
-pub(crate) fn rfc3339(wall: WallMs) -> String {
+pub fn rfc3339(wall: WallMs) -> String {
     let ms = i64::try_from(wall.0).unwrap_or_default();
     let timestamp = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{timestamp:.3}")

@@ -65,5 +65,6 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 fn shown(bridge: &Bridge) -> gpu_api::ReloadState {
     let live = bridge.handle.snapshot().counters.generation;
-    reload_state(&bridge.reloader.state(), live, &bridge.config)
+    let watch = (bridge.watch)(bridge.handle.now());
+    reload_state(&bridge.reloader.state(), live, &bridge.config, watch)
 }

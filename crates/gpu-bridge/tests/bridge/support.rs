@@ -87,6 +87,7 @@ impl Bench {
 
     pub(crate) fn app(&self, dev: bool, limits: Limits) -> App {
         App {
+            watch: Box::new(|_| None),
             handle: self.handle.clone(),
             reloader: self.reloader.clone(),
             config: Config {

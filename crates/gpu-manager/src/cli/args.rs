@@ -90,6 +90,8 @@ pub(crate) enum Command {
     },
     /// Reload the policy now, or see and switch the policy watch. Never starts a broker.
     Reload(ReloadArgs),
+    /// Show which policy files are watched, how, and what was last seen.
+    Watches(JsonArgs),
     /// Follow what happens.
     Events(EventsArgs),
     /// Show or replace the token that TCP clients need.

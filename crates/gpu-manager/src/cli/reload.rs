@@ -4,10 +4,10 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
-use gpu_api::{Fate, ReloadOutcome, ReloadRequest, ReloadResult, ReloadState};
+use gpu_api::{Fate, ReloadOutcome, ReloadRequest, ReloadResult, ReloadState, WatchState};
 use gpu_client::{ClientError, Endpoint};
 
-use crate::cli::args::{BrokerArgs, ReloadArgs, ServeArgs};
+use crate::cli::args::{BrokerArgs, JsonArgs, ReloadArgs, ServeArgs};
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output::{Paint, Tone, ago, clean, note, print, print_json, until};
@@ -48,6 +48,50 @@ pub(crate) fn hot(broker: &BrokerArgs) -> Result<ExitCode, Failure> {
         code if code == ExitCode::SUCCESS => Ok(ExitCode::from(exit::STARTED)),
         code => Ok(code),
     }
+}
+
+/// Says how the policy files are watched.
+pub(crate) async fn watches(context: &Context, args: JsonArgs) -> Done {
+    let state = context.client.reload_state().await?;
+    match (args.json, &state.watch) {
+        (true, watch) => print_json(watch)?,
+        (false, Some(watch)) => print(&render_watch(watch, context))?,
+        (false, None) => print("no policy files are watched: the policy is built in\n")?,
+    }
+    context.note_disk_state().await;
+    Ok(exit::OK)
+}
+
+fn render_watch(watch: &WatchState, context: &Context) -> String {
+    let mut lines = vec![format!("backend   {}", clean(&watch.backend))];
+    lines.extend(
+        watch
+            .warning
+            .iter()
+            .map(|why| format!("warning   {}", clean(why))),
+    );
+    lines.extend(
+        watch
+            .paths
+            .iter()
+            .map(|path| format!("watched   {}", clean(path))),
+    );
+    lines.extend(
+        watch
+            .troubles
+            .iter()
+            .map(|what| format!("trouble   {}", clean(what))),
+    );
+    let seen = watch.last_event_at.as_ref().map(|at| {
+        let path = watch.last_event_path.as_deref().unwrap_or("no path");
+        format!("last      {} ago: {}", ago(at, context.now()), clean(path))
+    });
+    lines.push(seen.unwrap_or_else(|| "last      nothing yet".to_owned()));
+    lines.push(format!(
+        "counted   {} changes, {} ignored",
+        watch.changed, watch.ignored
+    ));
+    lines.join("\n") + "\n"
 }
 
 async fn trigger(context: &Context, json: bool) -> Done {

@@ -1,10 +1,13 @@
 //! Between policy files and the broker: what to start with, what to reload, what to watch.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use gpu_api::WatchState;
+use gpu_bridge::{WatchReport, rfc3339};
 use gpu_broker::{Override, ReloadState, Reloader, SourceFile, StartPolicy, Started};
-use gpu_lease::Policy;
-use gpu_watch::{Event, FileSet, Watch, WatchedFile};
+use gpu_lease::{At, Ms, Policy, WallMs};
+use gpu_watch::{Backend, Event, FileSet, LastEvent, Status, Watch, WatchedFile};
 
 use super::config::Config;
 
@@ -76,6 +79,36 @@ pub(super) fn watch(
     };
     let watch = Watch::start(&watched, known, sink);
     watch.map(Some).map_err(|error| error.to_string())
+}
+
+/// Says how `watch` is doing for as long as it is kept.
+pub(super) fn watch_report(watch: Option<&Arc<Watch>>) -> WatchReport {
+    let watch = watch.map(Arc::downgrade);
+    Box::new(move |now| {
+        let watch = watch.as_ref()?.upgrade()?;
+        Some(watch_state(watch.status(), now))
+    })
+}
+
+fn watch_state(status: Status, now: At) -> WatchState {
+    let shown = |path: PathBuf| path.display().to_string();
+    let since =
+        |event: &LastEvent| Ms(u64::try_from(event.at.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let last = status.last_event;
+    let at = |event: &LastEvent| rfc3339(WallMs(now.wall.0.saturating_sub(since(event).0)));
+    WatchState {
+        backend: match status.backend {
+            Backend::Inotify => "inotify".to_owned(),
+            Backend::Poll => "poll".to_owned(),
+        },
+        warning: status.warning,
+        paths: status.watched.into_iter().map(shown).collect(),
+        troubles: status.troubles,
+        last_event_at: last.as_ref().map(at),
+        last_event_path: last.and_then(|event| event.path).map(shown),
+        changed: status.counters.changed,
+        ignored: status.counters.ignored,
+    }
 }
 
 /// The environment first, then `--set`: the later wins.
