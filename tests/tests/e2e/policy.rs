@@ -402,10 +402,32 @@ fn the_watch_is_switched_at_run_time_and_that_outlives_the_broker() {
         broker.policy().generation == generation
     });
     assert_eq!(host.run(&["reload", "--enable"]).code, 0);
+    let caught_up = broker.policy().generation;
+    assert_eq!(
+        caught_up,
+        generation + 1,
+        "what was saved meanwhile is looked at"
+    );
     host.write_policy(&format!(
         "{POLICY}[queue]\norder = 'fifo'\nbackfill = false\n"
     ));
-    broker.until_generation(generation + 1);
+    broker.until_generation(generation + 2);
+}
+
+#[test]
+fn it_can_be_asked_which_files_are_watched_and_how() {
+    let host = Host::with_cards(1);
+    let _broker = host.start();
+    let watches = host.run(&["watches"]);
+    assert_eq!(watches.code, 0, "{}", watches.stderr);
+    let watched = |line: &str| line.starts_with("watched") && line.ends_with("/policies");
+    assert!(watches.stdout.lines().any(watched), "{}", watches.stdout);
+    let json = host.run(&["watches", "--json"]).stdout;
+    let state: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert!(
+        state["backend"] == "inotify" || state["backend"] == "poll",
+        "{json}"
+    );
 }
 
 #[test]
