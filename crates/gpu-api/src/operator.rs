@@ -71,7 +71,7 @@ pub struct EmergencyRequest {
     /// For the holders and the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Text<256>>,
-    /// Also kill the registered processes that the broker may signal.
+    /// Also signal the registered processes, whatever `[reclaim] signal` says.
     pub kill: bool,
     /// Also make no new grants on the devices.
     pub cordon: bool,

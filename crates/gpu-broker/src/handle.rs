@@ -1,6 +1,7 @@
 //! The way to the loop, and to what it published.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gpu_lease::{
     Answer, At, Command, Denial, Device, Emergency, Event, Lease, LeaseError, LeaseId, Policy,
@@ -14,6 +15,9 @@ use crate::attribute::attribute;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Message};
 use crate::view::{Snapshot, View};
+
+/// How often it is looked whether a full inbox has room again.
+const ROOM_EVERY: Duration = Duration::from_millis(10);
 
 /// Asks the broker things and looks at what it published. Cheap to clone.
 #[derive(Clone)]
@@ -146,9 +150,12 @@ impl Handle {
         }
     }
 
-    /// Tells the books which devices there are.
+    /// Tells the books which devices there are, and waits for room to: nobody says it again.
     pub fn inventory(&self, devices: Vec<Device>) {
-        self.tell(Command::Inventory(devices));
+        let message = || Message::Apply(Command::Inventory(devices.clone()), None);
+        while let Err(Unavailable::Overloaded) = self.0.inbox.push_control(message()) {
+            std::thread::sleep(ROOM_EVERY);
+        }
     }
 
     /// Tells the books what was read, each process with the lease that it belongs to.

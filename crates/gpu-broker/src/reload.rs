@@ -98,7 +98,7 @@ pub struct ReloadState {
     pub watching: bool,
     /// Who switched that, if anybody did.
     pub switched_by: Option<String>,
-    /// The last reload that was not unchanged.
+    /// The last reload that changed something, was refused, or ended a refusal.
     pub last: Option<Arc<ReloadResult>>,
     /// The last reload, if the files on disk are refused or cannot be read.
     pub refused: Option<Arc<ReloadResult>>,
@@ -172,11 +172,11 @@ impl Reloader {
         }
     }
 
-    /// A watcher can read the files again, and they are what is live.
+    /// A watcher can read the files again, and they are what it offered last: which may have been refused.
     pub fn offer_recovered(&self) {
-        let mut count = self.one_at_a_time.lock();
-        count.good();
-        self.state.lock().refused = None;
+        if self.state().watching {
+            self.reload(Trigger::File, "");
+        }
     }
 
     /// The policy files as they are now.
@@ -313,6 +313,7 @@ impl Reloader {
     fn remember(&self, result: &Arc<ReloadResult>) {
         self.report(result);
         let mut state = self.state.lock();
+        let mended = state.refused.is_some();
         match &result.outcome {
             ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => {
                 state.refused = None;
@@ -323,7 +324,8 @@ impl Reloader {
             }
             ReloadOutcome::Stopped(_) => {}
         }
-        if !matches!(result.outcome, ReloadOutcome::Unchanged) {
+        let told = !matches!(result.outcome, ReloadOutcome::Unchanged);
+        if told || mended {
             state.last = Some(result.clone());
         }
         state.history.push_front(result.clone());

@@ -32,8 +32,10 @@ pub(crate) struct Turn {
     store: Arc<dyn Store>,
     view: Arc<View>,
     reviewed: BootMs,
-    /// Reasons are not published again before.
+    /// Reasons are not looked for again before.
     reasons_rest: BootMs,
+    /// The reasons that are published are of an earlier turn.
+    reasons_stale: bool,
 }
 
 /// What the messages of a turn add up to, before it is durable.
@@ -61,6 +63,7 @@ impl Turn {
             view,
             reviewed: at.boot,
             reasons_rest: at.boot,
+            reasons_stale: false,
         }
     }
 
@@ -113,10 +116,8 @@ impl Turn {
 
     /// When the loop has something to do although nobody says anything.
     pub(crate) fn wake_at(&self) -> BootMs {
-        let snapshot = self.view.snapshot();
         let review = self.reviewed + REVIEW_MS;
-        let behind = snapshot.counters.revision != self.books.counters().revision;
-        let publish = behind.then_some(self.reasons_rest);
+        let publish = self.reasons_stale.then_some(self.reasons_rest);
         let wakes = [self.books.next_deadline(), Some(review), publish];
         wakes.into_iter().flatten().min().unwrap_or(review)
     }
@@ -206,10 +207,9 @@ impl Turn {
     /// Lets everybody see what is durable: readers first, then those who asked.
     fn release(&mut self, work: Work, at: At) -> Vec<Effect> {
         let leases: Vec<Arc<Lease>> = work.leases.into_values().collect();
-        let behind = self.view.snapshot().counters.revision != self.books.counters().revision;
-        let snapshot = (work.touched || behind)
-            .then(|| self.snapshot(at))
-            .flatten();
+        let rested = at.boot >= self.reasons_rest;
+        let renew = work.touched || (self.reasons_stale && rested);
+        let snapshot = renew.then(|| self.snapshot(at, rested));
         self.view.publish(&leases, &work.pruned, snapshot);
         self.view.announce(work.events);
         for (reply, answer) in work.answers {
@@ -222,14 +222,18 @@ impl Turn {
         work.effects
     }
 
-    /// The books for readers, with the reasons of all waiters.
-    fn snapshot(&mut self, at: At) -> Option<Snapshot> {
-        if at.boot < self.reasons_rest {
-            return None;
+    /// The books for readers. The reasons of a long queue rest in between; nothing else does.
+    fn snapshot(&mut self, at: At, rested: bool) -> Snapshot {
+        let waiting = match rested {
+            true => self.books.waiting(at).into(),
+            false => self.view.snapshot().waiting.clone(),
+        };
+        let snapshot = Snapshot::of(&self.books, waiting);
+        self.reasons_stale = !rested;
+        if rested {
+            self.reasons_rest = at.boot + rest_after(snapshot.holders_named());
         }
-        let snapshot = Snapshot::of(&self.books, at);
-        self.reasons_rest = at.boot + rest_after(snapshot.holders_named());
-        Some(snapshot)
+        snapshot
     }
 }
 

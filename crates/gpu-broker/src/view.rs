@@ -21,7 +21,7 @@ pub struct Snapshot {
     /// Every device, by key.
     pub devices: Vec<DeviceState>,
     /// Who waits and why, in the order in which they are served.
-    pub waiting: Vec<(LeaseId, Why)>,
+    pub waiting: Arc<[(LeaseId, Why)]>,
     /// The live policy.
     pub policy: Arc<Policy>,
 }
@@ -35,13 +35,13 @@ pub(crate) struct View {
 }
 
 impl Snapshot {
-    /// The books as they are, with the reasons of all waiters.
-    pub(crate) fn of(books: &Books, at: At) -> Self {
+    /// The books as they are, with what is known of why waiters wait.
+    pub(crate) fn of(books: &Books, waiting: Arc<[(LeaseId, Why)]>) -> Self {
         Self {
             counters: books.counters(),
             recovering: books.is_recovering(),
             devices: books.devices().cloned().collect(),
-            waiting: books.waiting(at),
+            waiting,
             policy: books.policy().clone(),
         }
     }
@@ -64,7 +64,7 @@ impl View {
             .map(|lease| (lease.id, Arc::new(lease.clone())));
         Self {
             leases: RwLock::new(leases.collect()),
-            snapshot: RwLock::new(Arc::new(Snapshot::of(books, at))),
+            snapshot: RwLock::new(Arc::new(Snapshot::of(books, books.waiting(at).into()))),
             followers: Mutex::default(),
             events: broadcast::Sender::new(LIVE_EVENTS_MAX),
         }

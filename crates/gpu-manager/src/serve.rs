@@ -19,6 +19,7 @@ use gpu_bridge::{App, Origin, Secrets, Warnings};
 use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -92,7 +93,10 @@ enum Stop {
 
 async fn serve(config: Config) -> Result<ExitCode, String> {
     let mut signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
+    allow_many_descriptors();
     let store = open_store(&config)?;
+    let notes = Warnings::default();
+    let bridge_config = bridge_config(&config, notes.clone())?;
     let listeners = listen::open(&config).await?;
     let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
     let (read_now, wanted) = devices::read_now();
@@ -102,13 +106,19 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     let reloader = Arc::new(policy::reloader(&config, &started)?);
     let watch = policy::watch(&config, files.as_ref(), &reloader)?.map(Arc::new);
     let (broken, mut trouble) = mpsc::channel::<String>(1);
-    let notes = start_devices(&config, &started, wanted, broken)?;
-    introduce(&config, address.unwrap_or(config.listen), &started);
+    start_devices(&config, &started, (wanted, broken), notes)?;
+    let watching = reloader.state().watching;
+    introduce(
+        &config,
+        address.unwrap_or(config.listen),
+        &started,
+        watching,
+    );
 
     let app = App {
         handle: started.handle.clone(),
         reloader: reloader.clone(),
-        config: bridge_config(&config, notes)?,
+        config: bridge_config,
         watch: policy::watch_report(watch.as_ref()),
     };
     let handle = started.handle.clone();
@@ -125,7 +135,23 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
         }
     };
     drop(watch);
-    take_apart(started, bridge, &mut signals, stop).await
+    let code = take_apart(started, bridge, &mut signals, stop).await;
+    if let Some(socket) = &config.socket {
+        listen::remove_socket(socket);
+    }
+    code
+}
+
+/// Every connection, watched process and store file needs a descriptor; the usual soft limit is 1024.
+fn allow_many_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }
 
 fn reload(reloader: &Arc<Reloader>) {
@@ -233,32 +259,29 @@ fn start_broker(
 fn start_devices(
     config: &Config,
     started: &Started,
-    wanted: std::sync::mpsc::Receiver<()>,
-    broken: mpsc::Sender<String>,
-) -> Result<Warnings, String> {
+    (wanted, broken): (std::sync::mpsc::Receiver<()>, mpsc::Sender<String>),
+    notes: Warnings,
+) -> Result<(), String> {
     let this = env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-    let notes = Warnings::default();
     let devices = Devices {
         probe: Probe::new(config.devices.clone(), ProbeCommand::new(this, ["probe"])),
         handle: started.handle.clone(),
         poll: config.device_poll,
         wanted,
-        notes: notes.clone(),
+        notes,
     };
     let lock_dir = env::var_os(LOCK_DIR_VARIABLE).map_or(PathBuf::from(LOCK_DIR), PathBuf::from);
     let refused = move |error: gpu_device::LockError| {
         let hint = "hint: one broker per set of devices; stop the other one first";
         drop(broken.blocking_send(format!("{error}\n{hint}")));
     };
-    devices
-        .start(&lock_dir, refused)
-        .map_err(|error| format!("no thread: {error}"))?;
-    Ok(notes)
+    let started = devices.start(&lock_dir, refused);
+    started.map_err(|error| format!("no thread: {error}"))
 }
 
 /// The first lines that a person sees.
-fn introduce(config: &Config, address: SocketAddr, started: &Started) {
-    let watch = if config.hot_reload {
+fn introduce(config: &Config, address: SocketAddr, started: &Started, watching: bool) {
+    let watch = if watching {
         "hot reload"
     } else {
         "read at start and on request"

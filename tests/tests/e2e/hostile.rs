@@ -82,11 +82,11 @@ fn bad_requests_for_leases() {
             422,
         ),
         (
-            "a process that is not there",
-            r#"{"holder":{"kind":"process","pid":4194999}}"#,
-            422,
+            "a process, and nobody can tell whose",
+            r#"{"holder":{"kind":"process","pid":1}}"#,
+            403,
         ),
-        ("pid 0", r#"{"holder":{"kind":"process","pid":0}}"#, 422),
+        ("pid 0", r#"{"holder":{"kind":"process","pid":0}}"#, 403),
         (
             "a pid below 0",
             r#"{"holder":{"kind":"process","pid":-1}}"#,

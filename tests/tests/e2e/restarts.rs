@@ -339,3 +339,32 @@ fn without_a_broker_status_and_leases_read_the_store_and_say_so() {
         leases.stderr
     );
 }
+
+#[test]
+fn a_stop_takes_its_socket_along_and_a_start_deletes_no_file_of_others() {
+    let host = Host::with_cards(1);
+    assert_eq!(host.start().stop().code, 0);
+    assert!(
+        !host.socket().exists(),
+        "nobody takes it for a broker that lives"
+    );
+    fs::write(host.socket(), "not a socket").unwrap();
+    let refused = host.serve(&[]).wait();
+    assert_ne!(refused.code, 0);
+    assert!(
+        refused.stderr.contains("cannot be used"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(fs::read_to_string(host.socket()).unwrap(), "not a socket");
+}
+
+#[test]
+fn what_is_said_at_the_start_goes_before_what_was_switched_at_run_time() {
+    let host = Host::with_cards(1).flags(&["--no-reload"]);
+    let broker = host.start();
+    assert_eq!(host.run(&["reload", "--enable"]).code, 0);
+    assert!(broker.reload_state().enabled);
+    broker.kill();
+    assert!(!host.start().reload_state().enabled);
+}

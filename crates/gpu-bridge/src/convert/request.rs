@@ -91,16 +91,13 @@ fn holder_kind(asked: &wire::HolderRequest, caller: &Caller) -> Result<HolderKin
 
 /// The process must be the verified caller's own; only then may the broker ever signal it.
 fn process(pid: u32, supervised: bool, caller: &Caller) -> Result<HolderKind, Problem> {
-    let uid = match (caller.uid, caller.admin) {
-        (Some(uid), _) => uid,
-        (None, true) => rustix::process::geteuid().as_raw(),
-        (None, false) => {
-            return Err(Problem::new(
-                ErrorCode::Forbidden,
-                "`holder.pid`: nobody can tell whose process this is",
-            )
-            .with_hint("ask on the Unix socket, or leave `holder.kind` at `remote`"));
-        }
+    // A token says who may do what, not on which host its bearer's processes run.
+    let Some(uid) = caller.uid else {
+        return Err(Problem::new(
+            ErrorCode::Forbidden,
+            "`holder.pid`: nobody can tell whose process this is",
+        )
+        .with_hint("ask on the Unix socket, or leave `holder.kind` at `remote`"));
     };
     register_process(pid, uid, caller.admin, supervised)
         .map(HolderKind::Process)

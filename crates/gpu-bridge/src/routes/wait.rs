@@ -68,9 +68,12 @@ async fn ask(
         }
     };
     let replayed = guard.is_none();
-    let lease = match replayed {
-        true => handle.find(lease.id).map_or(lease, Arc::unwrap_or_clone),
-        false => lease,
+    let lease = match (replayed, handle.find(lease.id)) {
+        (false, _) => lease,
+        (true, Some(now)) => Arc::unwrap_or_clone(now),
+        // Given up before anybody followed it here: there is no change left to hear of.
+        (true, None) if waits_on_its_connection(&lease) => return Ok(None),
+        (true, None) => lease,
     };
     if !waits_on_its_connection(&lease) {
         return Ok(Some(Settled { lease, guard }));

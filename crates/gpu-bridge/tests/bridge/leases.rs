@@ -234,10 +234,10 @@ async fn a_request_that_cannot_be_served_says_why() {
             "invalid_request",
         ),
         (
-            "no such process",
-            json!({"holder": {"kind": "process", "pid": 4_194_304}}),
-            422,
-            "invalid_request",
+            "a process, and nobody can tell whose",
+            json!({"holder": {"kind": "process", "pid": std::process::id()}}),
+            403,
+            "forbidden",
         ),
     ] {
         let reply = server.send(ask(body)).await;

@@ -366,7 +366,7 @@ pub(crate) struct ReleaseArgs {
     #[arg(long, short, requires = "emergency")]
     pub(crate) yes: bool,
 
-    /// Also kill the holders' processes that the broker may signal.
+    /// Also signal the registered processes of the holders, whatever `[reclaim] signal` says.
     #[arg(long, requires = "emergency")]
     pub(crate) kill: bool,
 

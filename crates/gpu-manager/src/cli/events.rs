@@ -60,9 +60,8 @@ fn render(event: &Event, json: bool, paint: Paint) -> Result<String, Failure> {
         .unwrap_or_default();
     let at = paint.tone(&clean(&event.at), Tone::Dim);
     let name = paint.tone(&format!("{:<24}", clean(&event.name)), tone);
-    Ok(format!(
-        "{at}  {name}  {}{}\n",
-        clean(&event.text),
-        clean(&by)
-    ))
+    let mut lines = event.text.lines().map(clean);
+    let first = lines.next().unwrap_or_default();
+    let more: String = lines.map(|line| format!("    {line}\n")).collect();
+    Ok(format!("{at}  {name}  {first}{}\n{more}", clean(&by)))
 }

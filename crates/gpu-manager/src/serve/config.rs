@@ -34,6 +34,8 @@ pub(super) struct Config {
     pub(super) hot_reload: bool,
     /// Who decided that.
     pub(super) hot_reload_reason: &'static str,
+    /// Whether it was said for this start, and so goes before what was switched at run time.
+    pub(super) hot_reload_is_said: bool,
     pub(super) devices: gpu_device::Config,
     pub(super) device_poll: Duration,
     pub(super) watch: WatchSection,
@@ -131,17 +133,20 @@ impl Config {
         let mut watch = file.watch;
         watch.reload_delay = args.reload_delay.unwrap_or(watch.reload_delay);
         let (hot_reload, hot_reload_reason) = hot_reload(args, listen);
+        let socket = args.socket.clone().or(file.socket.map(in_base));
+        let policy_roots = policy_roots(args, file.policy_dir.map(in_base));
         let state_dir = args.state_dir.clone().or(file.state_dir.map(in_base));
         Ok(Self {
             dev: args.dev,
             ephemeral: args.ephemeral,
             listen,
-            socket: args.socket.clone().or(file.socket).or_else(default_socket),
-            state_dir: state_dir.unwrap_or_else(default_state_dir),
-            policy_roots: policy_roots(args, file.policy_dir.map(in_base)),
+            socket: socket.or_else(default_socket).map(absolute),
+            state_dir: absolute(state_dir.unwrap_or_else(default_state_dir)),
+            policy_roots: policy_roots.into_iter().map(absolute).collect(),
             policy_sets: args.set.clone(),
             hot_reload,
             hot_reload_reason,
+            hot_reload_is_said: args.no_reload || args.hot_reload.is_some(),
             device_poll: file.devices.poll.as_duration(),
             devices: device_config(file.devices, file.simulated_device, args.dev),
             watch,
@@ -170,10 +175,14 @@ impl File {
     /// The file at `path`, if any, with the environment over it.
     fn read(path: Option<&Path>) -> Result<Self, String> {
         let mut table = path.map_or_else(|| Ok(Table::new()), read_table)?;
-        for (name, value) in std::env::vars() {
-            if let Some(key) = name.strip_prefix(ENV_PREFIX) {
-                set(&mut table, &name, key, &value)?;
-            }
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
+                continue;
+            };
+            let text = value
+                .to_str()
+                .ok_or_else(|| format!("`{name}` is not UTF-8"))?;
+            set(&mut table, name, &name[ENV_PREFIX.len()..], text)?;
         }
         let shown = path.unwrap_or(Path::new("gpu-manager.toml")).display();
         Self::deserialize(table).map_err(|error| {
@@ -299,6 +308,11 @@ fn default_socket() -> Option<PathBuf> {
         false => std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
     };
     runtime.map(|dir| dir.join("gpu-manager/gpu-manager.sock"))
+}
+
+/// Other shells, with other working directories, are told these paths.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 fn xdg(variable: &str, below_home: &str) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use gpu_bridge::Listeners;
@@ -71,11 +71,14 @@ fn listener_of(port: u16) -> Option<String> {
 /// The socket is for everybody of the host: who connects is told apart by its credentials.
 async fn listen_on_socket(path: &Path) -> Result<Option<UnixListener>, String> {
     let shown = path.display();
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(format!(
-            "another broker listens on `{shown}`\nhint: ask it with `gpu-manager status`, or choose another with `--socket PATH`"
-        ));
-    }
+    let left_behind = match UnixStream::connect(path).await {
+        Ok(_) => {
+            return Err(format!(
+                "another broker listens on `{shown}`\nhint: ask it with `gpu-manager status`, or choose another with `--socket PATH`"
+            ));
+        }
+        Err(error) => error.kind() == ErrorKind::ConnectionRefused && is_socket(path),
+    };
     let unusable = |error: io::Error| {
         format!(
             "socket `{shown}` cannot be used: {error}\nhint: choose another with `--socket PATH`"
@@ -84,11 +87,23 @@ async fn listen_on_socket(path: &Path) -> Result<Option<UnixListener>, String> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(unusable)?;
     }
-    // Nobody listens on it: it was left behind.
-    if fs::symlink_metadata(path).is_ok() {
+    if left_behind {
         fs::remove_file(path).map_err(unusable)?;
     }
     let listener = UnixListener::bind(path).map_err(unusable)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(unusable)?;
     Ok(Some(listener))
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// Removes the socket of a broker that has stopped, so that nobody takes it for one that lives.
+pub(super) fn remove_socket(path: &Path) {
+    if is_socket(path)
+        && let Err(error) = fs::remove_file(path)
+    {
+        tracing::warn!(%error, "socket `{}` is left behind", path.display());
+    }
 }

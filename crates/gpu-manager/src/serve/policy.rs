@@ -39,6 +39,7 @@ pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
 
 pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, String> {
     let switched = started.settings.policy_watch.as_ref();
+    let switched = switched.filter(|_| !config.hot_reload_is_said);
     let state = ReloadState {
         watching: switched.map_or(config.hot_reload, |switch| switch.enabled),
         switched_by: switched.map(|switch| switch.by.clone()),

@@ -108,7 +108,10 @@ impl<'a> Supervisor<'a> {
         match (lease.state, &lease.drain) {
             (LeaseState::Draining, Some(drain)) => {
                 let left = drain.first().map_or(0, |cause| cause.remaining_ms);
-                note(&show::drain_line(drain));
+                note(&format!(
+                    "{}; the command is asked to stop now",
+                    show::drain_line(drain)
+                ));
                 self.ask_to_stop(Duration::from_millis(left));
             }
             _ if self.kill_at.is_some() => {
@@ -180,8 +183,8 @@ impl<'a> Supervisor<'a> {
             self.child.signal(Signal::KILL);
         }
         if let Some(terminal) = &self.terminal {
-            terminal.take_from(self.child.pid());
-            if matches!(exit, Exit::Signal(_)) {
+            let ours = terminal.take_from(self.child.pid());
+            if ours && matches!(exit, Exit::Signal(_)) {
                 terminal.restore_modes();
             }
         }

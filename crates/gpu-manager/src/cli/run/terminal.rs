@@ -11,10 +11,13 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// `None` if standard input is no terminal, or another session's.
+    /// `None` if standard input is no terminal, or another session's, or somebody else's at the moment:
+    /// its modes are not this process's to put back then.
     pub(crate) fn of_stdin() -> Option<Self> {
         let modes = tcgetattr(stdin()).ok()?;
-        tcgetpgrp(stdin()).ok()?;
+        if tcgetpgrp(stdin()).ok()? != getpgrp() {
+            return None;
+        }
         ignore_background_writes();
         Some(Self { modes })
     }
@@ -26,11 +29,13 @@ impl Terminal {
         }
     }
 
-    /// Takes the foreground back from `group`, if it has it.
-    pub(crate) fn take_from(&self, group: Pid) {
-        if tcgetpgrp(stdin()) == Ok(group) {
+    /// Takes the foreground back from `group`; `false` if somebody else has it.
+    pub(crate) fn take_from(&self, group: Pid) -> bool {
+        let was_there = tcgetpgrp(stdin()) == Ok(group);
+        if was_there {
             let _ = tcsetpgrp(stdin(), getpgrp());
         }
+        was_there
     }
 
     /// Puts the modes back that a killed child may have left in disorder.
