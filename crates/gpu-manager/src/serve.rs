@@ -177,7 +177,10 @@ async fn take_apart(
     match (stop, ended) {
         (_, Err(error)) | (Stop::Broken(error), Ok(())) => Err(error),
         (Stop::Asked, Ok(())) => {
-            eprintln!("stopped; {held} leases stay held");
+            match held {
+                1 => eprintln!("stopped; 1 lease stays held"),
+                _ => eprintln!("stopped; {held} leases stay held"),
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -311,8 +314,12 @@ fn introduce(config: &Config, address: SocketAddr, started: &Started, watching: 
     }
     if started.rebooted {
         eprintln!("the host was booted since: the leases of before have ended");
-    } else if started.kept > 0 {
-        eprintln!("{} leases are still held", started.kept);
+    } else {
+        match started.kept {
+            0 => {}
+            1 => eprintln!("1 lease is still held"),
+            kept => eprintln!("{kept} leases are still held"),
+        }
     }
     if let Some(diagnostics) = &started.degraded {
         eprintln!(

@@ -29,7 +29,7 @@ const MAX_CARDS: u32 = 256;
 /// The library, perhaps initialised.
 pub(crate) struct Nvml {
     path: PathBuf,
-    library: Option<Library>,
+    handle: Option<Library>,
     failed: Option<Instant>,
 }
 
@@ -38,18 +38,18 @@ impl Nvml {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            library: None,
+            handle: None,
             failed: None,
         }
     }
 
-    fn library(&mut self) -> Result<&Library, NvmlError> {
-        if self.library.is_none() {
+    fn opened(&mut self) -> Result<&Library, NvmlError> {
+        if self.handle.is_none() {
             self.failed = Some(Instant::now());
-            self.library = Some(Library::builder().lib_path(self.path.as_os_str()).init()?);
+            self.handle = Some(Library::builder().lib_path(self.path.as_os_str()).init()?);
             self.failed = None;
         }
-        self.library.as_ref().ok_or(NvmlError::Uninitialized)
+        self.handle.as_ref().ok_or(NvmlError::Uninitialized)
     }
 
     /// What a failure to initialise means: no such driver here, or one that is in trouble.
@@ -84,7 +84,7 @@ impl Nvml {
         &mut self,
         ask: impl Fn(&Library, &Device<'_>, &str) -> Result<T, NvmlError>,
     ) -> Result<Vec<Card<T>>, SourceError> {
-        let library = self.library().map_err(|error| trouble(&error))?;
+        let library = self.opened().map_err(|error| trouble(&error))?;
         let asked = library
             .device_count()
             .map(|count| ask_each(library, count, ask));
@@ -93,7 +93,7 @@ impl Nvml {
             Err(_) => true,
         };
         if confused {
-            self.library = None;
+            self.handle = None;
         }
         asked.map_err(|error| trouble(&error))
     }
@@ -105,7 +105,7 @@ impl Source for Nvml {
     }
 
     fn discover(&mut self) -> Result<Discovery, SourceError> {
-        if let Err(error) = self.library() {
+        if let Err(error) = self.opened() {
             return self.without_library(&error);
         }
         let mut discovery = Discovery::default();

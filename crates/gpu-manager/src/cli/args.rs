@@ -196,6 +196,7 @@ pub(crate) struct WantArgs {
         long,
         visible_alias = "memory",
         value_name = "SIZE",
+        value_parser = size,
         conflicts_with = "exclusive"
     )]
     pub(crate) gpu_memory: Option<Bytes>,
@@ -547,6 +548,17 @@ fn device_count(text: &str) -> Result<DeviceCount, String> {
     count.try_into()
 }
 
+/// Nobody who types `8` means eight bytes; programs say bytes in JSON.
+fn size(text: &str) -> Result<Bytes, String> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "`{text}` has no unit: write `{text}GiB` or `{text}MiB`"
+        ));
+    }
+    text.parse()
+        .map_err(|error: gpu_api::ParseBytesError| error.to_string())
+}
+
 fn ttl(text: &str) -> Result<Ttl, String> {
     let span: Span = text
         .parse()
@@ -600,6 +612,7 @@ mod tests {
                 "gpu-manager run --memory 12parsecs -- true",
                 "`parsecs` is no unit",
             ),
+            ("gpu-manager run --memory 8 -- true", "`8GiB`"),
             ("gpu-manager run --gpus 10000 -- true", "1 to 64"),
             ("gpu-manager run --ttl 30 -- true", "no unit"),
             ("gpu-manager run --ttl 2h -- true", "1s to 1h"),
