@@ -60,7 +60,7 @@ pub(crate) fn request(device: &str) -> Request {
         class: STANDARD_CLASS.to_owned(),
         devices: 1,
         amount: Amount::Memory(SMALL),
-        select: Select::Ids(vec![DeviceKey::local(device).id]),
+        select: Select::ids(vec![DeviceKey::local(device).id]),
         ttl: Ms::from_secs(3600),
         wait: Ms(0),
         max_hold: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gpu_lease::{At, Books, BootMs, Command, Fence, Ms, Phase, Policy};
+use gpu_lease::{At, Books, BootMs, Command, Expect, Fence, Ms, Phase, Policy, Switch};
 use gpu_policy::{Diagnostics, Override, SourceFile, compile};
 use gpu_store::{LastGood, ReadError, Store, Stored};
 use thiserror::Error;
@@ -238,10 +238,12 @@ fn grace_at_start(books: &Books, at: At) -> Option<Command> {
 
 fn opening_commands(rebooted: bool, grace: Option<Command>, policy: Arc<Policy>) -> Vec<Command> {
     let reboot = rebooted.then_some(Command::HostRebooted);
-    let switch = Command::SetPolicy {
+    let switch = Command::SetPolicy(Box::new(Switch {
         policy,
         changes: "the files changed while no broker ran".to_owned(),
-    };
+        planned: None,
+        expect: Expect::default(),
+    }));
     reboot.into_iter().chain(grace).chain([switch]).collect()
 }
 

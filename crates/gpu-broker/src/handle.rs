@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_lease::{
-    Answer, At, Command, Denial, Device, Emergency, Event, Lease, LeaseError, LeaseId, Policy,
-    Reading, Request, Switched, UnknownDevice,
+    Answer, At, Command, Denial, Device, Emergency, Event, Lease, LeaseError, LeaseId, Reading,
+    Request, Switch, Switched, Unexpected, UnknownDevice,
 };
 use gpu_store::{EventPage, EventPosition, ReadError, Settings, Store, StoreId, StoredEvent};
 use thiserror::Error;
@@ -236,11 +236,10 @@ impl Handle {
     /// Switches the policy, from a thread that may wait. `None`: it is the one that is live.
     pub(crate) fn set_policy_blocking(
         &self,
-        policy: Arc<Policy>,
-        changes: String,
-    ) -> Result<Option<Switched>, Unavailable> {
+        switch: Switch,
+    ) -> Result<Result<Option<Switched>, Unexpected>, Unavailable> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Apply(Command::SetPolicy { policy, changes }, Some(reply));
+        let message = Message::Apply(Command::SetPolicy(Box::new(switch)), Some(reply));
         self.0.inbox.push_control(message)?;
         match answer
             .blocking_recv()

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use gpu_lease::{Event, EventKind, Ms, Plan, Policy, WallMs};
+use gpu_lease::{Event, EventKind, Expect, Ms, Plan, Policy, Switch, WallMs};
 use gpu_policy::{Diagnostics, Override, SourceFile, compile, diff};
 use gpu_store::{Settings, SwitchedBy};
 use parking_lot::Mutex;
@@ -296,12 +296,15 @@ impl Reloader {
 
     fn switch(&self, before: &Policy, policy: Policy) -> ReloadOutcome {
         let changes = changes(before, &policy);
-        match self
-            .handle
-            .set_policy_blocking(Arc::new(policy), changes.join("; "))
-        {
-            Ok(None) => ReloadOutcome::Unchanged,
-            Ok(Some(switched)) => ReloadOutcome::Applied {
+        let switch = Switch {
+            policy: Arc::new(policy),
+            changes: changes.join("; "),
+            planned: None,
+            expect: Expect::default(),
+        };
+        match self.handle.set_policy_blocking(switch) {
+            Ok(Ok(None) | Err(_)) => ReloadOutcome::Unchanged,
+            Ok(Ok(Some(switched))) => ReloadOutcome::Applied {
                 generation: switched.generation,
                 changes,
                 plan: switched.plan,

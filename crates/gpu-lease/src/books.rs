@@ -9,6 +9,7 @@ mod holding;
 mod queue;
 mod switch;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -197,6 +198,9 @@ impl Books {
             Command::Emergency(emergency) => {
                 return Answer::Emergency(self.emergency(turn, &emergency));
             }
+            Command::Explain { request, wall } => {
+                return Answer::Explain(Box::new(self.explain(turn, *request, wall)));
+            }
             Command::Expire => self.expire(turn),
             Command::Grace { until } => self.grace(until),
             Command::HostRebooted => self.host_rebooted(turn),
@@ -209,9 +213,7 @@ impl Books {
             Command::Revoke { id, reason, by } => {
                 return Answer::Lease(self.revoke(turn, id, &reason, &by));
             }
-            Command::SetPolicy { policy, changes } => {
-                return Answer::Policy(self.switch(turn, policy, &changes));
-            }
+            Command::SetPolicy(switch) => return Answer::Policy(self.switch(turn, *switch)),
             Command::SignalRefused {
                 id,
                 fence,
@@ -300,7 +302,7 @@ impl Books {
 
     /// Refuses what no waiting can help.
     fn refuse_hopeless(&self, lease: &Lease, at: At) -> Result<(), Denial> {
-        if let Verdict::Deny { rule, reason } = self.policy.verdict(lease, at) {
+        if let Verdict::Deny { rule, reason, .. } = self.policy.verdict(lease, at) {
             return Err(Denial::ByPolicy { rule, reason });
         }
         match self.never_fits(&lease.request) {

@@ -9,10 +9,10 @@ use core::fmt;
 use crate::device::{Device, Reading};
 use crate::ids::{DeviceKey, Fence, LeaseId, Process};
 use crate::lease::{Deadline, EndReason, Lease};
-use crate::plan::Plan;
-use crate::policy::{Policy, PolicySource};
+use crate::plan::{Plan, Planned};
+use crate::policy::{Policy, PolicySource, RuleHit, Share, TenantKey};
 use crate::request::Request;
-use crate::time::{BootMs, Ms};
+use crate::time::{BootMs, Ms, WallMs};
 use crate::why::Why;
 
 /// Everything that can happen to the books.
@@ -60,6 +60,13 @@ pub enum Command {
     },
     /// Ends leases at once.
     Emergency(Emergency),
+    /// What would become of a request if it came now, or at another time of the day. Changes nothing.
+    Explain {
+        /// The request, as [`Command::Acquire`] takes it.
+        request: Box<Request>,
+        /// The civil time for rules; `None` is now.
+        wall: Option<WallMs>,
+    },
     /// Time passed.
     Expire,
     /// Nothing held, and no queued request for want of a renewal, ends by time before `until`: nobody
@@ -106,12 +113,7 @@ pub enum Command {
         by: String,
     },
     /// Another policy, checked and compiled.
-    SetPolicy {
-        /// The policy.
-        policy: Arc<Policy>,
-        /// What differs from the one before, for the audit.
-        changes: String,
-    },
+    SetPolicy(Box<Switch>),
     /// A signal could not be sent, because the process could not be proven to be the registered one
     /// or the broker may not.
     SignalRefused {
@@ -133,6 +135,30 @@ pub enum Command {
         /// Who.
         by: String,
     },
+}
+
+/// From one policy to another.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    /// The policy that goes live.
+    pub policy: Arc<Policy>,
+    /// What differs from the one before, for the audit.
+    pub changes: String,
+    /// The plan that was made of it outside the loop; what changed since is planned again.
+    pub planned: Option<Arc<Planned>>,
+    /// What must be true when it goes live; otherwise nothing changes.
+    pub expect: Expect,
+}
+
+/// What must be true when a policy goes live.
+#[derive(Clone, Debug, Default)]
+pub struct Expect {
+    /// The hash of the policy that is live.
+    pub live: Option<String>,
+    /// Nothing is drained or ended that this plan does not drain or end.
+    pub within: Option<Arc<Plan>>,
+    /// The plan is this one, deadlines apart.
+    pub exactly: Option<Arc<Plan>>,
 }
 
 /// Why a device takes no new leases, as an operator said.
@@ -213,8 +239,10 @@ pub enum Answer {
     Lease(Result<Lease, LeaseError>),
     /// To what nobody waits for.
     Nothing,
+    /// To `Explain`.
+    Explain(Box<Explanation>),
     /// To `SetPolicy`: what became of held leases; `None` if the policy is the one that is live.
-    Policy(Option<Switched>),
+    Policy(Result<Option<Switched>, Unexpected>),
 }
 
 /// A policy went live.
@@ -224,6 +252,45 @@ pub struct Switched {
     pub generation: u64,
     /// What it meant for held leases and waiters.
     pub plan: Plan,
+}
+
+/// A policy did not go live, because something else is true than was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unexpected {
+    /// The hash of the policy that is live.
+    pub live: String,
+    /// What the switch would do now.
+    pub plan: Plan,
+}
+
+/// What would become of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The request as the rules shape it.
+    pub request: Request,
+    /// The priority of its class, or that a rule set.
+    pub priority: i64,
+    /// The tenant that it belongs to.
+    pub tenant: Option<TenantKey>,
+    /// The rules that apply, in order.
+    pub hits: Vec<RuleHit>,
+    /// The devices that it would be granted.
+    pub outcome: Result<Vec<DeviceKey>, Denial>,
+}
+
+/// How a tenant stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantStanding {
+    /// The tenant.
+    pub key: TenantKey,
+    /// Its weight.
+    pub weight: u32,
+    /// What it holds.
+    pub held: Share,
+    /// How many requests of it wait.
+    pub waiting: u32,
+    /// What it had of late, in byte-seconds; an hour ago counts half where the half-life is an hour.
+    pub used: u64,
 }
 
 /// The rows that a command changed, each as it is afterwards.
@@ -311,10 +378,20 @@ pub enum EventKind {
     LeaseWaiting,
     /// A cause to go was withdrawn.
     LeaseWithdrawn,
+    /// The plan of a saved policy waits for a confirmation.
+    PolicyPending,
+    /// What a policy would mean was planned.
+    PolicyPlanned,
     /// A policy was refused.
     PolicyRefused,
+    /// A policy was taken back.
+    PolicyRolledBack,
     /// A policy went live.
     PolicySwitched,
+    /// Policy files were read, because they changed or somebody asked.
+    ReloadBegun,
+    /// Reloads by saved files rest, or go on.
+    ReloadBreaker,
 }
 
 impl EventKind {
@@ -337,8 +414,13 @@ impl EventKind {
             Self::LeaseUnresponsive => "lease_unresponsive",
             Self::LeaseWaiting => "lease_waiting",
             Self::LeaseWithdrawn => "lease_withdrawn",
+            Self::PolicyPending => "policy_pending",
+            Self::PolicyPlanned => "policy_planned",
             Self::PolicyRefused => "policy_refused",
+            Self::PolicyRolledBack => "policy_rolled_back",
             Self::PolicySwitched => "policy_switched",
+            Self::ReloadBegun => "reload_begun",
+            Self::ReloadBreaker => "reload_breaker",
         }
     }
 }

@@ -24,7 +24,8 @@ pub use books::{Books, ENDED_KEPT_MAX, ENDED_KEPT_MS};
 pub use capacity::{DeviceState, FRESH_MS, Usage};
 pub use command::{
     Answer, Changes, Command, Cordon, Counters, Denial, DrainNotice, Effect, Emergency, Event,
-    EventKind, LeaseError, Outcome, Rows, Signal, Switched, Targets, UnknownDevice,
+    EventKind, Expect, Explanation, LeaseError, Outcome, Rows, Signal, Switch, Switched, Targets,
+    TenantStanding, Unexpected, UnknownDevice,
 };
 pub use device::{Device, DeviceKind, DeviceProcess, Reading, Telemetry, Vendor};
 pub use ids::{DeviceId, DeviceKey, Fence, HostId, LeaseId, ParseLeaseIdError, Process};
@@ -32,11 +33,12 @@ pub use lease::{
     Allocation, Deadline, Drain, DrainSource, EndReason, Ending, Grant, Lease, Phase, Reclaim,
     ReclaimStage, Wait,
 };
-pub use plan::{Fate, LeaseFate, Plan, Refusal};
+pub use plan::{Fate, LeaseFate, Plan, Planned, Refusal};
 pub use policy::{
-    Class, Defaults, DeviceRule, DeviceSettings, Held, NoRules, Placement, Policy, PolicySource,
-    QueueOrder, QueueSettings, ReclaimSettings, ReloadScope, ReloadSettings, Rules, STANDARD_CLASS,
-    SignalRule, Strategy, Verdict,
+    Class, Confirm, Defaults, DeviceRule, DeviceSettings, Held, NoRules, OnShrink, Placement,
+    Policy, PolicySource, QueueOrder, QueueSettings, ReclaimSettings, ReloadScope, ReloadSettings,
+    RuleErrors, RuleHit, Rules, STANDARD_CLASS, Sets, Share, SignalRule, Standing, Strategy,
+    Tenant, TenantKey, Verdict,
 };
 pub use request::{Amount, Holder, HolderKind, Idempotency, Request, Select};
 pub use size::Bytes;

@@ -2,10 +2,11 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem;
 
 use crate::ids::LeaseId;
 use crate::lease::{Deadline, DrainSource, Grant, Lease};
-use crate::policy::{Held, Policy, ReloadScope, Verdict};
+use crate::policy::{Confirm, Held, Policy, ReloadScope, Standing, Verdict};
 use crate::time::{At, Ms};
 
 /// What a policy would mean for what is held and what waits. Leases that are not named are not touched.
@@ -15,6 +16,17 @@ pub struct Plan {
     pub held: Vec<LeaseFate>,
     /// Waiters that the policy refuses, by id, with the rule and the reason.
     pub denied: Vec<(LeaseId, Refusal)>,
+}
+
+/// A plan that was made outside the loop.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The policy that was live, by its hash.
+    pub live: String,
+    /// The revision of the rows that it was made on.
+    pub revision: u64,
+    /// What it says.
+    pub plan: Plan,
 }
 
 /// What a policy means for one held lease.
@@ -28,6 +40,55 @@ pub struct LeaseFate {
     pub fate: Fate,
     /// Why.
     pub because: Refusal,
+    /// Nothing may make its holder go: its memory stays charged until it does.
+    pub unenforceable: bool,
+}
+
+impl Plan {
+    /// Whether a policy that asks for confirmation of `confirm` has to be confirmed.
+    pub fn needs(&self, confirm: Confirm) -> bool {
+        self.held.iter().any(|held| match held.fate {
+            Fate::Drain(_) | Fate::Shorten(_) => confirm >= Confirm::Drain,
+            Fate::Force => confirm >= Confirm::Force,
+            Fate::Keep | Fate::Withdraw => false,
+        })
+    }
+
+    /// Whether nothing is drained or ended here that `other` does not drain or end, as hard or harder.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let harm = |plan: &Self, id| {
+            let fate = plan.held.iter().find(|held| held.id == id);
+            fate.map_or(0, |held| held.fate.harm())
+        };
+        let held = self
+            .held
+            .iter()
+            .all(|held| held.fate.harm() <= harm(other, held.id));
+        let denies = |id| other.denied.iter().any(|(denied, _)| *denied == id);
+        held && self.denied.iter().all(|(id, _)| denies(*id))
+    }
+
+    /// Whether both say the same of the same leases, deadlines apart.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let fates = |plan: &Self| -> Vec<_> {
+            let fate =
+                |held: &LeaseFate| (held.id, mem::discriminant(&held.fate), held.because.clone());
+            plan.held.iter().map(fate).collect()
+        };
+        fates(self) == fates(other) && self.denied == other.denied
+    }
+}
+
+impl Fate {
+    /// How hard it is on the holder.
+    fn harm(self) -> u8 {
+        match self {
+            Self::Keep | Self::Withdraw => 0,
+            Self::Shorten(_) => 1,
+            Self::Drain(_) => 2,
+            Self::Force => 3,
+        }
+    }
 }
 
 /// The rule that refuses something, and its words.
@@ -58,11 +119,12 @@ impl Policy {
     /// What this policy says of a request, its class included.
     pub(crate) fn verdict(&self, lease: &Lease, at: At) -> Verdict {
         let request = &lease.request;
-        match self.rules.admit(request, at.wall) {
+        match self.rules.admit(request, &Standing::default(), at.wall) {
             Verdict::Allow | Verdict::Hold { .. } if !self.classes.contains_key(&request.class) => {
                 Verdict::Deny {
                     rule: String::from("class"),
                     reason: alloc::format!("class `{}` is not defined", request.class),
+                    erred: false,
                 }
             }
             verdict => verdict,
@@ -72,8 +134,12 @@ impl Policy {
     /// The rule that refuses `lease`, if one does. A lease that only has to wait is not refused.
     pub(crate) fn refusal(&self, lease: &Lease, at: At) -> Option<Refusal> {
         match self.verdict(lease, at) {
-            Verdict::Deny { rule, reason } => Some(Refusal { rule, reason }),
-            Verdict::Allow | Verdict::Hold { .. } => None,
+            Verdict::Deny {
+                rule,
+                reason,
+                erred: false,
+            } => Some(Refusal { rule, reason }),
+            Verdict::Allow | Verdict::Hold { .. } | Verdict::Deny { erred: true, .. } => None,
         }
     }
 }
@@ -101,6 +167,7 @@ pub(crate) fn fate(
         holder: lease.request.holder.name.clone(),
         fate: fate?,
         because: refusal.unwrap_or_default(),
+        unenforceable: false,
     })
 }
 

@@ -8,9 +8,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::capacity::DeviceState;
 use crate::device::Device;
+use crate::lease::Lease;
+use crate::plan::Refusal;
 use crate::request::Request;
-use crate::time::{Ms, WallMs};
+use crate::time::{BootMs, Ms, WallMs};
 
 /// The class that exists without being declared.
 pub const STANDARD_CLASS: &str = "standard";
@@ -36,6 +39,8 @@ pub struct Policy {
     pub classes: BTreeMap<String, Class>,
     /// Settings for devices, in file order; a later one wins. The index is what [`Rules::device_matches`] takes.
     pub devices: Vec<DeviceRule>,
+    /// Whose shares are limited, in file order. The index is what [`Rules::tenant`] answers.
+    pub tenants: Vec<Tenant>,
     /// What only text can say.
     pub rules: Arc<dyn Rules>,
 }
@@ -69,6 +74,26 @@ pub enum ReloadScope {
     Violating,
 }
 
+/// Which plans of a saved file wait until somebody confirms them. The later is the stricter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Confirm {
+    /// None.
+    Never,
+    /// Those that end a lease at once.
+    Force,
+    /// Those that end a lease or ask its holder to go.
+    Drain,
+}
+
+/// What happens to leases that a smaller quota or a larger reserve has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnShrink {
+    /// The newest are asked to go, until the others fit.
+    Drain,
+    /// They stay until they end by themselves; nothing new is granted meanwhile.
+    Keep,
+}
+
 /// `[reload]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReloadSettings {
@@ -80,6 +105,14 @@ pub struct ReloadSettings {
     pub grace: Ms,
     /// Most time to drain, whatever the class or the request asks for.
     pub grace_max: Ms,
+    /// Which plans of a saved file wait for a confirmation.
+    pub confirm: Confirm,
+    /// The fate of leases that a smaller quota or a larger reserve has no room for.
+    pub on_shrink: OnShrink,
+    /// This many errors of rules within [`Self::rollback_within`] of a switch take it back; zero never does.
+    pub rollback_errors: u64,
+    /// How long after a switch errors of rules count.
+    pub rollback_within: Ms,
 }
 
 /// `[defaults]`
@@ -113,6 +146,8 @@ pub enum Strategy {
     FirstFit,
     /// Most leases already there, so that whole devices stay free.
     Pack,
+    /// Highest [`Rules::scores`].
+    Score,
     /// Fewest leases there.
     Spread,
     /// Most memory left over.
@@ -122,6 +157,8 @@ pub enum Strategy {
 /// Who is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueOrder {
+    /// By effective priority, then by the tenant that had least of late, then by arrival.
+    FairShare,
     /// By arrival alone.
     Fifo,
     /// By effective priority, then by arrival.
@@ -139,6 +176,8 @@ pub struct QueueSettings {
     pub backfill: bool,
     /// More waiters than this are refused.
     pub max_waiting: usize,
+    /// What a tenant had this long ago counts half in its fair share.
+    pub half_life: Ms,
 }
 
 /// Which processes the broker may signal.
@@ -187,6 +226,95 @@ pub struct DeviceRule {
     pub labels: Vec<String>,
     /// Why no new grants are made here.
     pub cordon: Option<String>,
+    /// Why no new grants are made here and what is held here is no longer allowed.
+    pub drain: Option<String>,
+}
+
+/// `[[tenant]]`: a share that its members have together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its name.
+    pub name: String,
+    /// Its part of a fair share, relative to the others; at least 1.
+    pub weight: u32,
+    /// Most devices that its leases may be on, each counted as often as it is granted.
+    pub max_devices: Option<u32>,
+    /// Most bytes that may be granted to it.
+    pub max_memory: Option<u64>,
+    /// Most leases that it may hold.
+    pub max_leases: Option<u32>,
+    /// Each of its users is a tenant of its own, with the same limits.
+    pub per_user: bool,
+}
+
+/// A tenant of the policy, or one user of it where each is a tenant of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TenantKey {
+    /// The tenant's name.
+    pub name: String,
+    /// The user, where each is a tenant of its own.
+    pub user: Option<String>,
+}
+
+/// What is held by some leases together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// How many leases.
+    pub leases: u32,
+    /// On how many devices, each counted as often as it is granted.
+    pub devices: u32,
+    /// Bytes granted.
+    pub memory: u64,
+}
+
+/// What rules see of the books, without the lease that they decide about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// All that is held.
+    pub held: Share,
+    /// Bytes that all devices have together, reserves apart.
+    pub grantable: u64,
+    /// How many wait.
+    pub waiting: u32,
+    /// What the user of the request holds.
+    pub user: Share,
+    /// What the tenant of the request holds; the user's where it has none.
+    pub tenant: Share,
+}
+
+/// What rules make of a request when it arrives. `None` leaves what it asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// Its class.
+    pub class: Option<String>,
+    /// Its priority, instead of its class's.
+    pub priority: Option<i64>,
+    /// Time between heartbeats.
+    pub ttl: Option<Ms>,
+    /// Longest time to hold the grant.
+    pub max_hold: Option<Ms>,
+    /// Further filters of devices.
+    pub filters: Vec<String>,
+}
+
+/// A rule that applied to a request, or that failed on it; for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleHit {
+    /// The rule.
+    pub rule: String,
+    /// What it did, such as `denies: too big` or `sets class = batch`.
+    pub effect: String,
+}
+
+/// The errors of one rule since its policy was compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleErrors {
+    /// The rule.
+    pub rule: String,
+    /// How often a decision met an error of it.
+    pub count: u64,
+    /// What the last one said.
+    pub last: String,
 }
 
 /// What the rules say of a request at a point in time.
@@ -209,16 +337,63 @@ pub enum Verdict {
         rule: String,
         /// For the one who asked.
         reason: String,
+        /// The rule failed and says `on_error = "deny"`: a new request is refused, what is held is not touched.
+        erred: bool,
     },
 }
 
 /// The part of a policy that is looked up by evaluation. Pure and total: an error is a value.
 pub trait Rules: fmt::Debug + Send + Sync {
-    /// Whether `request` may be granted at `now`, the capacity apart.
-    fn admit(&self, request: &Request, now: WallMs) -> Verdict;
+    /// Whether `request` may be granted at `now`, the capacity apart. Sets do not apply again.
+    fn admit(&self, request: &Request, standing: &Standing, now: WallMs) -> Verdict;
+
+    /// What the rules make of `request` when it arrives.
+    fn shape(&self, _request: &Request, _standing: &Standing, _now: WallMs) -> Sets {
+        Sets::default()
+    }
+
+    /// Whether any rule looks at the standing; where none does, nobody needs to know it.
+    fn reads_standing(&self) -> bool {
+        false
+    }
+
+    /// The tenant of the policy that `request` belongs to, by what it says and by who its holder is.
+    ///
+    /// # Errors
+    /// It claims a tenant that it does not belong to.
+    fn tenant(&self, _request: &Request) -> Result<Option<usize>, Refusal> {
+        Ok(None)
+    }
 
     /// Whether the `rule`-th device rule of the policy is about `device`.
     fn device_matches(&self, rule: usize, device: &Device) -> bool;
+
+    /// Whether `device`, with the labels that the policy gives it, passes a filter of a request. A filter
+    /// that fails is not passed.
+    fn selects(&self, _filter: &str, _device: &Device, _labels: &[String]) -> bool {
+        false
+    }
+
+    /// How well each of `devices` suits `request`, higher is better; in their order. For [`Strategy::Score`].
+    fn scores(
+        &self,
+        _request: &Request,
+        devices: &[&DeviceState],
+        _standing: &Standing,
+        _now: WallMs,
+    ) -> Vec<i64> {
+        devices.iter().map(|_| 0).collect()
+    }
+
+    /// Which rules apply to `request` as it arrives, in the order in which they do.
+    fn hits(&self, _request: &Request, _standing: &Standing, _now: WallMs) -> Vec<RuleHit> {
+        Vec::new()
+    }
+
+    /// The rules that failed so far.
+    fn errors(&self) -> Vec<RuleErrors> {
+        Vec::new()
+    }
 
     /// The next time after `now` at which a verdict can change by the hour alone.
     fn next_change(&self, now: WallMs) -> Option<WallMs>;
@@ -229,7 +404,7 @@ pub trait Rules: fmt::Debug + Send + Sync {
 pub struct NoRules;
 
 impl Rules for NoRules {
-    fn admit(&self, _request: &Request, _now: WallMs) -> Verdict {
+    fn admit(&self, _request: &Request, _standing: &Standing, _now: WallMs) -> Verdict {
         Verdict::Allow
     }
 
@@ -252,6 +427,10 @@ impl Policy {
                 scope: ReloadScope::Violating,
                 grace: Ms::from_secs(30),
                 grace_max: Ms::from_secs(3600),
+                confirm: Confirm::Drain,
+                on_shrink: OnShrink::Keep,
+                rollback_errors: 10,
+                rollback_within: Ms::from_secs(300),
             },
             defaults: Defaults {
                 class: STANDARD_CLASS.to_string(),
@@ -268,6 +447,7 @@ impl Policy {
                 aging: Ms::from_secs(600),
                 backfill: true,
                 max_waiting: 1024,
+                half_life: Ms::from_secs(3600),
             },
             reclaim: ReclaimSettings {
                 verify: true,
@@ -278,6 +458,7 @@ impl Policy {
             foreign_ignore_below: 512 << 20,
             classes: BTreeMap::from([(STANDARD_CLASS.to_string(), Class::default())]),
             devices: Vec::new(),
+            tenants: Vec::new(),
             rules: Arc::new(NoRules),
         }
     }
@@ -296,6 +477,14 @@ impl Policy {
             }
         }
         settings
+    }
+
+    /// The priority that orders a waiter now: what it arrived with, and one step per `aging` that it waited.
+    pub fn effective_priority(&self, lease: &Lease, now: BootMs) -> i64 {
+        let waited = now - lease.created.boot;
+        let steps = waited.0.checked_div(self.queue.aging.0).unwrap_or(0);
+        let steps = i64::try_from(steps).unwrap_or(i64::MAX);
+        lease.priority.saturating_add(steps)
     }
 
     /// The time that `request` has to drain under this policy.

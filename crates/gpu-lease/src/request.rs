@@ -73,14 +73,13 @@ pub enum Amount {
     Memory(u64),
 }
 
-/// Which devices may serve a request.
+/// Which devices may serve a request: those that are named, if any are, and that pass every filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Select {
-    /// Every one.
-    #[default]
-    Any,
-    /// Only these.
-    Ids(Vec<DeviceId>),
+pub struct Select {
+    /// Only these; `None` is every one.
+    pub ids: Option<Vec<DeviceId>>,
+    /// Expressions over a device that [`crate::Rules::selects`] evaluates.
+    pub filters: Vec<String>,
 }
 
 impl Holder {
@@ -94,12 +93,17 @@ impl Holder {
 }
 
 impl Select {
-    /// Whether `id` may serve the request.
-    pub fn admits(&self, id: &DeviceId) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Ids(ids) => ids.contains(id),
+    /// Only the devices named.
+    pub fn ids(ids: Vec<DeviceId>) -> Self {
+        Self {
+            ids: Some(ids),
+            filters: Vec::new(),
         }
+    }
+
+    /// Whether `id` is among the devices named.
+    pub fn names(&self, id: &DeviceId) -> bool {
+        self.ids.as_ref().is_none_or(|ids| ids.contains(id))
     }
 }
 

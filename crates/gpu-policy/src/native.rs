@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gpu_lease::{Device, Request, Rules, Verdict, WallMs};
+use gpu_lease::{Device, Request, Rules, Standing, Verdict, WallMs};
 
 use crate::hours::Schedule;
 use crate::suggest::{did_you_mean, list};
@@ -18,7 +18,7 @@ pub(crate) struct NativeRules {
 }
 
 impl Rules for NativeRules {
-    fn admit(&self, request: &Request, now: WallMs) -> Verdict {
+    fn admit(&self, request: &Request, _standing: &Standing, now: WallMs) -> Verdict {
         match self.classes.get(&request.class) {
             None => self.no_such_class(&request.class),
             Some(Some(schedule)) if !schedule.is_open(now) => closed(&request.class, schedule, now),
@@ -53,6 +53,7 @@ impl NativeRules {
                 "class `{shown}` does not exist; the classes are {}{hint}",
                 list(known())
             ),
+            erred: false,
         }
     }
 }

@@ -50,7 +50,7 @@ pub fn parse_select(text: &str) -> Result<Select, SelectError> {
             .into_iter()
             .map(device_id)
             .collect::<Result<_, _>>()
-            .map(Select::Ids),
+            .map(Select::ids),
         _ => Err(SelectError::TooManyIds),
     }
 }
@@ -115,7 +115,7 @@ mod tests {
             ("device.id in['a','b',]", vec!["a", "b"]),
         ] {
             let ids = ids.into_iter().map(DeviceId::new).collect();
-            assert_eq!(parse_select(text), Ok(Select::Ids(ids)), "{text}");
+            assert_eq!(parse_select(text), Ok(Select::ids(ids)), "{text}");
         }
     }
 

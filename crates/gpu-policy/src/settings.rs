@@ -3,8 +3,8 @@
 use std::fmt;
 
 use gpu_lease::{
-    Class, Defaults, DeviceRule, Held, Ms, Placement, Policy, QueueOrder, QueueSettings,
-    ReclaimSettings, ReloadScope, ReloadSettings, SignalRule, Strategy,
+    Class, Confirm, Defaults, DeviceRule, Held, Ms, OnShrink, Placement, Policy, QueueOrder,
+    QueueSettings, ReclaimSettings, ReloadScope, ReloadSettings, SignalRule, Strategy,
 };
 use sha2::{Digest, Sha256};
 
@@ -87,6 +87,7 @@ impl Settings {
     pub(crate) fn of(policy: &Policy, rules: &NativeRules) -> Self {
         let Policy {
             source: _,
+            tenants: _,
             reload,
             defaults,
             placement,
@@ -227,7 +228,20 @@ fn reload_group(reload: &ReloadSettings) -> Group {
         scope,
         grace,
         grace_max,
+        confirm,
+        on_shrink,
+        rollback_errors,
+        rollback_within,
     } = reload;
+    let confirm = match confirm {
+        Confirm::Never => "never",
+        Confirm::Force => "force",
+        Confirm::Drain => "drain",
+    };
+    let on_shrink = match on_shrink {
+        OnShrink::Drain => "drain",
+        OnShrink::Keep => "keep",
+    };
     let held = match held {
         Held::Keep => "keep",
         Held::Drain => "drain",
@@ -242,6 +256,10 @@ fn reload_group(reload: &ReloadSettings) -> Group {
         ("scope", scope.to_owned()),
         ("grace", duration_text(*grace)),
         ("grace_max", duration_text(*grace_max)),
+        ("confirm", confirm.to_owned()),
+        ("on_shrink", on_shrink.to_owned()),
+        ("rollback_errors", rollback_errors.to_string()),
+        ("rollback_within", duration_text(*rollback_within)),
     ];
     Group::new("reload", values)
 }
@@ -266,6 +284,7 @@ fn placement_group(placement: &Placement) -> Group {
         Strategy::BestFit => "best-fit",
         Strategy::FirstFit => "first-fit",
         Strategy::Pack => "pack",
+        Strategy::Score => "score",
         Strategy::Spread => "spread",
         Strategy::WorstFit => "worst-fit",
     };
@@ -283,8 +302,10 @@ fn queue_group(queue: &QueueSettings) -> Group {
         aging,
         backfill,
         max_waiting,
+        half_life,
     } = queue;
     let order = match order {
+        QueueOrder::FairShare => "fair-share",
         QueueOrder::Fifo => "fifo",
         QueueOrder::Priority => "priority",
     };
@@ -293,6 +314,7 @@ fn queue_group(queue: &QueueSettings) -> Group {
         ("aging", duration_text(*aging)),
         ("backfill", backfill.to_string()),
         ("max_waiting", max_waiting.to_string()),
+        ("half_life", duration_text(*half_life)),
     ];
     Group::new("queue", values)
 }
@@ -342,6 +364,7 @@ fn device_group(pattern: &str, rule: &DeviceRule) -> Group {
         load_slots,
         labels,
         cordon,
+        drain,
     } = rule;
     let labels = (!labels.is_empty()).then(|| labels.join(" "));
     let values = vec![
@@ -354,6 +377,10 @@ fn device_group(pattern: &str, rule: &DeviceRule) -> Group {
         (
             "cordon",
             or_none(cordon.as_ref().map(|reason| format!("\"{reason}\""))),
+        ),
+        (
+            "drain",
+            or_none(drain.as_ref().map(|reason| format!("\"{reason}\""))),
         ),
     ];
     Group::new(format!("device {pattern}"), values)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gpu_lease::{
     Amount, Device, DeviceKey, DeviceKind, Holder, HolderKind, Ms, Policy, Request, Select,
-    Strategy, Telemetry, Vendor, Verdict, WallMs,
+    Standing, Strategy, Telemetry, Vendor, Verdict, WallMs,
 };
 use gpu_policy::{Override, SourceFile, compile, diff, load_order};
 
@@ -34,7 +34,7 @@ fn request(class: &str) -> Request {
         class: class.to_owned(),
         devices: 1,
         amount: Amount::Memory(1 << 30),
-        select: Select::Any,
+        select: Select::default(),
         ttl: Ms::from_secs(60),
         wait: Ms(0),
         max_hold: None,
@@ -79,7 +79,9 @@ fn the_shipped_policy_compiles_and_says_what_it_promises() {
     assert!(priority("interactive") > priority("batch"));
     assert!(priority("batch") >= priority("standard"));
     assert_eq!(
-        policy.rules.admit(&request("standard"), WallMs(0)),
+        policy
+            .rules
+            .admit(&request("standard"), &Standing::default(), WallMs(0)),
         Verdict::Allow
     );
 }
@@ -205,7 +207,9 @@ fn differences_are_sentences() {
 #[test]
 fn an_unknown_class_is_denied_by_name() {
     let rules = policy("[[class]]\nname = 'batch'\n").rules;
-    let Verdict::Deny { reason, .. } = rules.admit(&request("bacth"), WallMs(0)) else {
+    let Verdict::Deny { reason, .. } =
+        rules.admit(&request("bacth"), &Standing::default(), WallMs(0))
+    else {
         panic!("not denied");
     };
     assert_eq!(
@@ -219,7 +223,11 @@ fn a_class_with_hours_is_held_outside_of_them() {
     let policy =
         policy("[defaults]\ntimezone = 'UTC'\n[[class]]\nname = 'batch'\nhours = '18:00-09:00'\n");
     let hour = |hour: u64| WallMs(hour * 3_600_000);
-    let admit = |now| policy.rules.admit(&request("batch"), now);
+    let admit = |now| {
+        policy
+            .rules
+            .admit(&request("batch"), &Standing::default(), now)
+    };
     assert_eq!(admit(hour(18)), Verdict::Allow);
     assert_eq!(admit(hour(32)), Verdict::Allow);
     assert_eq!(
@@ -231,7 +239,9 @@ fn a_class_with_hours_is_held_outside_of_them() {
         }
     );
     assert_eq!(
-        policy.rules.admit(&request("standard"), hour(9)),
+        policy
+            .rules
+            .admit(&request("standard"), &Standing::default(), hour(9)),
         Verdict::Allow
     );
     assert_eq!(policy.rules.next_change(hour(10)), Some(hour(18)));

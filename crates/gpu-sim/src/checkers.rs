@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gpu_lease::{
     Amount, Answer, At, Books, Command, DeviceKey, DeviceState, EventKind, Fate, Fence, Grant,
-    Lease, LeaseId, Outcome, Phase, QueueOrder, Telemetry, Verdict,
+    Lease, LeaseId, Outcome, Phase, QueueOrder, Standing, Telemetry, Verdict,
 };
 
 /// What the checkers remember between commands: the rows as a store would have them that is told of
@@ -217,7 +217,7 @@ fn grant_is_sound(at: At, lease: &Lease, books: &Books) -> Checked {
         let open = state.device.leasable
             && state.lost_since.is_none()
             && state.cordoned().is_none()
-            && lease.request.select.admits(&part.device.id)
+            && lease.request.select.names(&part.device.id)
             && (state.device.telemetry == Telemetry::Unsupported || is_fresh(at, state));
         require(open, || format!("{state:?} took {lease:?}"))?;
         let fits = state.usage.granted <= state.grantable();
@@ -294,12 +294,15 @@ fn head_is_served(at: At, books: &Books) -> Checked {
         let seq = lease.waiting().map(|wait| wait.seq);
         match policy.queue.order {
             QueueOrder::Fifo => (0, seq),
-            QueueOrder::Priority => (-aged, seq),
+            QueueOrder::FairShare | QueueOrder::Priority => (-aged, seq),
         }
     };
     let allowed = |lease: &&Lease| {
         policy.classes.contains_key(&lease.request.class)
-            && policy.rules.admit(&lease.request, at.wall) == Verdict::Allow
+            && policy
+                .rules
+                .admit(&lease.request, &Standing::default(), at.wall)
+                == Verdict::Allow
     };
     let waiters = books.leases().filter(|lease| lease.waiting().is_some());
     let Some(head) = waiters.filter(allowed).min_by_key(rank) else {
@@ -317,7 +320,7 @@ fn has_room(at: At, state: &DeviceState, lease: &Lease, books: &Books) -> bool {
     let open = state.device.leasable
         && state.lost_since.is_none()
         && state.cordoned().is_none()
-        && request.select.admits(&state.device.key.id)
+        && request.select.names(&state.device.key.id)
         && (state.device.telemetry == Telemetry::Unsupported || is_fresh(at, state));
     let slot = !request.load || state.usage.loading < state.settings.load_slots;
     let room = match request.amount {
@@ -331,7 +334,7 @@ fn has_room(at: At, state: &DeviceState, lease: &Lease, books: &Books) -> bool {
 
 /// A switch changes of what is held only what its plan names, and a kept lease not at all.
 fn reload_touches_only_its_plan(before: &BTreeMap<LeaseId, Lease>, outcome: &Outcome) -> Checked {
-    let Answer::Policy(Some(switched)) = &outcome.answer else {
+    let Answer::Policy(Ok(Some(switched))) = &outcome.answer else {
         return Ok(());
     };
     let plan = &switched.plan.held;

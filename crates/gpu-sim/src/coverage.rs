@@ -55,7 +55,7 @@ impl Coverage {
                 Effect::Signal { .. } => "effect term",
             });
         }
-        if let Answer::Policy(Some(switched)) = &outcome.answer {
+        if let Answer::Policy(Ok(Some(switched))) = &outcome.answer {
             for fate in &switched.plan.held {
                 self.saw(format!("fate {}", fate_word(fate.fate)));
             }
@@ -89,6 +89,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::DrainDevice { .. } => "drain_device",
         Command::DrainLease { .. } => "drain_lease",
         Command::Emergency(_) => "emergency",
+        Command::Explain { .. } => "explain",
         Command::Expire => "expire",
         Command::Grace { .. } => "grace",
         Command::HostRebooted => "host_rebooted",
@@ -99,7 +100,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::Release { .. } => "release",
         Command::Renew { .. } => "renew",
         Command::Revoke { .. } => "revoke",
-        Command::SetPolicy { .. } => "set_policy",
+        Command::SetPolicy(_) => "set_policy",
         Command::SignalRefused { .. } => "signal_refused",
         Command::Telemetry(_) => "telemetry",
         Command::Uncordon { .. } => "uncordon",
@@ -118,8 +119,10 @@ fn answer(answer: &Answer) -> &'static str {
         Answer::Emergency(ended) if ended.is_empty() => "nothing to end",
         Answer::Emergency(_) => "some ended",
         Answer::Nothing => "nothing",
-        Answer::Policy(None) => "the same policy",
-        Answer::Policy(Some(_)) => "switched",
+        Answer::Explain(_) => "explained",
+        Answer::Policy(Ok(None)) => "the same policy",
+        Answer::Policy(Ok(Some(_))) => "switched",
+        Answer::Policy(Err(_)) => "unexpected",
     }
 }
 

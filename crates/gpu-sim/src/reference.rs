@@ -129,6 +129,7 @@ impl Reference {
             Command::Acquire { .. } => unreachable!("handled apart"),
             Command::Note(_) => {}
             Command::Abandon { id } => self.abandon(at, id),
+            Command::Explain { .. } => {}
             Command::Expire => self.expire(at, effects),
             Command::Grace { until } => self.grace_until = self.grace_until.max(until),
             Command::HostRebooted => self.host_rebooted(at),
@@ -144,8 +145,8 @@ impl Reference {
             Command::Emergency(emergency) => {
                 return Answer::Emergency(self.emergency(at, &emergency, effects));
             }
-            Command::SetPolicy { policy, .. } => {
-                return Answer::Policy(self.switch(at, policy, effects));
+            Command::SetPolicy(switch) => {
+                return Answer::Policy(Ok(self.switch(at, switch.policy, effects)));
             }
             Command::Ready { id } => return Answer::Lease(self.ready(id)),
             Command::Renew { id } => return Answer::Lease(self.renew(at, id)),
@@ -200,7 +201,9 @@ impl Reference {
             };
         }
         let lease = self.newcomer(at, id, request);
-        if let Verdict::Deny { rule, reason } = policy::verdict(&self.policy, &lease.request, at) {
+        if let Verdict::Deny { rule, reason, .. } =
+            policy::verdict(&self.policy, &lease.request, at)
+        {
             return Err(Denial::ByPolicy { rule, reason });
         }
         if self.can_never_fit(&lease.request) {

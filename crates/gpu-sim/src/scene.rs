@@ -5,8 +5,8 @@ mod policies;
 
 use gpu_lease::{
     Amount, At, Books, BootMs, Command, Cordon, DeviceId, DrainNotice, Emergency, EndReason, Event,
-    EventKind, Fence, Holder, HolderKind, Idempotency, Lease, LeaseId, Ms, Phase, Process, Request,
-    Select, Targets, WallMs,
+    EventKind, Expect, Fence, Holder, HolderKind, Idempotency, Lease, LeaseId, Ms, Phase, Process,
+    Request, Select, Switch, Targets, WallMs,
 };
 
 use crate::dice::Dice;
@@ -164,10 +164,12 @@ impl Scene {
                 reason: "needed elsewhere".to_string(),
                 by: "ann".to_string(),
             },
-            Kind::SetPolicy => Command::SetPolicy {
+            Kind::SetPolicy => Command::SetPolicy(Box::new(Switch {
                 policy: policy(dice.below(POLICIES)).into(),
                 changes: "an edit".to_string(),
-            },
+                planned: None,
+                expect: Expect::default(),
+            })),
             Kind::SignalRefused => signal_refused(dice, books),
             Kind::Telemetry => Command::Telemetry(cards::readings(dice, at, books)),
             Kind::Uncordon => Command::Uncordon {
@@ -254,13 +256,13 @@ fn amount(dice: &mut Dice) -> Amount {
 
 fn select(dice: &mut Dice) -> Select {
     if dice.chance(80) {
-        return Select::Any;
+        return Select::default();
     }
     let mut ids: Vec<DeviceId> = Vec::new();
     for _ in 0..=dice.below(3) {
         ids.push(cards::some_key(dice).id);
     }
-    Select::Ids(ids)
+    Select::ids(ids)
 }
 
 fn idempotency(dice: &mut Dice) -> Idempotency {

@@ -165,18 +165,18 @@ impl Simulation {
 
     /// A plan says what a switch then does.
     fn plans_agree(&self, command: &Command) -> Result<(), String> {
-        let Command::SetPolicy { policy, .. } = command else {
+        let Command::SetPolicy(switch) = command else {
             return Ok(());
         };
-        let plan = self.books.plan(self.at, policy);
-        let theirs = self.reference.plan(self.at, policy);
+        let plan = self.books.plan(self.at, &switch.policy);
+        let theirs = self.reference.plan(self.at, &switch.policy);
         if plan != theirs {
             return Err(format!("plan differs\n  {plan:?}\n  {theirs:?}"));
         }
         let outcome = self.books.clone().apply(self.at, command.clone());
         let fine = match &outcome.answer {
-            Answer::Policy(Some(switched)) => switched.plan == plan,
-            Answer::Policy(None) => plan == Plan::default() && outcome.changes.policy.is_none(),
+            Answer::Policy(Ok(Some(switched))) => switched.plan == plan,
+            Answer::Policy(Ok(None)) => plan == Plan::default() && outcome.changes.policy.is_none(),
             _ => false,
         };
         match fine {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gpu_api as wire;
 use gpu_lease::{
     Allocation, Amount, At, Blocker, Cause, DeviceKey, DeviceState, DrainSource, EndReason, Grant,
-    HolderKind, Lease, LeaseId, Obstacle, Phase, QueueOrder, Reclaim, ReclaimStage, Select,
-    Telemetry, Vendor, Why,
+    HolderKind, Lease, LeaseId, Obstacle, Phase, QueueOrder, Reclaim, ReclaimStage, Telemetry,
+    Vendor, Why,
 };
 
 use super::Scene;
@@ -297,12 +297,18 @@ fn wanted(lease: &Lease) -> wire::Wanted {
         Amount::Exclusive => None,
         Amount::Memory(bytes) => Some(bytes),
     };
-    let select = match &request.select {
-        Select::Any => None,
-        Select::Ids(ids) => {
-            let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
-            Some(wire::select::of_ids(&ids))
-        }
+    let named = request.select.ids.as_ref().map(|ids| {
+        let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+        wire::select::of_ids(&ids)
+    });
+    let terms: Vec<String> = named
+        .into_iter()
+        .chain(request.select.filters.iter().cloned())
+        .collect();
+    let select = match terms.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(format!("({})", several.join(") && ("))),
     };
     wire::Wanted {
         devices: request.devices,

@@ -113,7 +113,7 @@ fn amount(demand: wire::Demand) -> Amount {
 
 fn select(expression: Option<&str>) -> Result<Select, Problem> {
     let parse = |text| parse_select(text).map_err(|error| invalid(format!("`select`: {error}")));
-    expression.map_or(Ok(Select::Any), parse)
+    expression.map_or(Ok(Select::default()), parse)
 }
 
 fn ms(span: wire::Span) -> Ms {

@@ -81,7 +81,7 @@ fn by_declared(pid: u32) -> Request {
 
 fn on(device: &str, request: Request) -> Request {
     Request {
-        select: Select::Ids(vec![DeviceKey::local(device).id]),
+        select: Select::ids(vec![DeviceKey::local(device).id]),
         ..request
     }
 }

@@ -383,7 +383,7 @@ pub(crate) fn request(gib: u64) -> Request {
         class: STANDARD_CLASS.to_owned(),
         devices: 1,
         amount: Amount::Memory(gib * GIB),
-        select: Select::Any,
+        select: Select::default(),
         ttl: Ms::from_secs(60),
         wait: Ms(0),
         max_hold: None,

@@ -13,13 +13,13 @@ use core::cmp::Reverse;
 
 use super::{Books, Turn};
 use crate::capacity::DeviceState;
-use crate::command::{Effect, EventKind};
+use crate::command::{Denial, Effect, EventKind, Explanation};
 use crate::ids::{DeviceKey, Fence, LeaseId};
 use crate::lease::{Allocation, EndReason, Grant, Lease, Phase, Wait};
 use crate::policy::{QueueOrder, Strategy, Verdict};
 use crate::request::{Amount, Request};
 use crate::size::Bytes;
-use crate::time::{At, BootMs, Ms};
+use crate::time::{At, BootMs, Ms, WallMs};
 use crate::why::{Blocker, Cause, DeviceObstacle, Obstacle, Why};
 
 /// How long a request that does not wait still waits for a reading that was asked for.
@@ -76,6 +76,34 @@ impl Books {
             self.with_holders(cause, &mut Named::new())
         });
         walk.why(lease, cause, position)
+    }
+
+    /// What would become of `request` if it came now; `wall` is another civil time for the rules.
+    pub(super) fn explain(
+        &self,
+        turn: &Turn,
+        request: Request,
+        wall: Option<WallMs>,
+    ) -> Explanation {
+        let at = At {
+            wall: wall.unwrap_or(turn.at.wall),
+            ..turn.at
+        };
+        let lease = self.new_waiter(turn, LeaseId::from_bits(0), request);
+        Explanation {
+            outcome: self.outlook(&lease, at),
+            priority: lease.priority,
+            tenant: None,
+            hits: Vec::new(),
+            request: lease.request,
+        }
+    }
+
+    fn outlook(&self, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Denial> {
+        self.refuse_hopeless(lease, at)?;
+        let (mut walk, _) = self.walk_to(lease, at);
+        let decided = self.decide(&mut walk, lease, at);
+        decided.map_err(|_cause| Denial::DoesNotFit(self.why_alone(lease, at)))
     }
 
     /// Whether a request that is not in the queue would have to stay there.
@@ -187,13 +215,11 @@ impl Books {
 
     /// The smaller, the sooner served. What has no place in the queue comes after its equals there.
     fn rank(&self, lease: &Lease, at: At) -> (Reverse<i64>, u64) {
-        let settings = &self.policy.queue;
-        let waited = at.boot - lease.created.boot;
-        let steps = waited.0.checked_div(settings.aging.0).unwrap_or(0);
-        let steps = i64::try_from(steps).unwrap_or(i64::MAX);
-        let priority = match settings.order {
+        let priority = match self.policy.queue.order {
             QueueOrder::Fifo => 0,
-            QueueOrder::Priority => lease.priority.saturating_add(steps),
+            QueueOrder::FairShare | QueueOrder::Priority => {
+                self.policy.effective_priority(lease, at.boot)
+            }
         };
         let seq = lease.waiting().map_or(u64::MAX, |wait| wait.seq);
         (Reverse(priority), seq)
@@ -203,7 +229,7 @@ impl Books {
     fn decide(&self, walk: &mut Walk, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
         match self.policy.verdict(lease, at) {
             Verdict::Allow => {}
-            Verdict::Deny { rule, reason } => {
+            Verdict::Deny { rule, reason, .. } => {
                 return Err(Cause::Rule {
                     rule,
                     reason,
@@ -514,7 +540,7 @@ impl DeviceState {
 
     /// Whether `request` may be placed here at all, capacity apart.
     fn may_serve(&self, request: &Request) -> bool {
-        self.device.leasable && request.select.admits(&self.device.key.id)
+        self.device.leasable && request.select.names(&self.device.key.id)
     }
 }
 
@@ -567,7 +593,7 @@ fn preference(strategy: Strategy, state: &DeviceState) -> (u64, u64, u32, Device
     let leases = state.occupants.len() as u64;
     let (first, second) = match strategy {
         Strategy::BestFit => (free, 0),
-        Strategy::FirstFit => (0, 0),
+        Strategy::FirstFit | Strategy::Score => (0, 0),
         Strategy::Pack => (u64::MAX - leases, free),
         Strategy::Spread => (leases, u64::MAX - free),
         Strategy::WorstFit => (u64::MAX - free, 0),

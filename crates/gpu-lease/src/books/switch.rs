@@ -1,11 +1,10 @@
 //! From one policy to another, over what is held.
 
 use alloc::format;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Books, Turn};
-use crate::command::{Event, EventKind, Switched};
+use crate::command::{Event, EventKind, Expect, Switch, Switched, Unexpected};
 use crate::ids::LeaseId;
 use crate::lease::{Deadline, Drain, DrainSource, EndReason, Phase};
 use crate::plan::{Fate, LeaseFate, Plan, Refusal, fate};
@@ -39,13 +38,19 @@ impl Books {
     pub(super) fn switch(
         &mut self,
         turn: &mut Turn,
-        policy: Arc<Policy>,
-        changes: &str,
-    ) -> Option<Switched> {
-        if *policy == *self.policy {
-            return None;
-        }
+        switch: Switch,
+    ) -> Result<Option<Switched>, Unexpected> {
+        let Switch {
+            policy,
+            changes,
+            planned: _,
+            expect,
+        } = switch;
         let plan = self.plan(turn.at, &policy);
+        self.expected(&expect, &plan)?;
+        if *policy == *self.policy {
+            return Ok(None);
+        }
         self.counters.generation += 1;
         self.policy = policy;
         turn.switched = true;
@@ -70,7 +75,28 @@ impl Books {
                 self.end(turn, lease, EndReason::Denied);
             }
         }
-        Some(Switched { generation, plan })
+        Ok(Some(Switched { generation, plan }))
+    }
+
+    /// Refuses a switch of which something else is true than was expected.
+    fn expected(&self, expect: &Expect, plan: &Plan) -> Result<(), Unexpected> {
+        let live = &self.policy.source.hash;
+        let fits = expect.live.as_ref().is_none_or(|wanted| wanted == live)
+            && expect
+                .within
+                .as_ref()
+                .is_none_or(|most| plan.is_within(most))
+            && expect
+                .exactly
+                .as_ref()
+                .is_none_or(|same| plan.is_like(same));
+        match fits {
+            true => Ok(()),
+            false => Err(Unexpected {
+                live: live.clone(),
+                plan: plan.clone(),
+            }),
+        }
     }
 
     fn resettle_devices(&mut self) {

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use gpu_lease::{
     Answer, At, Books, BootMs, Command, Cordon, Deadline, Device, DeviceKey, DeviceKind,
     DeviceProcess, DeviceRule, DeviceState, DrainNotice, Effect, Emergency, Event, EventKind,
-    Fence, Grant, Lease, LeaseId, Ms, Outcome, Phase, Plan, Policy, PolicySource, Reading,
-    ReclaimStage, Request, Rules, Signal, Targets, Telemetry, Vendor, Verdict, WallMs,
+    Expect, Fence, Grant, Lease, LeaseId, Ms, Outcome, Phase, Plan, Policy, PolicySource, Reading,
+    ReclaimStage, Request, Rules, Signal, Standing, Switch, Targets, Telemetry, Vendor, Verdict,
+    WallMs,
 };
 
 pub(crate) use job::{Job, memory, whole};
@@ -63,7 +64,7 @@ pub(crate) struct TestRules {
 }
 
 impl Rules for TestRules {
-    fn admit(&self, request: &Request, now: WallMs) -> Verdict {
+    fn admit(&self, request: &Request, _standing: &Standing, now: WallMs) -> Verdict {
         let class = &request.class;
         let secs = now.0 / 1000;
         let late = self
@@ -74,6 +75,7 @@ impl Rules for TestRules {
             return Verdict::Deny {
                 rule: "no such work".into(),
                 reason: format!("class `{class}` is not for this host"),
+                erred: false,
             };
         }
         let open = self.held_until.is_some_and(|until| secs >= until);
@@ -506,12 +508,8 @@ impl World {
         self.policies += 1;
         let policy = Arc::new(edited(self.policies, edit));
         let plan = self.books.plan(self.now, &policy);
-        let command = Command::SetPolicy {
-            policy,
-            changes: "an edit".into(),
-        };
-        match self.apply(command) {
-            Answer::Policy(Some(switched)) => assert_eq!(switched.plan, plan),
+        match self.apply(switch_to(policy)) {
+            Answer::Policy(Ok(Some(switched))) => assert_eq!(switched.plan, plan),
             other => panic!("the switch is answered by {other:?}"),
         }
         self
@@ -520,9 +518,8 @@ impl World {
     /// The live policy is loaded once more.
     pub(crate) fn switch_to_the_same(&mut self) -> &mut Self {
         let policy = self.books.policy().clone();
-        let changes = "a space".into();
-        let answer = self.apply(Command::SetPolicy { policy, changes });
-        assert!(matches!(answer, Answer::Policy(None)), "{answer:?}");
+        let answer = self.apply(switch_to(policy));
+        assert!(matches!(answer, Answer::Policy(Ok(None))), "{answer:?}");
         self
     }
 
@@ -827,4 +824,13 @@ fn card(id: &str, index: usize, memory_total: u64) -> Device {
         leasable: true,
         found_by: Vec::new(),
     }
+}
+
+fn switch_to(policy: Arc<Policy>) -> Command {
+    Command::SetPolicy(Box::new(Switch {
+        policy,
+        changes: "an edit".into(),
+        planned: None,
+        expect: Expect::default(),
+    }))
 }

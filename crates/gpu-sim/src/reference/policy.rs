@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gpu_lease::{
     At, Device, DeviceSettings, Drain, DrainSource, Effect, EndReason, Fate, Grant, Held, Lease,
-    LeaseFate, Ms, Phase, Plan, Policy, Refusal, ReloadScope, Request, Switched, Verdict,
+    LeaseFate, Ms, Phase, Plan, Policy, Refusal, ReloadScope, Request, Standing, Switched, Verdict,
 };
 
 use super::{Reference, deadline, is_waiting};
@@ -85,7 +85,7 @@ impl Reference {
 
 /// What the rules say, and that a class must exist.
 pub(super) fn verdict(policy: &Policy, request: &Request, at: At) -> Verdict {
-    let by_rule = policy.rules.admit(request, at.wall);
+    let by_rule = policy.rules.admit(request, &Standing::default(), at.wall);
     let is_denied = matches!(by_rule, Verdict::Deny { .. });
     if is_denied || policy.classes.contains_key(&request.class) {
         return by_rule;
@@ -93,12 +93,13 @@ pub(super) fn verdict(policy: &Policy, request: &Request, at: At) -> Verdict {
     Verdict::Deny {
         rule: "class".to_string(),
         reason: format!("class `{}` is not defined", request.class),
+        erred: false,
     }
 }
 
 pub(super) fn refusal(policy: &Policy, lease: &Lease, at: At) -> Option<Refusal> {
     match verdict(policy, &lease.request, at) {
-        Verdict::Deny { rule, reason } => Some(Refusal { rule, reason }),
+        Verdict::Deny { rule, reason, .. } => Some(Refusal { rule, reason }),
         _ => None,
     }
 }
@@ -177,6 +178,7 @@ fn fate(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Opt
         holder: lease.request.holder.name.clone(),
         fate,
         because: refused.unwrap_or_default(),
+        unenforceable: false,
     })
 }
 

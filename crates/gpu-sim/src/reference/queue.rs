@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 
 use gpu_lease::{
     Allocation, Amount, At, Blocker, BootMs, Cause, DeviceKey, DeviceObstacle, Effect, EndReason,
-    Fence, Grant, Lease, LeaseId, Ms, Obstacle, Phase, QueueOrder, Request, Select, Strategy,
-    Verdict, WallMs, Why,
+    Fence, Grant, Lease, LeaseId, Ms, Obstacle, Phase, QueueOrder, Request, Strategy, Verdict,
+    WallMs, Why,
 };
 
 use super::capacity::{charge, is_alone, once};
@@ -109,7 +109,7 @@ impl Reference {
         let steps = i64::try_from(steps).expect("nobody waits that long");
         match self.policy.queue.order {
             QueueOrder::Fifo => (Reverse(0), seq),
-            QueueOrder::Priority => (Reverse(lease.priority + steps), seq),
+            QueueOrder::FairShare | QueueOrder::Priority => (Reverse(lease.priority + steps), seq),
         }
     }
 
@@ -128,7 +128,7 @@ impl Reference {
     fn decide(&self, before: &mut Before, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
         match policy::verdict(&self.policy, &lease.request, at) {
             Verdict::Allow => {}
-            Verdict::Deny { rule, reason } => return Err(by_rule(rule, reason, None)),
+            Verdict::Deny { rule, reason, .. } => return Err(by_rule(rule, reason, None)),
             Verdict::Hold {
                 rule,
                 reason,
@@ -182,7 +182,7 @@ impl Reference {
         let free = i128::from(self.free(card));
         let leases = self.occupants(card).len() as i128;
         let (first, second) = match self.policy.placement.strategy {
-            Strategy::FirstFit => (0, 0),
+            Strategy::FirstFit | Strategy::Score => (0, 0),
             Strategy::BestFit => (free, 0),
             Strategy::WorstFit => (-free, 0),
             Strategy::Pack => (-leases, free),
@@ -422,10 +422,7 @@ fn waits_for_reading(cause: &Cause) -> bool {
 }
 
 fn may_serve(card: &Card, request: &Request) -> bool {
-    let selected = match &request.select {
-        Select::Any => true,
-        Select::Ids(ids) => ids.contains(&card.device.key.id),
-    };
+    let selected = request.select.names(&card.device.key.id);
     selected && card.device.leasable
 }
 

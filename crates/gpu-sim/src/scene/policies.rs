@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gpu_lease::{
     Class, Device, DeviceRule, Held, Ms, Policy, PolicySource, QueueOrder, ReloadScope, Request,
-    Rules, SignalRule, Strategy, Verdict, WallMs,
+    Rules, SignalRule, Standing, Strategy, Verdict, WallMs,
 };
 
 use super::GIB;
@@ -25,7 +25,7 @@ struct SceneRules {
 }
 
 impl Rules for SceneRules {
-    fn admit(&self, request: &Request, now: WallMs) -> Verdict {
+    fn admit(&self, request: &Request, _standing: &Standing, now: WallMs) -> Verdict {
         let second = now.0 / 1000 % 60;
         let hourly = request.class == "hourly";
         if self.denied == Some(request.class.as_str()) {
@@ -126,6 +126,7 @@ fn rules(dice: &mut Dice) -> (Vec<DeviceRule>, Arc<dyn Rules>) {
             load_slots: dice.maybe(30, &[0, 1, 3]),
             labels: vec!["fast".to_string()],
             cordon: dice.maybe(8, &["kept for the demo".to_string()]),
+            drain: None,
         });
     }
     let rules = SceneRules {
@@ -141,5 +142,6 @@ fn deny(rule: &str) -> Verdict {
     Verdict::Deny {
         rule: rule.to_string(),
         reason: "not here".to_string(),
+        erred: false,
     }
 }

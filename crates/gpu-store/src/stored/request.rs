@@ -13,6 +13,8 @@ pub(super) struct Request {
     devices: u32,
     amount: Amount,
     select: Select,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    filters: Vec<String>,
     ttl_ms: u64,
     wait_ms: u64,
     max_hold_ms: Option<u64>,
@@ -81,6 +83,7 @@ impl From<&gpu_lease::Request> for Request {
             devices: request.devices,
             amount: Amount::from(request.amount),
             select: Select::from(&request.select),
+            filters: request.select.filters.clone(),
             ttl_ms: request.ttl.0,
             wait_ms: request.wait.0,
             max_hold_ms: request.max_hold.map(|length| length.0),
@@ -100,7 +103,10 @@ impl From<Request> for gpu_lease::Request {
             class: request.class,
             devices: request.devices,
             amount: request.amount.into(),
-            select: request.select.into(),
+            select: gpu_lease::Select {
+                filters: request.filters,
+                ids: request.select.into(),
+            },
             ttl: Ms(request.ttl_ms),
             wait: Ms(request.wait_ms),
             max_hold: request.max_hold_ms.map(Ms),
@@ -201,22 +207,18 @@ impl From<Amount> for gpu_lease::Amount {
 
 impl From<&gpu_lease::Select> for Select {
     fn from(select: &gpu_lease::Select) -> Self {
-        match select {
-            gpu_lease::Select::Any => Self::Any,
-            gpu_lease::Select::Ids(ids) => {
-                Self::Ids(ids.iter().map(|id| id.as_str().to_owned()).collect())
-            }
+        match &select.ids {
+            None => Self::Any,
+            Some(ids) => Self::Ids(ids.iter().map(|id| id.as_str().to_owned()).collect()),
         }
     }
 }
 
-impl From<Select> for gpu_lease::Select {
+impl From<Select> for Option<Vec<gpu_lease::DeviceId>> {
     fn from(select: Select) -> Self {
         match select {
-            Select::Any => Self::Any,
-            Select::Ids(ids) => {
-                Self::Ids(ids.iter().map(|id| gpu_lease::DeviceId::new(id)).collect())
-            }
+            Select::Any => None,
+            Select::Ids(ids) => Some(ids.iter().map(|id| gpu_lease::DeviceId::new(id)).collect()),
         }
     }
 }

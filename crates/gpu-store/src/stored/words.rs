@@ -59,7 +59,12 @@ words! {
         LeaseUnresponsive,
         LeaseWaiting,
         LeaseWithdrawn,
+        PolicyPending,
+        PolicyPlanned,
         PolicyRefused,
+        PolicyRolledBack,
         PolicySwitched,
+        ReloadBegun,
+        ReloadBreaker,
     }
 }

@@ -147,8 +147,8 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(Amount::Memory)
     ];
     let devices = prop_oneof![
-        Just(Select::Any),
-        vec(text().prop_map(|id| DeviceId::new(&id)), 0..4).prop_map(Select::Ids),
+        Just(Select::default()),
+        vec(text().prop_map(|id| DeviceId::new(&id)), 0..4).prop_map(Select::ids),
     ];
     let what = (text(), any::<u32>(), amount, devices);
     let times = (ms(), ms(), option::of(ms()), option::of(ms()));

@@ -29,7 +29,7 @@ fn job(name: &str, amount: Amount) -> Job {
         class: STANDARD_CLASS.into(),
         devices: 1,
         amount,
-        select: Select::Any,
+        select: Select::default(),
         ttl: Ms::from_secs(3600),
         wait: Ms(0),
         max_hold: None,
@@ -57,7 +57,7 @@ impl Job {
     }
 
     pub(crate) fn on(mut self, ids: &[&str]) -> Self {
-        self.0.select = Select::Ids(ids.iter().map(|id| DeviceId::new(id)).collect());
+        self.0.select = Select::ids(ids.iter().map(|id| DeviceId::new(id)).collect());
         self
     }
 
