@@ -9,7 +9,7 @@ use gpu_api::{ErrorCode, Problem, WatchState};
 use gpu_broker::{Handle, Reloader};
 use gpu_lease::At;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::guard::{Authority, Guard, Origin};
 use crate::metrics::Metrics;
@@ -62,8 +62,19 @@ pub struct Config {
     pub watch_reason: String,
     /// What an operator should know.
     pub warnings: Warnings,
+    /// Files of the page that go before the built-in ones, for those who work on it.
+    pub assets: Option<Assets>,
     /// How long slow clients are borne with.
     pub limits: Limits,
+}
+
+/// Files of the page on disk.
+#[derive(Clone, Debug)]
+pub struct Assets {
+    /// Where they are looked for, the first that has one.
+    pub dirs: Vec<PathBuf>,
+    /// Counts their changes; open pages are told of each.
+    pub changed: watch::Receiver<u64>,
 }
 
 /// How long slow clients are borne with.

@@ -19,7 +19,7 @@ mod secrets;
 mod serve;
 
 pub use app::{
-    App, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX, Warnings, WatchReport,
+    App, Assets, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX, Warnings, WatchReport,
 };
 pub use convert::{policy_check, rfc3339, stored_leases};
 pub use guard::{Authority, Origin, ParseOriginError};

@@ -1,10 +1,13 @@
 //! `gpu-manager serve`: puts the broker together, runs it, and takes it apart in order.
 
+mod assets;
 pub(crate) mod config;
 mod devices;
 mod listen;
 mod log;
+mod notify;
 mod policy;
+mod reconfigure;
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fs};
 
-use gpu_bridge::{App, Origin, Secrets, Warnings};
+use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
 use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
@@ -27,6 +30,8 @@ use tokio::task::JoinHandle;
 use crate::cli::args::ServeArgs;
 use config::Config;
 use devices::{Devices, ReadNow};
+use policy::PolicyWatch;
+use reconfigure::Reconfigure;
 
 /// The store within the state directory.
 pub(crate) const STORE_FILE: &str = "store.redb";
@@ -40,12 +45,8 @@ const LOCK_DIR_VARIABLE: &str = "GPU_MANAGER_LOCK_DIR";
 /// Runs the broker until it is told to stop.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
     log::start(args.dev);
-    let config = match Config::load(&args) {
-        Ok(config) => config,
-        Err(error) => return fail(&error),
-    };
     if args.check {
-        return check(&config);
+        return Config::load(&args).map_or_else(|error| fail(&error), |config| check(&config));
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -54,7 +55,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("no runtime: {error}")),
     };
-    let code = match runtime.block_on(serve(config)) {
+    let code = match runtime.block_on(serve(args)) {
         Ok(code) => code,
         Err(error) => fail(&error),
     };
@@ -91,20 +92,26 @@ enum Stop {
     Broken(String),
 }
 
-async fn serve(config: Config) -> Result<ExitCode, String> {
+async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
+    // First of all: a signal that comes before its handler ends the process.
+    let hangup = signal(SignalKind::hangup()).map_err(|error| format!("no signals: {error}"))?;
     let mut signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
+    let config = Config::load(&args)?;
     allow_many_descriptors();
     let store = open_store(&config)?;
     let notes = Warnings::default();
-    let bridge_config = bridge_config(&config, notes.clone())?;
+    let (assets, asset_watch) = assets::open(&config)?;
+    let bridge_config = bridge_config(&config, assets, notes.clone())?;
     let listeners = listen::open(&config).await?;
     let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
     let (read_now, wanted) = devices::read_now();
     let files = policy::read(&config)?;
     let policy = policy::start(&config, files.as_ref())?;
     let started = start_broker(policy, store, read_now)?;
-    let reloader = Arc::new(policy::reloader(&config, &started)?);
-    let watch = policy::watch(&config, files.as_ref(), &reloader)?.map(Arc::new);
+    let watched = policy::Watched::new(config.policy_watch().into());
+    let reloader = Arc::new(policy::reloader(&config, watched.clone(), &started)?);
+    let policy_watch = PolicyWatch::start(reloader.clone(), watched, files.as_ref())?;
+    let policy_watch = Arc::new(policy_watch);
     let (broken, mut trouble) = mpsc::channel::<String>(1);
     start_devices(&config, &started, (wanted, broken), notes)?;
     let watching = reloader.state().watching;
@@ -119,24 +126,27 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
         handle: started.handle.clone(),
         reloader: reloader.clone(),
         config: bridge_config,
-        watch: policy::watch_report(watch.as_ref()),
+        watch: policy::watch_report(&policy_watch),
     };
+    let socket = config.socket.clone();
+    let reconfigure = Arc::new(Reconfigure::new(args, config, policy_watch.clone()));
+    let config_watch = reconfigure.watch()?;
+    tokio::spawn(reload_on_hangup(hangup, reloader.clone(), reconfigure));
     let handle = started.handle.clone();
     let closing = async move { handle.stopped().await };
     let bridge = tokio::spawn(gpu_bridge::serve(listeners, app, closing));
-    let stop = loop {
-        tokio::select! {
-            asked = signals.next() => match asked {
-                Asked::Reload => reload(&reloader),
-                Asked::Stop => break Stop::Asked,
-            },
-            Some(error) = trouble.recv() => break Stop::Broken(error),
-            () = started.handle.stopped() => break Stop::Broken("the store failed".to_owned()),
-        }
+    notify::ready("serving");
+    let stop = tokio::select! {
+        () = signals.stop() => Stop::Asked,
+        Some(error) = trouble.recv() => Stop::Broken(error),
+        () = started.handle.stopped() => Stop::Broken("the store failed".to_owned()),
     };
-    drop(watch);
+    notify::stopping();
+    drop(config_watch);
+    drop(asset_watch);
+    policy_watch.stop();
     let code = take_apart(started, bridge, &mut signals, stop).await;
-    if let Some(socket) = &config.socket {
+    if let Some(socket) = &socket {
         listen::remove_socket(socket);
     }
     code
@@ -154,9 +164,27 @@ fn allow_many_descriptors() {
     }
 }
 
-fn reload(reloader: &Arc<Reloader>) {
-    let reloader = reloader.clone();
-    tokio::task::spawn_blocking(move || reloader.reload(Trigger::Signal, "SIGHUP"));
+/// Configuration and policy are looked at on SIGHUP. As often as it comes while that runs, it is once more.
+async fn reload_on_hangup(
+    mut hangup: Signal,
+    reloader: Arc<Reloader>,
+    reconfigure: Arc<Reconfigure>,
+) {
+    while hangup.recv().await.is_some() {
+        notify::reloading();
+        let (reloader, reconfigure) = (reloader.clone(), reconfigure.clone());
+        let reloaded = tokio::task::spawn_blocking(move || {
+            reconfigure.look();
+            reloader.reload(Trigger::Signal, "SIGHUP")
+        });
+        let status = match reloaded.await.map(|result| policy::is_live(&result)) {
+            Ok(true) => "serving",
+            Ok(false) | Err(_) => {
+                "serving; the last reload changed nothing: see `gpu-manager status`"
+            }
+        };
+        notify::ready(status);
+    }
 }
 
 /// No new grants; who waits is told; what is held stays. A second signal does not wait for that.
@@ -186,7 +214,11 @@ async fn take_apart(
     }
 }
 
-fn bridge_config(config: &Config, notes: Warnings) -> Result<gpu_bridge::Config, String> {
+fn bridge_config(
+    config: &Config,
+    assets: Option<Assets>,
+    notes: Warnings,
+) -> Result<gpu_bridge::Config, String> {
     let origins = config
         .allowed_origins
         .iter()
@@ -212,6 +244,7 @@ fn bridge_config(config: &Config, notes: Warnings) -> Result<gpu_bridge::Config,
             .collect(),
         watch_reason: config.hot_reload_reason.to_owned(),
         warnings: notes,
+        assets,
         limits: gpu_bridge::Limits::default(),
     })
 }
@@ -311,6 +344,7 @@ fn introduce(config: &Config, address: SocketAddr, started: &Started, watching: 
     }
     if config.dev {
         eprintln!("dev mode  every caller of this host may do everything, without a token");
+        eprintln!("          a saved policy is applied at once, whatever it drains or ends");
     }
     if started.rebooted {
         eprintln!("the host was booted since: the leases of before have ended");
@@ -331,9 +365,8 @@ fn introduce(config: &Config, address: SocketAddr, started: &Started, watching: 
     }
 }
 
-/// What the process is told from outside.
+/// Who wants the process to end.
 struct Signals {
-    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -341,26 +374,15 @@ struct Signals {
 impl Signals {
     fn install() -> io::Result<Self> {
         Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn stop(&mut self) {
         tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
-
-    async fn stop(&mut self) {
-        while matches!(self.next().await, Asked::Reload) {}
-    }
-}
-
-enum Asked {
-    Reload,
-    Stop,
 }

@@ -378,6 +378,8 @@ function follow() {
   const say = (state, text) => { live.dataset.state = state; live.textContent = text; };
   const source = new EventSource("/v1/events");
   source.addEventListener("open", () => { say("live", "live"); refresh(); });
+  // Dev mode: somebody works on this page.
+  source.addEventListener("assets_changed", () => location.reload());
   source.addEventListener("error", () => {
     say("lost", "connection lost, trying again");
     // A browser gives up after an answer that is no stream; this page does not.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Answer, Shared};
-use crate::app::Bridge;
+use crate::app::{Assets, Bridge};
 use crate::convert::{event, reset};
 use crate::identity::Caller;
 
@@ -106,12 +106,17 @@ impl Teller {
                 self.catch_up().await?;
             }
         }
+        let mut assets = self.bridge.config.assets.clone();
         loop {
             let silence = Instant::now() + self.bridge.config.limits.event_silence;
             let happened = tokio::select! {
                 happened = live.recv() => happened,
                 () = sleep_until(silence) => {
                     self.sign_of_life().await?;
+                    continue;
+                }
+                () = assets_changed(&mut assets) => {
+                    self.send("event: assets_changed\ndata: {}\n\n".to_owned()).await?;
                     continue;
                 }
                 () = self.bridge.handle.stopped() => return Err(Over),
@@ -187,6 +192,17 @@ impl Teller {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Over),
         }
+    }
+}
+
+/// Waits until a file of the page is saved; for ever where nobody works on it.
+async fn assets_changed(assets: &mut Option<Assets>) {
+    let changed = match assets {
+        Some(assets) => assets.changed.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }
 

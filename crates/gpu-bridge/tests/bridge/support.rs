@@ -100,6 +100,7 @@ impl Bench {
                 policy_paths: vec!["policies".into()],
                 overrides: vec![],
                 watch_reason: "the listener is loopback".to_owned(),
+                assets: None,
                 warnings: gpu_bridge::Warnings::default(),
                 limits,
             },

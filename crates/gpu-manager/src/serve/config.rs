@@ -22,6 +22,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Everything that a broker is started with.
 #[derive(Debug)]
 pub(super) struct Config {
+    /// The file that it is from, if there is one.
+    pub(super) file: Option<PathBuf>,
     pub(super) dev: bool,
     pub(super) ephemeral: bool,
     pub(super) listen: SocketAddr,
@@ -39,6 +41,8 @@ pub(super) struct Config {
     pub(super) devices: gpu_device::Config,
     pub(super) device_poll: Duration,
     pub(super) watch: WatchSection,
+    /// Files of the page that are served instead of the built-in ones, in dev mode.
+    pub(super) assets: Vec<PathBuf>,
     pub(super) allowed_origins: Vec<String>,
 }
 
@@ -50,6 +54,7 @@ struct File {
     socket: Option<PathBuf>,
     policy_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
+    hot_reload: HotReload,
     devices: DevicesSection,
     simulated_device: Vec<SimulatedSection>,
     watch: WatchSection,
@@ -75,7 +80,7 @@ struct SimulatedSection {
 }
 
 /// `[watch]`
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct WatchSection {
     pub(super) reload_delay: Span,
@@ -83,6 +88,42 @@ pub(super) struct WatchSection {
     pub(super) include: Vec<String>,
     pub(super) exclude: Vec<String>,
     pub(super) log_only: Vec<String>,
+    /// Directories with files of the page, in dev mode.
+    assets: Vec<PathBuf>,
+}
+
+/// `hot_reload`: whether saved policy files are applied.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(from = "HotReloadWord")]
+enum HotReload {
+    /// Where only this host can connect.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum HotReloadWord {
+    Switch(bool),
+    Word(AutoWord),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AutoWord {
+    Auto,
+}
+
+impl From<HotReloadWord> for HotReload {
+    fn from(word: HotReloadWord) -> Self {
+        match word {
+            HotReloadWord::Switch(true) => Self::Always,
+            HotReloadWord::Switch(false) => Self::Never,
+            HotReloadWord::Word(AutoWord::Auto) => Self::Auto,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -112,6 +153,7 @@ impl Default for WatchSection {
             include: vec!["**/*.toml".to_owned()],
             exclude: Vec::new(),
             log_only: vec!["**/*.md".to_owned()],
+            assets: Vec::new(),
         }
     }
 }
@@ -132,11 +174,18 @@ impl Config {
         let listen = listen_address(args, file.listen.as_deref())?;
         let mut watch = file.watch;
         watch.reload_delay = args.reload_delay.unwrap_or(watch.reload_delay);
-        let (hot_reload, hot_reload_reason) = hot_reload(args, listen);
+        let (hot_reload, hot_reload_reason) = hot_reload(args, file.hot_reload, listen);
+        let assets = watch
+            .assets
+            .iter()
+            .map(|dir| absolute(in_base(dir.clone())));
+        let assets = assets.filter(|_| args.dev).collect();
         let socket = args.socket.clone().or(file.socket.map(in_base));
         let policy_roots = policy_roots(args, file.policy_dir.map(in_base));
         let state_dir = args.state_dir.clone().or(file.state_dir.map(in_base));
         Ok(Self {
+            assets,
+            file: path.clone(),
             dev: args.dev,
             ephemeral: args.ephemeral,
             listen,
@@ -152,6 +201,28 @@ impl Config {
             watch,
             allowed_origins: file.http.allowed_origins,
         })
+    }
+
+    /// The keys that differ in `wanted` and that a running broker cannot take over.
+    pub(super) fn needs_restart(&self, wanted: &Self) -> Vec<&'static str> {
+        let differs = [
+            ("listen", self.listen != wanted.listen),
+            ("socket", self.socket != wanted.socket),
+            ("state_dir", self.state_dir != wanted.state_dir),
+            ("policy_dir", self.policy_roots != wanted.policy_roots),
+            ("hot_reload", self.hot_reload != wanted.hot_reload),
+            (
+                "[devices]",
+                (&self.devices, self.device_poll) != (&wanted.devices, wanted.device_poll),
+            ),
+            ("[watch] assets", self.assets != wanted.assets),
+            (
+                "[http] allowed_origins",
+                self.allowed_origins != wanted.allowed_origins,
+            ),
+        ];
+        let changed = differs.into_iter().filter(|(_, differs)| *differs);
+        changed.map(|(key, _)| key).collect()
     }
 
     /// The watch of the policy files; `None` if there is nothing to watch.
@@ -256,12 +327,16 @@ fn listen_address(args: &ServeArgs, configured: Option<&str>) -> Result<SocketAd
 }
 
 /// Whether saved policy files are applied, and why.
-fn hot_reload(args: &ServeArgs, listen: SocketAddr) -> (bool, &'static str) {
-    match args.hot_reload {
+fn hot_reload(args: &ServeArgs, configured: HotReload, listen: SocketAddr) -> (bool, &'static str) {
+    match (args.hot_reload, configured) {
         _ if args.no_reload => (false, "--no-reload"),
-        Some(wanted) => (wanted, "--hot-reload"),
-        None if listen.ip().is_loopback() => (true, "only this host can connect"),
-        None => (false, "other hosts can connect"),
+        (Some(wanted), _) => (wanted, "--hot-reload"),
+        (None, HotReload::Always) => (true, "`hot_reload` of the configuration"),
+        (None, HotReload::Never) => (false, "`hot_reload` of the configuration"),
+        (None, HotReload::Auto) if listen.ip().is_loopback() => {
+            (true, "only this host can connect")
+        }
+        (None, HotReload::Auto) => (false, "other hosts can connect"),
     }
 }
 

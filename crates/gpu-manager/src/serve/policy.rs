@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use gpu_api::WatchState;
 use gpu_bridge::{WatchReport, rfc3339};
-use gpu_broker::{Override, ReloadState, Reloader, SourceFile, StartPolicy, Started};
+use gpu_broker::{
+    Override, ReloadOutcome, ReloadResult, ReloadState, Reloader, SourceFile, StartPolicy, Started,
+};
 use gpu_lease::{At, Ms, Policy, WallMs};
 use gpu_watch::{Backend, Event, FileSet, LastEvent, Status, Watch, WatchedFile};
+use parking_lot::{Mutex, RwLock};
 
 use super::config::Config;
 
@@ -37,7 +40,14 @@ pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
     policy.map_err(|diagnostics| diagnostics.to_string())
 }
 
-pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, String> {
+/// Which files are watched and read; changes when the configuration does.
+pub(super) type Watched = Arc<RwLock<Option<gpu_watch::Config>>>;
+
+pub(super) fn reloader(
+    config: &Config,
+    watched: Watched,
+    started: &Started,
+) -> Result<Reloader, String> {
     let switched = started.settings.policy_watch.as_ref();
     let switched = switched.filter(|_| !config.hot_reload_is_said);
     let state = ReloadState {
@@ -46,9 +56,8 @@ pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, S
         degraded: started.degraded.as_ref().map(ToString::to_string),
         ..ReloadState::default()
     };
-    let watched = config.policy_watch();
-    let read = move || match &watched {
-        Some(watch) => gpu_watch::read_set(watch)
+    let read = move || match watched.read().clone() {
+        Some(watch) => gpu_watch::read_set(&watch)
             .map(|set| sources(&set))
             .map_err(|error| error.to_string()),
         None => Ok(built_in()),
@@ -61,13 +70,57 @@ pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, S
     ))
 }
 
-/// Offers every set that differs from `known` to the reloader, for as long as the watch is kept.
-pub(super) fn watch(
-    config: &Config,
+/// Offers every set that changed to the reloader. Can begin again with another configuration.
+pub(super) struct PolicyWatch {
+    reloader: Arc<Reloader>,
+    watched: Watched,
+    watch: Mutex<Option<Watch>>,
+}
+
+impl PolicyWatch {
+    /// Watches for sets that differ from `known`.
+    pub(super) fn start(
+        reloader: Arc<Reloader>,
+        watched: Watched,
+        known: Option<&FileSet>,
+    ) -> Result<Self, String> {
+        let watch = start_watch(watched.read().as_ref(), known, &reloader)?;
+        Ok(Self {
+            reloader,
+            watched,
+            watch: Mutex::new(watch),
+        })
+    }
+
+    /// Watches as `config` says from here on. What changed meanwhile is looked at now.
+    pub(super) fn restart(&self, config: &Config) -> Result<(), String> {
+        let wanted = config.policy_watch();
+        let known = wanted
+            .as_ref()
+            .and_then(|watch| gpu_watch::read_set(watch).ok());
+        let watch = start_watch(wanted.as_ref(), known.as_ref(), &self.reloader)?;
+        *self.watched.write() = wanted;
+        *self.watch.lock() = watch;
+        self.reloader.offer_recovered();
+        Ok(())
+    }
+
+    /// Ends it.
+    pub(super) fn stop(&self) {
+        drop(self.watch.lock().take());
+    }
+
+    fn status(&self) -> Option<Status> {
+        self.watch.lock().as_ref().map(Watch::status)
+    }
+}
+
+fn start_watch(
+    watched: Option<&gpu_watch::Config>,
     known: Option<&FileSet>,
     reloader: &Arc<Reloader>,
 ) -> Result<Option<Watch>, String> {
-    let Some(watched) = config.policy_watch() else {
+    let Some(watched) = watched else {
         return Ok(None);
     };
     let reloader = reloader.clone();
@@ -78,17 +131,22 @@ pub(super) fn watch(
         Event::Touched => tracing::info!("policy files were saved and say the same"),
         Event::Trouble(text) => reloader.offer_unreadable(text),
     };
-    let watch = Watch::start(&watched, known, sink);
+    let watch = Watch::start(watched, known, sink);
     watch.map(Some).map_err(|error| error.to_string())
 }
 
+/// Whether what a reload read is what is live.
+pub(super) fn is_live(result: &ReloadResult) -> bool {
+    matches!(
+        result.outcome,
+        ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged
+    )
+}
+
 /// Says how `watch` is doing for as long as it is kept.
-pub(super) fn watch_report(watch: Option<&Arc<Watch>>) -> WatchReport {
-    let watch = watch.map(Arc::downgrade);
-    Box::new(move |now| {
-        let watch = watch.as_ref()?.upgrade()?;
-        Some(watch_state(watch.status(), now))
-    })
+pub(super) fn watch_report(watch: &Arc<PolicyWatch>) -> WatchReport {
+    let watch = watch.clone();
+    Box::new(move |now| Some(watch_state(watch.status()?, now)))
 }
 
 fn watch_state(status: Status, now: At) -> WatchState {
