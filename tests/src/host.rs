@@ -26,6 +26,7 @@ pub struct Host {
     settings: String,
     flags: Vec<String>,
     lock_dir: PathBuf,
+    environment: Vec<(String, String)>,
     nvml: bool,
     wgpu: bool,
 }
@@ -42,6 +43,7 @@ impl Host {
             cards: (0..count).map(card).collect(),
             settings: String::new(),
             flags: vec!["--dev".to_owned()],
+            environment: Vec::new(),
             nvml: false,
             wgpu: false,
         };
@@ -61,6 +63,13 @@ impl Host {
     #[must_use]
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// With a variable in the environment of its brokers.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -154,7 +163,7 @@ impl Host {
 
     /// Starts a broker that may not come up, with these flags instead of or beside the usual ones.
     pub fn serve(&self, more: &[&str]) -> Process {
-        fs::write(self.config_file(), self.config()).expect("the directory is ours");
+        self.write_config("");
         let mut command = self.command();
         command.arg("serve");
         let usual = [
@@ -167,7 +176,10 @@ impl Host {
         for (flag, value) in usual.iter().filter(|(flag, _)| !more.contains(flag)) {
             command.arg(flag).arg(value);
         }
-        command.args(&self.flags).args(more);
+        command
+            .args(&self.flags)
+            .args(more)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         Process::start(command, self.dir())
     }
 
@@ -201,8 +213,15 @@ impl Host {
         command
     }
 
-    fn config_file(&self) -> PathBuf {
+    /// The configuration that brokers of this host are started with.
+    pub fn config_file(&self) -> PathBuf {
         self.dir().join("gpu-manager.toml")
+    }
+
+    /// Saves the configuration with `more` before what it says anyhow.
+    pub fn write_config(&self, more: &str) {
+        let text = format!("{more}\n{}", self.config());
+        fs::write(self.config_file(), text).expect("the directory is ours");
     }
 
     fn nvml_file(&self) -> PathBuf {

@@ -6,6 +6,9 @@ use utoipa::ToSchema;
 /// The name of the event that says: history before this point is gone, read everything anew.
 pub const EVENT_RESET: &str = "reset";
 
+/// The name of the event that says: the files of the page changed. In dev mode only, and never stored.
+pub const EVENT_ASSETS_CHANGED: &str = "assets_changed";
+
 /// One thing that happened; the data of one server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {

@@ -27,7 +27,7 @@ pub use device::{
     Cordon, Device, DeviceDrain, DeviceKind, DeviceLease, DeviceList, DeviceMemory, DeviceProcess,
     Freshness, Vendor,
 };
-pub use event::{EVENT_RESET, Event};
+pub use event::{EVENT_ASSETS_CHANGED, EVENT_RESET, Event};
 pub use lease::{
     Allocation, Blocker, Cause, CauseSource, Drain, EndReason, Enforcement, Holder, HolderKind,
     LEASES_PER_PAGE_MAX, Lease, LeaseList, LeaseListQuery, LeaseQuery, LeaseState, Observed, Queue,

@@ -15,7 +15,7 @@ pub(crate) use denial::{
     unavailable,
 };
 pub(crate) use emergency::{EmergencyReport, targets};
-pub(crate) use event::{event, reset};
+pub(crate) use event::{assets_changed, event, reset};
 pub(crate) use lease::state;
 pub(crate) use policy::policy;
 pub use policy::policy_check;

@@ -1,5 +1,6 @@
 //! Stories of the whole product: each starts the real program and tells what people and programs see of it.
 
+mod configuration;
 mod denials;
 mod devices;
 mod disconnects;

@@ -22,14 +22,26 @@ pub(crate) fn event(handle: &Handle, stored: &StoredEvent) -> wire::Event {
 
 /// What a reader is told whose place in the history is gone.
 pub(crate) fn reset(handle: &Handle, at: EventPosition) -> wire::Event {
+    let text = "history before this point is gone: read everything anew";
+    aside(handle, at, wire::EVENT_RESET, text)
+}
+
+/// What a page is told whose files somebody works on.
+pub(crate) fn assets_changed(handle: &Handle, at: EventPosition) -> wire::Event {
+    let text = "the files of this page changed: load it anew";
+    aside(handle, at, wire::EVENT_ASSETS_CHANGED, text)
+}
+
+/// An event that is no part of the history; whoever resumes behind it resumes behind `at`.
+fn aside(handle: &Handle, at: EventPosition, name: &str, text: &str) -> wire::Event {
     wire::Event {
         id: event_id(handle, at),
         at: rfc3339(handle.now().wall),
-        name: wire::EVENT_RESET.to_owned(),
+        name: name.to_owned(),
         lease: None,
         device: None,
         by: None,
-        text: "history before this point is gone: read everything anew".to_owned(),
+        text: text.to_owned(),
         generation: handle.snapshot().counters.generation,
     }
 }

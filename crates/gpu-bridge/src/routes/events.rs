@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Answer, Shared};
 use crate::app::{Assets, Bridge};
-use crate::convert::{event, reset};
+use crate::convert::{assets_changed, event, reset};
 use crate::identity::Caller;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -115,8 +115,10 @@ impl Teller {
                     self.sign_of_life().await?;
                     continue;
                 }
-                () = assets_changed(&mut assets) => {
-                    self.send("event: assets_changed\ndata: {}\n\n".to_owned()).await?;
+                () = save_of(&mut assets) => {
+                    let at = self.last.unwrap_or_else(|| self.before_now());
+                    self.send(framed(&assets_changed(&self.bridge.handle, at)))
+                        .await?;
                     continue;
                 }
                 () = self.bridge.handle.stopped() => return Err(Over),
@@ -160,15 +162,19 @@ impl Teller {
 
     /// Tells the reader that it missed something, and goes on from the present.
     async fn reset(&mut self) -> Result<(), Over> {
-        // All that belongs to the revision which is read anew may still be on its way: it is told as well.
-        let revision = self.bridge.handle.snapshot().counters.revision;
-        let position = EventPosition {
-            revision: revision.saturating_sub(1),
-            n: u32::MAX,
-        };
+        let position = self.before_now();
         let text = framed(&reset(&self.bridge.handle, position));
         self.last = Some(position);
         self.send(text).await
+    }
+
+    /// Before the present revision, of which everything may still be on its way.
+    fn before_now(&self) -> EventPosition {
+        let revision = self.bridge.handle.snapshot().counters.revision;
+        EventPosition {
+            revision: revision.saturating_sub(1),
+            n: u32::MAX,
+        }
     }
 
     async fn tell_once(&mut self, stored: &StoredEvent) -> Result<(), Over> {
@@ -196,7 +202,7 @@ impl Teller {
 }
 
 /// Waits until a file of the page is saved; for ever where nobody works on it.
-async fn assets_changed(assets: &mut Option<Assets>) {
+async fn save_of(assets: &mut Option<Assets>) {
     let changed = match assets {
         Some(assets) => assets.changed.changed().await.is_ok(),
         None => false,
