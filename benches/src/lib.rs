@@ -85,7 +85,8 @@ impl Figures {
     }
 }
 
-fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
+/// The value that so many percent of `sorted` are not above, in microseconds.
+pub fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
     let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted
         .get(place)

@@ -5,6 +5,7 @@ mod denials;
 mod devices;
 mod disconnects;
 mod emergency;
+mod endurance;
 mod hostile;
 mod leases;
 mod page;

@@ -1,0 +1,116 @@
+//! Many reloads of one broker: nothing grows, and nothing that a reload does not touch moves.
+
+use std::fs;
+
+use gpu_api::{Lease, LeaseState, paths};
+use gpu_manager_tests::{Broker, Host, POLICY, Request};
+use serde_json::json;
+
+/// Reloads before it is measured what a broker needs that has settled.
+const WARM_UP: usize = 1000;
+const RELOADS: usize = 10_000;
+/// What may be added until the end, of the resident memory.
+const GROWTH_PERCENT_MAX: u64 = 2;
+
+/// What a process uses.
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    descriptors: usize,
+    threads: usize,
+    watches: usize,
+    series: usize,
+}
+
+fn used(broker: &Broker) -> Use {
+    let proc = format!("/proc/{}", broker.process().pid());
+    let entries = |dir: &str| {
+        let entries = fs::read_dir(format!("{proc}/{dir}")).expect("it runs");
+        let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+        names.collect::<Vec<_>>()
+    };
+    let watches = |descriptor: &std::ffi::OsString| {
+        let path = format!("{proc}/fdinfo/{}", descriptor.to_string_lossy());
+        let info = fs::read_to_string(path).unwrap_or_default();
+        info.lines()
+            .filter(|line| line.starts_with("inotify"))
+            .count()
+    };
+    let metrics = Request::get(paths::METRICS).send(broker.address()).text();
+    Use {
+        descriptors: entries("fd").len(),
+        threads: entries("task").len(),
+        watches: entries("fdinfo").iter().map(watches).sum(),
+        series: metrics
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .count(),
+    }
+}
+
+fn resident_kib(broker: &Broker) -> u64 {
+    let path = format!("/proc/{}/status", broker.process().pid());
+    let status = fs::read_to_string(path).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+/// Saves another policy and reloads it; `n` never says the same twice in a row.
+fn reload(host: &Host, broker: &Broker, n: usize) {
+    let priority = 1 + n % 100;
+    host.rename_policy(&format!(
+        "{POLICY}[[class]]\nname = 'c'\npriority = {priority}\n\
+         [[rule]]\nname = 'r'\nwhen = \"request.class == 'c' && request.memory > GiB({priority})\"\ndeny = 'too big'\n"
+    ));
+    let answer = Request::post(paths::HOT_RELOAD, &json!({})).send(broker.address());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn ten_thousand_reloads_leave_nothing_behind() {
+    let host = Host::with_cards(1).flags(&["--no-reload"]);
+    let broker = host.start();
+    (0..WARM_UP).for_each(|n| reload(&host, &broker, n));
+    let (before, resident) = (used(&broker), resident_kib(&broker));
+    (WARM_UP..RELOADS).for_each(|n| reload(&host, &broker, n));
+    let (after, resident_after) = (used(&broker), resident_kib(&broker));
+    eprintln!("{RELOADS} reloads: {resident} -> {resident_after} KiB resident, {after:?}");
+    assert_eq!(before, after);
+    let most = resident + resident * GROWTH_PERCENT_MAX / 100;
+    assert!(resident_after <= most, "{resident} -> {resident_after} KiB");
+    assert_eq!(broker.policy().generation, RELOADS as u64 + 1);
+}
+
+/// What a reload must not move of a lease that it does not touch.
+fn still(lease: &Lease) -> impl PartialEq + std::fmt::Debug + use<> {
+    let position = lease.waiting.as_ref().map(|waiting| waiting.position);
+    (
+        (lease.id.clone(), lease.revision, lease.state, lease.fence),
+        (lease.priority, lease.expires_at.clone(), position),
+        (lease.allocations.clone(), lease.policy_generation),
+    )
+}
+
+#[test]
+fn a_thousand_reloads_under_load_move_nothing_of_the_others() {
+    let host = Host::with_cards(2).flags(&["--no-reload"]);
+    let broker = host.start();
+    let held = json!({"memory": "1GiB", "ttl": "1h"});
+    let waits = json!({"devices": 2, "ttl": "1h", "queue": true});
+    let leases: Vec<String> = (0..8)
+        .map(|_| broker.grant(&held).id)
+        .chain((0..4).map(|_| broker.acquire(&waits).expect("it queues").id))
+        .collect();
+    let look = || -> Vec<_> { leases.iter().map(|id| still(&broker.lease(id))).collect() };
+    let before = look();
+    for n in 0..1000 {
+        reload(&host, &broker, n);
+        if n % 10 == 0 {
+            let passing = broker.acquire(&json!({"memory": "1GiB", "ttl": "1h"}));
+            drop(passing.map(|lease| broker.release(&lease)));
+        }
+    }
+    assert_eq!(before, look());
+    let first = broker.lease(&leases[0]);
+    assert_eq!(first.state, LeaseState::Active);
+}
