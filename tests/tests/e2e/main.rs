@@ -7,6 +7,7 @@ mod disconnects;
 mod emergency;
 mod endurance;
 mod hostile;
+mod kills;
 mod leases;
 mod page;
 mod policy;
