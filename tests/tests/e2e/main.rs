@@ -9,6 +9,7 @@ mod endurance;
 mod hostile;
 mod kills;
 mod leases;
+mod live;
 mod page;
 mod policy;
 mod restarts;
