@@ -74,6 +74,13 @@ impl Listing {
         listing
     }
 
+    /// Whether both were taken of the same files of the set, unchanged.
+    pub(crate) fn is_same_set(&self, other: &Self) -> bool {
+        self.content == other.content
+            && self.links == other.links
+            && self.troubles == other.troubles
+    }
+
     fn add_root(&mut self, scope: &Scope, root: &Root) {
         let path = root.directory();
         match (root, fs::metadata(path)) {

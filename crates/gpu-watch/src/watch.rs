@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crate::config::{BackendChoice, Config, ConfigError, Scope};
 use crate::notices::{Factory, file_system};
@@ -15,7 +16,7 @@ use crate::shared::{Shared, Status};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The set differs from the one delivered last. One such event for each change that settled.
-    Changed(FileSet),
+    Changed(Change),
     /// This file changed, and is only told.
     LogOnly(PathBuf),
     /// What [`Event::Trouble`] told is over, and the set is the one delivered last.
@@ -24,6 +25,21 @@ pub enum Event {
     Touched,
     /// Something is in the way of a complete set; the set delivered last stays. Told once per reason.
     Trouble(String),
+}
+
+/// A set that differs from the one delivered before, and when that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// All files of the set.
+    pub set: FileSet,
+    /// When the first sign of it came.
+    pub detected: Instant,
+    /// When it had been quiet for long enough, or unquiet for too long.
+    pub settled: Instant,
+    /// When all files had been read.
+    pub read: Instant,
+    /// What the first sign was about, where that is known.
+    pub path: Option<PathBuf>,
 }
 
 /// Why a watch cannot be started.
@@ -170,10 +186,10 @@ mod tests {
             let event = events
                 .recv_timeout(Duration::from_secs(10))
                 .expect("an event");
-            let Event::Changed(set) = event else {
+            let Event::Changed(change) = event else {
                 panic!("{event:?}");
             };
-            assert_eq!(set.files[0].bytes, b"b");
+            assert_eq!(change.set.files[0].bytes, b"b");
             assert_eq!(watch.status().backend, Backend::Poll);
             assert!(watch.status().warning.is_some());
         }
