@@ -123,6 +123,7 @@ impl Listing {
             {
                 return; // It went between two system calls, as files do.
             }
+            Err(_) if role == Role::LogOnly => return, // Nothing of it is read.
             Err(error) => return self.trouble(unreachable_path(&path, &error)),
         };
         let stamp = Stamp::of(&metadata);

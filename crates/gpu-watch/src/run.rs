@@ -180,7 +180,8 @@ impl<S: FnMut(Event)> Runner<S> {
         since + self.max_wait * MOVING_WAITS_MAX <= now
     }
 
-    /// Watches the directories that lead to the files of `listing`; whether these are others than before.
+    /// Watches what leads to the files of `listing`; whether these are other directories and names than
+    /// before, so that events of them may have been missed.
     fn follow(&mut self, listing: &Listing) -> bool {
         let points = Points::of(&self.scope, listing);
         let followed = match &mut self.notices {
@@ -196,8 +197,8 @@ impl<S: FnMut(Event)> Runner<S> {
             self.fall_back(error);
         }
         self.tell_paths(&points, listing);
-        self.shared.set_points(points);
-        followed.unwrap_or(false)
+        let others = self.shared.set_points(points);
+        self.notices.is_some() && (others || followed.unwrap_or(false))
     }
 
     /// Says in the status which paths are watched, and how.

@@ -191,7 +191,7 @@ impl Shared {
         };
         state.lost |= lost;
         state.status.counters.signs += 1;
-        state.note(&sign);
+        state.note(&sign, sign.path.as_deref().and_then(Path::parent));
         state.sign.get_or_insert(sign);
         self.woken.notify_all();
     }
@@ -219,7 +219,10 @@ impl Shared {
 
     /// Takes note of what only the poll noticed.
     pub(crate) fn note(&self, sign: &LastEvent) {
-        self.state.lock().note(sign);
+        // Events name the real directory; the poll names the path as configured.
+        let directory = sign.path.as_deref().and_then(Path::parent);
+        let directory = directory.and_then(|path| path.canonicalize().ok());
+        self.state.lock().note(sign, directory.as_deref());
     }
 
     /// Sleeps until there is a sign, an end, or `deadline`.
@@ -253,9 +256,12 @@ impl Shared {
         std::mem::take(&mut self.state.lock().lost)
     }
 
-    /// From now on, `points` say which events matter.
-    pub(crate) fn set_points(&self, points: Points) {
-        self.state.lock().points = Arc::new(points);
+    /// From now on, `points` say which events matter; whether others did before.
+    pub(crate) fn set_points(&self, points: Points) -> bool {
+        let mut state = self.state.lock();
+        let changed = *state.points != points;
+        state.points = Arc::new(points);
+        changed
     }
 
     /// From now on, these paths are watched; what was last heard of one stays known.
@@ -288,11 +294,10 @@ impl Shared {
 }
 
 impl State {
-    /// Remembers `sign` as the last one, of all and of the path that it came by.
-    fn note(&mut self, sign: &LastEvent) {
+    /// Remembers `sign` as the last one, of all and of its own path or the `directory` that it happened in.
+    fn note(&mut self, sign: &LastEvent, directory: Option<&Path>) {
         let paths = &mut self.status.paths;
         let itself = sign.path.as_deref();
-        let directory = itself.and_then(Path::parent);
         let place = |at: Option<&Path>| paths.iter().position(|known| Some(&*known.path) == at);
         if let Some(index) = place(itself).or_else(|| place(directory)) {
             paths[index].last_event = Some(sign.clone());

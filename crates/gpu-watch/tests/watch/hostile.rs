@@ -107,6 +107,17 @@ on_both_backends! {
         });
     }
 
+    fn a_told_file_that_is_not_there_holds_nothing_up(rig: Rig) {
+        let mut config = rig.config();
+        config.log_only = vec!["*.md".to_owned()];
+        rig.start_with(&config);
+        symlink("nowhere", rig.path("README.md")).expect("a link");
+        symlink("a.md", rig.path("a.md")).expect("a link");
+        rig.write("default.toml", "second");
+        assert_eq!(rig.changed(), "default.toml=second");
+        assert_eq!(rig.watch().status().troubles, Vec::<String>::new());
+    }
+
     fn a_file_that_nobody_can_read_at_rest_is_told(rig: Rig) {
         let mut config = rig.config();
         config.reload_delay = Duration::from_millis(10);

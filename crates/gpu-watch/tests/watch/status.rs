@@ -1,6 +1,7 @@
 //! What a watch says of itself, and of when a change happened.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,27 @@ fn each_path_says_how_it_is_watched_and_what_was_last_heard() {
         assert_eq!(last.path, Some(top.join("policies/default.toml")));
         assert_eq!(status.last_event.as_ref(), Some(last));
     }
+}
+
+#[test]
+fn what_the_poll_found_behind_a_link_is_told_of_the_real_directory() {
+    let mut rig = Rig::new(BackendChoice::Poll);
+    symlink("policies", rig.top().join("current")).expect("a link");
+    let mut config = rig.config();
+    config.roots = vec![rig.top().join("current")];
+    rig.start_with(&config);
+    rig.write("default.toml", "second");
+    let change = rig.change();
+    assert_eq!(change.path, Some(rig.top().join("current/default.toml")));
+    let top = rig.top().canonicalize().expect("a real path");
+    let status = rig.watch().status();
+    let (above, policies) = (Path::new(""), Path::new("policies"));
+    let polled = Some(EventKind::Polled);
+    let expected = [
+        (above, Backend::Poll, None),
+        (policies, Backend::Poll, polled),
+    ];
+    assert_eq!(told(&status, &top), expected);
 }
 
 #[test]
