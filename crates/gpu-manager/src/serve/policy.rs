@@ -125,7 +125,7 @@ fn start_watch(
     };
     let reloader = reloader.clone();
     let sink = move |event| match event {
-        Event::Changed(set) => drop(reloader.offer(sources(&set))),
+        Event::Changed(change) => drop(reloader.offer(sources(&change.set))),
         Event::LogOnly(path) => tracing::info!(path = %path.display(), "changed; it is no policy"),
         Event::Recovered => reloader.offer_recovered(),
         Event::Touched => tracing::info!("policy files were saved and say the same"),
