@@ -189,7 +189,8 @@ pub struct PolicyText {
     pub text: String,
 }
 
-/// Body of `PUT /v1/policy`: the whole set of files, with the hash of the policy in force in `If-Match`.
+/// Body of `PUT /v1/policy`: the whole set of files, each named without a directory. The hash of the policy
+/// in force goes into `If-Match`, in quotes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyPut {
@@ -222,6 +223,9 @@ pub struct OverridesRequest {
     /// When they lift by themselves, 1s to 7d; needed unless `set` is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<Span>,
+    /// Hash of the plan that is expected: with another one nothing changes. It also confirms the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_plan: Option<Text<128>>,
 }
 
 /// Values by setting, such as `spread` by `placement.strategy`: up to 64.
