@@ -29,10 +29,37 @@ pub(crate) fn policy(
         loaded_at: rfc3339(loaded(state, scene.snapshot.counters.generation).unwrap_or(started)),
         degraded: state.degraded.is_some(),
         files: files.collect(),
-        overrides: overrides.to_vec(),
+        overrides: overrides.iter().map(|text| shadow(text)).collect(),
         candidate: state.refused.as_deref().and_then(candidate),
-        error_state: error_state(state),
+        error_state: error_state(state).map(|summary| wire::ErrorState {
+            summary,
+            since: rfc3339(state.refused.as_ref().map_or(started, |refused| refused.at)),
+            attempt: attempts(state),
+        }),
+        rolled_back: None,
         draining: draining(scene),
+        tenants: Vec::new(),
+        erring: Vec::new(),
+    }
+}
+
+/// `placement.strategy=spread (--set)` in its parts.
+fn shadow(text: &str) -> wire::PolicyOverride {
+    let (setting, rest) = text.split_once('=').unwrap_or((text, ""));
+    let (value, origin) = rest.rsplit_once(" (").unwrap_or((rest, ""));
+    wire::PolicyOverride {
+        setting: setting.to_owned(),
+        value: value.to_owned(),
+        origin: origin.trim_end_matches(')').to_owned(),
+        by: None,
+        until: None,
+    }
+}
+
+fn attempts(state: &ReloadState) -> u32 {
+    match state.refused.as_deref().map(|refused| &refused.outcome) {
+        Some(ReloadOutcome::Refused { attempt, .. }) => *attempt,
+        _ => 0,
     }
 }
 

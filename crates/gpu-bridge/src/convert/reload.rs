@@ -19,18 +19,23 @@ pub(crate) fn reload_result(result: &ReloadResult, live: u64) -> wire::ReloadRes
     };
     let applied = matches!(result.outcome, ReloadOutcome::Applied { .. });
     wire::ReloadResult {
+        id: result.id.to_string(),
         outcome: outcome(&result.outcome),
         summary: summary(&result.outcome),
         trigger: trigger(result.trigger),
+        by: result.by.clone(),
         at: rfc3339(result.at),
         took_ms: result.took.0,
+        phases: wire::ReloadPhases::default(),
         generation,
         previous_generation: generation.saturating_sub(u64::from(applied)),
+        hash_before: result.hash_before.clone(),
         hash: result.hash_after.clone().unwrap_or_default(),
         files: result.files.clone(),
         changes: changes(&result.outcome),
         leases: plan(&result.outcome)
             .map_or_else(Vec::new, |plan| plan.held.iter().map(fate).collect()),
+        denied: Vec::new(),
         stale: Vec::new(),
         plan: None,
         attempt: attempt(&result.outcome),
@@ -57,8 +62,17 @@ pub(crate) fn reload_state(
             .iter()
             .map(|path| path.display().to_string())
             .collect(),
-        breaker_until: None,
+        switched: None,
+        dev: config.dev,
+        on_disk_differs: state.refused.is_some() || state.degraded.is_some(),
+        error_since: state.refused.as_ref().map(|refused| rfc3339(refused.at)),
+        candidate: state.refused.as_deref().and_then(candidate),
+        breaker: wire::Breaker::closed(),
         last: state.last.as_ref().map(|last| reload_result(last, live)),
+        history: Vec::new(),
+        counts: Vec::new(),
+        draining_generations: Vec::new(),
+        erring: Vec::new(),
         watch,
     }
 }
@@ -90,6 +104,8 @@ pub(super) fn candidate(refused: &ReloadResult) -> Option<wire::Candidate> {
     };
     Some(wire::Candidate {
         hash: refused.hash_after.clone().unwrap_or_default(),
+        summary: summary(&refused.outcome),
+        plan: None,
         seen_at: rfc3339(refused.at),
         state: match wire_outcome(*attempt) {
             wire::ReloadOutcome::Rejected => wire::CandidateState::Rejected,
@@ -208,22 +224,26 @@ fn fate(fate: &LeaseFate) -> wire::LeaseFate {
     let (word, deadline): (wire::Fate, Option<Deadline>) = match fate.fate {
         Fate::Drain(deadline) => (wire::Fate::Drain, Some(deadline)),
         Fate::Force => (wire::Fate::Force, None),
-        Fate::Keep | Fate::Withdraw => (wire::Fate::Keep, None),
-        Fate::Shorten(deadline) => (wire::Fate::Drain, Some(deadline)),
+        Fate::Keep => (wire::Fate::Keep, None),
+        Fate::Shorten(deadline) => (wire::Fate::Shorten, Some(deadline)),
+        Fate::Withdraw => (wire::Fate::Withdraw, None),
     };
     let because = &fate.because;
     let reason = match (because.rule.as_str(), fate.fate) {
-        (_, Fate::Withdraw) => "the new policy lets it stay".to_owned(),
-        (_, Fate::Shorten(_)) => "its longest hold was cut".to_owned(),
-        ("", _) => "the reload is about every lease".to_owned(),
-        (rule, _) => format!("{rule}: {}", because.reason),
+        (_, Fate::Withdraw) => "the new policy lets it stay",
+        (_, Fate::Shorten(_)) => "its longest hold was cut",
+        ("", _) => "the reload is about every lease",
+        _ => &because.reason,
     };
     wire::LeaseFate {
         lease: fate.id.to_string(),
         holder: fate.holder.clone(),
         fate: word,
-        reason,
+        rule: because.rule.clone(),
+        reason: reason.to_owned(),
         deadline_at: deadline.map(|deadline| rfc3339(deadline.wall)),
+        remaining_ms: None,
+        unenforceable: fate.unenforceable,
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) async fn status(State(bridge): State<Shared>, caller: Caller) -> Answ
         devices: u32::try_from(snapshot.devices.len()).unwrap_or(u32::MAX),
         devices_open: u32::try_from(open).unwrap_or(u32::MAX),
         leases: lease_counts(&bridge.handle),
+        tenants: Vec::new(),
         warnings: config.warnings.lock().clone(),
     };
     Ok(json(StatusCode::OK, &status))
@@ -134,6 +135,7 @@ fn policy_status(bridge: &Bridge, reloads: &ReloadState) -> PolicyStatus {
         watched: reloads.watching,
         disk: disk(reloads),
         error_state: error_state(reloads),
+        pending: None,
     }
 }
 
