@@ -114,6 +114,7 @@ fn config() -> gpu_bridge::Config {
         policy_paths: Vec::new(),
         overrides: Vec::new(),
         watch_reason: "a bench".to_owned(),
+        assets: None,
         warnings: Default::default(),
         limits: gpu_bridge::Limits::default(),
     }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gpu_broker::{
-    Handle, ReloadOptions, ReloadOutcome, ReloadState, Reloader, SourceFile, Trigger,
+    Handle, ReloadOptions, ReloadOutcome, ReloadStart, Reloader, SourceFile, Trigger, WatchTiming,
 };
 use gpu_lease::{
     Answer, At, Books, BootMs, Command, Fence, Holder, LeaseId, Policy, Request, WallMs,
@@ -16,7 +16,7 @@ use gpu_lease::{
 use gpu_manager_benches::percentile_us;
 use gpu_policy::compile;
 use gpu_store::{MemoryStore, StoreId};
-use gpu_watch::{Config, Event, FileSet, Watch};
+use gpu_watch::{Config, Change, Event, Watch};
 
 use crate::setting::{CROWD, FULL, devices, pairs, redb, request, runtime, start};
 
@@ -203,18 +203,18 @@ fn reloader(
     read: impl Fn() -> Vec<SourceFile> + Send + Sync + 'static,
 ) -> Reloader {
     let read = Box::new(move || Ok(read()));
-    Reloader::new(handle.clone(), read, Vec::new(), ReloadState::default())
+    Reloader::new(handle.clone(), read, Vec::new(), ReloadStart::default())
 }
 
 fn reload(reloader: &Reloader) -> Arc<gpu_broker::ReloadResult> {
     reloader.reload(Trigger::Api, "bench", &ReloadOptions::default())
 }
 
-fn offer(reloader: &Reloader, set: FileSet) {
-    let files = set.files.iter();
+fn offer(reloader: &Reloader, change: Change) {
+    let files = change.set.files.iter();
     let files =
         files.map(|file| SourceFile::new(file.path.display().to_string(), file.bytes.clone()));
-    drop(reloader.offer(files.collect()));
+    drop(reloader.offer(files.collect(), WatchTiming::default()));
 }
 
 fn until(done: impl Fn() -> bool) {
