@@ -11,8 +11,8 @@ use jiff::tz::TimeZone;
 
 use crate::diagnostic::{Problem, Problems, Site};
 use crate::hours::{Hours, Schedule};
-use crate::native::NativeRules;
 use crate::overrides::Override;
+use crate::rules::{DeviceMatch, Parts, PolicyRules};
 use crate::section::{Located, Section};
 use crate::settings::Settings;
 use crate::suggest::{did_you_mean, list};
@@ -146,7 +146,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The part of the policy that is evaluated.
-    pub(crate) fn rules(&self) -> NativeRules {
+    pub(crate) fn rules(&self) -> PolicyRules {
         let schedule = |draft: &ClassDraft<'_>| {
             let hours = draft.hours.as_ref()?.value;
             let zone = self.zone.clone()?;
@@ -156,7 +156,7 @@ impl<'a> Draft<'a> {
             .classes
             .iter()
             .map(|(name, draft)| (name.clone(), schedule(draft)));
-        NativeRules {
+        PolicyRules::new(Parts {
             classes: [(STANDARD_CLASS.to_owned(), None)]
                 .into_iter()
                 .chain(declared)
@@ -164,9 +164,11 @@ impl<'a> Draft<'a> {
             devices: self
                 .devices
                 .iter()
-                .map(|draft| draft.pattern.clone())
+                .map(|draft| DeviceMatch::Pattern(draft.pattern.clone()))
                 .collect(),
-        }
+            zone: self.zone.clone(),
+            ..Parts::default()
+        })
     }
 
     fn layer(&mut self, mut root: Section<'a, '_>) {

@@ -7,6 +7,7 @@ use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
+use crate::cel::Step;
 use crate::diagnostic::Problem;
 use crate::units::shortened;
 
@@ -123,8 +124,27 @@ fn time(text: &str) -> Option<Time> {
     }
 }
 
+/// The next time after `now` at which a clock in `zone`, or in UTC, shows another minute, hour or day.
+pub(crate) fn next_step(now: WallMs, zone: Option<&TimeZone>, step: Step) -> Option<WallMs> {
+    let zone = zone.cloned().unwrap_or(TimeZone::UTC);
+    let now = timestamp(now);
+    let minute = now.as_second().div_euclid(60) + 1;
+    let shown = |at: Timestamp| {
+        let civil = at.to_zoned(zone.clone()).datetime();
+        match step {
+            Step::Minute => (civil.date(), civil.hour(), civil.minute()),
+            Step::Hour => (civil.date(), civil.hour(), 0),
+            Step::Day => (civil.date(), 0, 0),
+        }
+    };
+    let minutes = (minute..=minute + 2 * 24 * 60).map(|minute| Timestamp::from_second(minute * 60));
+    let mut minutes = minutes.map_while(Result::ok);
+    let next = minutes.find(|at| shown(*at) != shown(now))?;
+    u64::try_from(next.as_millisecond()).ok().map(WallMs)
+}
+
 /// A time beyond the year 9999 is taken for the last one that has a date.
-fn timestamp(now: WallMs) -> Timestamp {
+pub(crate) fn timestamp(now: WallMs) -> Timestamp {
     i64::try_from(now.0)
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok())

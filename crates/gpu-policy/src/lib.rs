@@ -4,12 +4,13 @@
 //! diagnostics, the hash and the differences of policies. Must never know which paths are watched,
 //! how bytes were read, or who asks for a policy over a socket.
 
+mod cel;
 mod compile;
 mod diagnostic;
 mod draft;
 mod hours;
-mod native;
 mod overrides;
+mod rules;
 mod section;
 mod select;
 mod settings;

@@ -12,7 +12,7 @@ use crate::compile::{SourceFile, texts};
 use crate::diagnostic::Problems;
 use crate::draft::Draft;
 use crate::hours::Schedule;
-use crate::native::NativeRules;
+use crate::rules::PolicyRules;
 use crate::units::{duration_text, size_text};
 
 /// Part of every hash, so that a later schema with equal settings is another policy.
@@ -84,7 +84,7 @@ struct Group {
 }
 
 impl Settings {
-    pub(crate) fn of(policy: &Policy, rules: &NativeRules) -> Self {
+    pub(crate) fn of(policy: &Policy, rules: &PolicyRules) -> Self {
         let Policy {
             source: _,
             tenants: _,
@@ -110,11 +110,11 @@ impl Settings {
             ),
         ];
         for (name, class) in classes {
-            let schedule = rules.classes.get(name).and_then(Option::as_ref);
+            let schedule = rules.parts().classes.get(name).and_then(Option::as_ref);
             groups.push(class_group(name, class, schedule));
         }
-        for (pattern, rule) in rules.devices.iter().zip(devices) {
-            groups.push(device_group(&pattern.text, rule));
+        for (devices, rule) in rules.parts().devices.iter().zip(devices) {
+            groups.push(device_group(devices.text(), rule));
         }
         Self { groups }
     }

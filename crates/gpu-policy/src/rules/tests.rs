@@ -1,0 +1,1 @@
+//! Tables over rules, tenants, tenants and scores.
