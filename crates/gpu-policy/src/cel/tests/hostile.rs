@@ -284,7 +284,7 @@ fn soups_of_tokens_and_mutated_rules_neither_panic_nor_hang() {
         Scope::Score,
     ];
     let (mut passed, mut slowest) = (0, Duration::ZERO);
-    for round in 0..1_500 {
+    for round in 0..4_000 {
         let text = match random.below(2) {
             0 => soup(&mut random),
             _ => mutated(&mut random),
