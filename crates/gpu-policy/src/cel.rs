@@ -12,6 +12,8 @@ mod inputs;
 mod probe;
 mod scan;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,11 +80,7 @@ impl Expression {
         if let Some(expression) = kept.get(text, scope) {
             return Ok(expression);
         }
-        let tokens = scan::scan(text)?;
-        let checked = on_deep_stack(|| parsed(text, &tokens, scope))?;
-        probe::probe(&checked)?;
-        let text = text.to_owned();
-        let expression = Self(Arc::new(Compiled { text, checked }));
+        let expression = compile_anew(text, scope)?;
         kept.keep(scope, &expression);
         Ok(expression)
     }
@@ -216,6 +214,14 @@ pub(crate) fn select_filter(
     filter.test(&Inputs::of_device(device, labels))
 }
 
+fn compile_anew(text: &str, scope: Scope) -> Result<Expression, Fault> {
+    let tokens = scan::scan(text)?;
+    let checked = on_deep_stack(|| parsed(text, &tokens, scope))?;
+    probe::probe(&checked)?;
+    let text = text.to_owned();
+    Ok(Expression(Arc::new(Compiled { text, checked })))
+}
+
 fn parsed(text: &str, tokens: &[Token], scope: Scope) -> Result<Checked, Fault> {
     // An environment without macros leaves `all`, `has` and so on as the calls that they are written as.
     let parser = Env::default().with_optional_support(false).parser();
@@ -259,7 +265,7 @@ fn unparsed(text: &str, tokens: &[Token], place: Option<(isize, isize)>) -> Faul
                 .map_or(0..text.len(), |token| token.range.clone());
             Fault::new("the expression is not complete").at(last)
         }
-        (None, _) => Fault::new("is no expression"),
+        (None, _) => Fault::new("this is no expression"),
     }
 }
 
@@ -272,7 +278,7 @@ fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, Fault> + Send) -> Res
             .spawn_scoped(scope, work);
         match parser.map(|thread| thread.join()) {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(Fault::new("cannot be parsed")),
+            Ok(Err(_)) | Err(_) => Err(Fault::new("the expression cannot be parsed")),
         }
     })
 }

@@ -124,6 +124,9 @@ impl Rules for PolicyRules {
 
     fn shape(&self, request: &Request, standing: &Standing, now: WallMs) -> Sets {
         let mut sets = Sets::default();
+        if self.parts.rules.iter().all(Rule::decides) {
+            return sets;
+        }
         self.shaped(request, standing, now, |rule, said| match said {
             Ok(set) => add(&mut sets, set),
             Err(error) => self.errors.count(&rule.name, &error),
@@ -308,21 +311,19 @@ impl PolicyRules {
         mut each: impl FnMut(&'a Rule, Result<&'a Sets, String>),
     ) -> Request {
         let mut shaped = request.clone();
-        for rule in &self.parts.rules {
-            let Action::Set(set) = &rule.action else {
-                continue;
+        let mut rules = self.parts.rules.iter();
+        loop {
+            let inputs = self.inputs(&shaped, standing, now);
+            let next = rules.by_ref().find_map(|rule| {
+                let set = rule.sets(&inputs, |error| each(rule, Err(error)))?;
+                Some((rule, set))
+            });
+            let Some((rule, set)) = next else {
+                return shaped;
             };
-            let said = rule.when.test(&self.inputs(&shaped, standing, now));
-            match said {
-                Ok(false) => {}
-                Ok(true) => {
-                    apply(&mut shaped, set);
-                    each(rule, Ok(set));
-                }
-                Err(error) => each(rule, Err(error)),
-            }
+            apply(&mut shaped, set);
+            each(rule, Ok(set));
         }
-        shaped
     }
 
     /// Whether `tenant` is that of a request which does not say.
@@ -395,6 +396,20 @@ impl Rule {
         }
     }
 
+    /// What it sets, if it sets and applies.
+    fn sets(&self, inputs: &Inputs<'_>, failed: impl FnOnce(String)) -> Option<&Sets> {
+        let Action::Set(set) = &self.action else {
+            return None;
+        };
+        match self.when.test(inputs) {
+            Ok(applies) => applies.then_some(set),
+            Err(error) => {
+                failed(error);
+                None
+            }
+        }
+    }
+
     /// Its verdict, if it decides and applies.
     fn says(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<Result<Verdict, String>> {
         if !self.decides() {
@@ -424,7 +439,8 @@ impl Rule {
         }
     }
 
-    /// When the clock alone ends the hold: looked for by the hour for eight days, then by the minute.
+    /// When the clock alone ends the hold: looked for by the minute for an hour, then by the hour for eight
+    /// days, where a shorter end may be missed.
     fn holds_until(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
         const HOURS: u64 = 8 * 24;
         const MINUTE_MS: u64 = 60_000;
@@ -434,9 +450,12 @@ impl Rule {
         let start = now.0 - now.0 % MINUTE_MS;
         let at = |minutes: u64| WallMs(start.saturating_add(minutes * MINUTE_MS));
         let holds = |minutes: u64| self.when.test(&inputs.at(at(minutes))) == Ok(true);
-        let hour = (1..=HOURS).find(|hour| !holds(hour * 60))?;
-        let minute = ((hour - 1) * 60 + 1..=hour * 60).find(|minute| !holds(*minute))?;
-        Some(at(minute))
+        let soon = (1..=60).find(|minute| !holds(*minute));
+        let later = || {
+            let hour = (2..=HOURS).find(|hour| !holds(hour * 60))?;
+            ((hour - 1) * 60 + 1..=hour * 60).find(|minute| !holds(*minute))
+        };
+        soon.or_else(later).map(at)
     }
 
     fn erred(&self, error: &str) -> Verdict {

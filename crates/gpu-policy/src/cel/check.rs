@@ -22,7 +22,7 @@ const LOOPS_MAX: usize = 2;
 /// Items of a literal list.
 const ITEMS_MAX: u32 = 128;
 /// What a comprehension over a field may count on; more items than this fail at run time once they are too many.
-const LABELS_MAX: u32 = 64;
+const LABELS_MAX: u32 = 32;
 
 const FUNCTIONS: [&str; 8] = ["KiB", "MiB", "GiB", "TiB", "size", "has", "int", "double"];
 const METHODS: [&str; 9] = [
@@ -68,7 +68,7 @@ pub(super) fn check(
     checker.fits(&whole)?;
     if whole.cost > COST_MAX {
         let fault = Fault::new(format!(
-            "may take {} steps; {COST_MAX} are allowed",
+            "the expression may take {} steps; {COST_MAX} are allowed",
             whole.cost
         ));
         return Err(fault.hint("loop over fewer items, or not within another loop"));
@@ -110,7 +110,9 @@ impl Checker<'_> {
     fn node(&mut self, expr: &IdedExpr) -> Answer {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
-            let fault = Fault::new(format!("is nested more than {DEPTH_MAX} deep"));
+            let fault = Fault::new(format!(
+                "the expression is nested more than {DEPTH_MAX} deep"
+            ));
             return Err(fault.at(self.range(expr)).hint("make two rules of it"));
         }
         let part = match &expr.expr {
@@ -120,7 +122,7 @@ impl Checker<'_> {
             Expr::Literal(literal) => self.literal(expr, literal),
             Expr::Select(select) => self.select(expr, select),
             Expr::Comprehension(_) | Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => {
-                Err(Fault::new("is not supported here").at(self.range(expr)))
+                Err(Fault::new("this is not supported here").at(self.range(expr)))
             }
         }?;
         self.depth -= 1;
@@ -158,7 +160,7 @@ impl Checker<'_> {
                 return Err(fault.hint("what is not set is '' or 0; ask for a label by `has(...)`"));
             }
             LiteralValue::Bytes(_) | LiteralValue::UInt(_) => {
-                return Err(Fault::new("is not supported here").at(range));
+                return Err(Fault::new("this is not supported here").at(range));
             }
         };
         Ok(part(node, Type::One(kind), range))
@@ -261,9 +263,14 @@ impl Checker<'_> {
     /// What is wrong with a name that leads nowhere.
     fn unknown(&self, range: Range<usize>, path: &str) -> Fault {
         let shown = shortened(path);
-        let (root, rest) = path.split_once('.').unwrap_or((path, ""));
+        let root = path.split('.').next().unwrap_or(path);
         if let Some((local, kind)) = self.locals.iter().rev().find(|(local, _)| local == root) {
             return Fault::new(format!("`{local}` is {kind} and has no fields")).at(range);
+        }
+        let above = path.rsplit_once('.').map_or("", |(above, _)| above);
+        if let Some(field) = Field::named(above).filter(|field| field.is_seen_by(self.scope)) {
+            return Fault::new(format!("`{above}` is {} and has no fields", field.kind()))
+                .at(range);
         }
         let group = format!("{path}.");
         let inside: Vec<&str> = self
@@ -275,22 +282,12 @@ impl Checker<'_> {
             let fault = Fault::new(format!("`{shown}` is not a value")).at(range);
             return fault.hint(format!("name one of its fields: {}", list(inside)));
         }
-        let known = Field::named(path).is_some() || other_scope_has(path);
-        let roots = self.scope.roots();
-        let locals = self.locals.iter().map(|(local, _)| local.as_str());
-        if known {
-            let fault = Fault::new(format!("{} does not see `{shown}`", self.scope)).at(range);
-            return fault.hint(format!("it sees {}", list(roots)));
+        if let Some(fault) = self.unseen(&range, path, root) {
+            return fault;
         }
+        let roots = self.scope.roots();
         if !roots.contains(&root) {
-            let message = format!("there is no `{}`", shortened(root));
-            let start = range.start;
-            let fault = Fault::new(message).at(start..start + root.len().min(range.len()));
-            let near = did_you_mean(root, roots.iter().copied().chain(locals));
-            let bare = || bare_word(root, rest).or_else(|| self.field_named(root));
-            return fault.hint(near.or_else(bare).unwrap_or_else(|| {
-                format!("{} sees {}", self.scope, list(roots.iter().copied()))
-            }));
+            return self.unknown_root(range.start, root);
         }
         let fault = Fault::new(format!("there is no `{shown}`")).at(range);
         let siblings = || {
@@ -300,6 +297,37 @@ impl Checker<'_> {
         };
         let near = did_you_mean(path, siblings());
         fault.hint(near.unwrap_or_else(|| format!("the fields are {}", list(siblings()))))
+    }
+
+    /// What is wrong with a name that other scopes see.
+    fn unseen(&self, range: &Range<usize>, path: &str, root: &str) -> Option<Fault> {
+        let unseen = |what: &str| Fault::new(format!("{} does not see `{what}`", self.scope));
+        let roots = self.scope.roots();
+        if let Some(field) = Field::named(path).filter(|_| roots.contains(&root)) {
+            let audience: Vec<String> = field.scopes().map(|scope| scope.to_string()).collect();
+            let fault = unseen(path).at(range.clone());
+            return Some(fault.hint(format!("only {} sees it", audience.join(" or "))));
+        }
+        let elsewhere = Field::all().any(|field| field.root() == root) && !roots.contains(&root);
+        let fault = unseen(root).at(range.start..range.start + root.len());
+        elsewhere.then(|| fault.hint(format!("it sees {}", list(roots))))
+    }
+
+    /// What is wrong with the first word of a name.
+    fn unknown_root(&self, start: usize, root: &str) -> Fault {
+        let roots = self.scope.roots();
+        let locals = self.locals.iter().map(|(local, _)| local.as_str());
+        let near = did_you_mean(root, roots.iter().copied().chain(locals));
+        let hint = near.or_else(|| self.field_named(root));
+        let fault = Fault::new(format!("there is no `{}`", shortened(root)));
+        let fault = fault.at(start..(start + root.len()).min(self.text.len()));
+        fault.hint(hint.unwrap_or_else(|| {
+            format!(
+                "{} sees {}; text is quoted: 'text'",
+                self.scope,
+                list(roots)
+            )
+        }))
     }
 
     /// The field that ends like `name`.
@@ -377,7 +405,7 @@ impl Checker<'_> {
         match part.kind {
             Type::One(Scalar::Bool) => Ok(part),
             other => {
-                Err(Fault::new(format!("must be true or false, this is {other}")).at(part.range))
+                Err(Fault::new(format!("this must be true or false, it is {other}")).at(part.range))
             }
         }
     }
@@ -757,7 +785,7 @@ impl Checker<'_> {
     fn variable(&self, variable: &IdedExpr) -> Result<String, Fault> {
         let range = self.range(variable);
         let Expr::Ident(name) = &variable.expr else {
-            return Err(Fault::new("must be a name for the items")
+            return Err(Fault::new("this must be a name for the items")
                 .at(range)
                 .hint("such as `x`"));
         };
@@ -828,20 +856,6 @@ fn path(expr: &IdedExpr) -> Option<String> {
         }
         _ => None,
     }
-}
-
-fn other_scope_has(path: &str) -> bool {
-    Field::all().any(|field| field.root() == path)
-}
-
-/// A hint for a word without quotes or without its group.
-fn bare_word(root: &str, rest: &str) -> Option<String> {
-    let words = [
-        "mon", "tue", "wed", "thu", "fri", "sat", "sun", "batch", "standard", "nvidia", "amd",
-        "intel",
-    ];
-    let text = rest.is_empty() && words.contains(&root);
-    text.then(|| format!("text is quoted: '{root}'"))
 }
 
 fn no_fields(kind: Type, range: Range<usize>) -> Fault {

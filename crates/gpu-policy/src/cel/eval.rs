@@ -408,6 +408,9 @@ pub(super) fn number(value: &Value<'_>) -> Answer<f64> {
 impl Comparison {
     fn holds(self, left: &Value<'_>, right: &Value<'_>) -> Answer<bool> {
         let order = left.order(right);
+        if order.is_none() && !matches!(self, Self::Equal | Self::NotEqual) {
+            return Err(Failure::NotANumber);
+        }
         Ok(match self {
             Self::Equal => order == Some(Ordering::Equal),
             Self::Greater => order == Some(Ordering::Greater),

@@ -65,7 +65,9 @@ pub(super) fn probe(checked: &Checked) -> Result<(), Fault> {
     let why = failed
         .map(|failure| failure.to_string())
         .unwrap_or_default();
-    Err(Fault::new(format!("has no value for any request: {why}")))
+    Err(Fault::new(format!(
+        "the expression fails for every request: {why}"
+    )))
 }
 
 fn request(much: Much, labels: &[String]) -> Request {
@@ -117,18 +119,9 @@ fn standing(much: Much) -> Standing {
 fn state(much: Much) -> DeviceState {
     DeviceState {
         device: Device {
-            key: DeviceKey::local("GPU-probe"),
-            name: "Probe".to_owned(),
             index: much.count,
-            vendor: Vendor::Nvidia,
-            kind: DeviceKind::Simulated,
-            pci_bus_id: None,
-            nvml_uuid: None,
-            driver: None,
             memory_total: much.bytes,
-            telemetry: Telemetry::Unsupported,
-            leasable: true,
-            found_by: Vec::new(),
+            ..device()
         },
         settings: DeviceSettings {
             reserve: 0,
@@ -146,5 +139,23 @@ fn state(much: Much) -> DeviceState {
             granted: much.bytes,
             ..Usage::default()
         },
+    }
+}
+
+/// A device of no account.
+pub(super) fn device() -> Device {
+    Device {
+        key: DeviceKey::local("GPU-probe"),
+        name: "Probe".to_owned(),
+        index: 0,
+        vendor: Vendor::Nvidia,
+        kind: DeviceKind::Simulated,
+        pci_bus_id: None,
+        nvml_uuid: None,
+        driver: None,
+        memory_total: 0,
+        telemetry: Telemetry::Unsupported,
+        leasable: true,
+        found_by: Vec::new(),
     }
 }

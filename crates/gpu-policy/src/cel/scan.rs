@@ -40,7 +40,9 @@ pub(super) struct Token {
 /// The tokens of `text`, in order; none of what makes a parser recurse is without a bound.
 pub(super) fn scan(text: &str) -> Result<Vec<Token>, Fault> {
     if text.len() > TEXT_BYTES_MAX {
-        return Err(Fault::new(format!("is longer than {TEXT_BYTES_MAX} bytes")));
+        return Err(Fault::new(format!(
+            "the expression is longer than {TEXT_BYTES_MAX} bytes"
+        )));
     }
     let mut tokens = Vec::new();
     let mut depth = Depth::default();
@@ -56,13 +58,14 @@ pub(super) fn scan(text: &str) -> Result<Vec<Token>, Fault> {
         tokens.push(token);
         if tokens.len() > TOKENS_MAX {
             let end = tokens[TOKENS_MAX].range.clone();
-            return Err(
-                Fault::new(format!("has more than {TOKENS_MAX} words and operators")).at(end),
-            );
+            return Err(Fault::new(format!(
+                "the expression has more than {TOKENS_MAX} words and operators"
+            ))
+            .at(end));
         }
     }
     match tokens.is_empty() {
-        true => Err(Fault::new("is empty")),
+        true => Err(Fault::new("the expression is empty")),
         false => Ok(tokens),
     }
 }
@@ -281,10 +284,10 @@ impl Depth {
                 .hint("make two rules of it"))
         };
         match () {
-            () if self.outer.len() > NESTING_MAX => too("is nested more than 16 deep"),
-            () if self.ternary > NESTING_MAX => too("has more than 16 `?`"),
-            () if self.unary > NESTING_MAX => too("has more than 16 `!` or `-` in a row"),
-            () if self.chain > CHAIN_MAX => too("has more than 32 operators in a row"),
+            () if self.outer.len() > NESTING_MAX => too("brackets are nested more than 16 deep"),
+            () if self.ternary > NESTING_MAX => too("there are more than 16 `?`"),
+            () if self.unary > NESTING_MAX => too("there are more than 16 `!` or `-` in a row"),
+            () if self.chain > CHAIN_MAX => too("there are more than 32 operators in a row"),
             () => Ok(()),
         }
     }

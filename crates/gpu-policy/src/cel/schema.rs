@@ -179,6 +179,18 @@ impl Field {
         self.entry().kind
     }
 
+    /// The scopes that see it.
+    pub(super) fn scopes(self) -> impl Iterator<Item = Scope> {
+        let all = [
+            Scope::Rule,
+            Scope::Tenant,
+            Scope::Device,
+            Scope::Select,
+            Scope::Score,
+        ];
+        all.into_iter().filter(move |scope| self.is_seen_by(*scope))
+    }
+
     pub(super) fn is_seen_by(self, scope: Scope) -> bool {
         scope.sees(self.entry().audience)
     }

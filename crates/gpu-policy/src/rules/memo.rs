@@ -1,7 +1,7 @@
 //! Verdicts by the inputs that they came from: leases with equal inputs share one.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Decided;
 
@@ -27,7 +27,12 @@ impl Memo {
         decided
     }
 
-    fn verdicts(&self) -> std::sync::MutexGuard<'_, BTreeMap<Vec<u8>, Decided>> {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.verdicts().len()
+    }
+
+    fn verdicts(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Decided>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
