@@ -5,11 +5,8 @@ use std::ops::Range;
 /// The bytes of `source` that spell the bytes `span` of the value that it stands for. `source` is a TOML
 /// string of any of the four kinds, or the bare text of an override. A span beyond the value is its end.
 pub(crate) fn spelled(source: &str, span: &Range<usize>) -> Range<usize> {
-    let pieces = pieces(source);
-    let end_of_value = pieces.last().map_or_else(
-        || source.len() - source.trim_start().len(),
-        |piece| piece.source.end,
-    );
+    let (begin, pieces) = pieces(source);
+    let end_of_value = pieces.last().map_or(begin, |piece| piece.source.end);
     let start = pieces
         .iter()
         .find(|piece| piece.value.end > span.start)
@@ -29,7 +26,8 @@ struct Piece {
     source: Range<usize>,
 }
 
-fn pieces(source: &str) -> Vec<Piece> {
+/// Where the value begins, and its characters.
+fn pieces(source: &str) -> (usize, Vec<Piece>) {
     let lead = source.len() - source.trim_start().len();
     let (skip, quotes, escapes) = opening(&source[lead..]);
     let body = lead + skip..(source.trim_end().len().saturating_sub(quotes)).max(lead + skip);
@@ -49,7 +47,7 @@ fn pieces(source: &str) -> Vec<Piece> {
         }
         at += spelled;
     }
-    found
+    (body.start, found)
 }
 
 /// How many bytes come before the value, how many quotes after it, and whether it has escapes.
