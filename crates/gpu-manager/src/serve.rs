@@ -16,7 +16,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use gpu_bridge::{App, Origin, Secrets, Warnings};
-use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
+use gpu_broker::{BootClock, Broker, ReloadOptions, Reloader, StartPolicy, Started, Trigger};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -156,7 +156,9 @@ fn allow_many_descriptors() {
 
 fn reload(reloader: &Arc<Reloader>) {
     let reloader = reloader.clone();
-    tokio::task::spawn_blocking(move || reloader.reload(Trigger::Signal, "SIGHUP"));
+    tokio::task::spawn_blocking(move || {
+        reloader.reload(Trigger::Signal, "SIGHUP", &ReloadOptions::default())
+    });
 }
 
 /// No new grants; who waits is told; what is held stays. A second signal does not wait for that.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gpu_api::WatchState;
 use gpu_bridge::{WatchReport, rfc3339};
-use gpu_broker::{Override, ReloadState, Reloader, SourceFile, StartPolicy, Started};
+use gpu_broker::{Override, ReloadStart, Reloader, SourceFile, StartPolicy, Started, WatchTiming};
 use gpu_lease::{At, Ms, Policy, WallMs};
 use gpu_watch::{Backend, Event, FileSet, LastEvent, Status, Watch, WatchedFile};
 
@@ -40,11 +40,10 @@ pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
 pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, String> {
     let switched = started.settings.policy_watch.as_ref();
     let switched = switched.filter(|_| !config.hot_reload_is_said);
-    let state = ReloadState {
+    let start = ReloadStart {
         watching: switched.map_or(config.hot_reload, |switch| switch.enabled),
-        switched_by: switched.map(|switch| switch.by.clone()),
-        degraded: started.degraded.as_ref().map(ToString::to_string),
-        ..ReloadState::default()
+        dev: config.dev,
+        ..started.reload_start()
     };
     let watched = config.policy_watch();
     let read = move || match &watched {
@@ -57,7 +56,7 @@ pub(super) fn reloader(config: &Config, started: &Started) -> Result<Reloader, S
         started.handle.clone(),
         Box::new(read),
         overrides(config)?,
-        state,
+        start,
     ))
 }
 
@@ -72,7 +71,7 @@ pub(super) fn watch(
     };
     let reloader = reloader.clone();
     let sink = move |event| match event {
-        Event::Changed(set) => drop(reloader.offer(sources(&set))),
+        Event::Changed(set) => drop(reloader.offer(sources(&set), WatchTiming::default())),
         Event::LogOnly(path) => tracing::info!(path = %path.display(), "changed; it is no policy"),
         Event::Recovered => reloader.offer_recovered(),
         Event::Touched => tracing::info!("policy files were saved and say the same"),
