@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::Method;
 use gpu_api::{ErrorCode, LeaseState};
-use gpu_broker::{Handle, ReloadOutcome, ReloadState};
+use gpu_broker::{Handle, ReloadState};
 use gpu_lease::{DeviceState, Fence};
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
@@ -214,7 +214,7 @@ impl Readings {
             .filter(|result| result.id > self.reloads_seen);
         for result in unseen {
             self.reloads
-                .get_or_create(&[("result", reload_label(&result.outcome).to_owned())])
+                .get_or_create(&[("result", result.outcome.as_str().to_owned())])
                 .inc();
         }
         let newest = state.history.iter().map(|result| result.id).max();
@@ -252,16 +252,6 @@ fn set(gauges: &Gauges, label: &'static str, value: &str, number: u64) {
 
 fn gauge_value(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn reload_label(outcome: &ReloadOutcome) -> &'static str {
-    match outcome {
-        ReloadOutcome::Applied { .. } => "applied",
-        ReloadOutcome::Refused { .. } => "refused",
-        ReloadOutcome::Stopped(_) => "stopped",
-        ReloadOutcome::Unchanged => "unchanged",
-        ReloadOutcome::Unreadable(_) => "unreadable",
-    }
 }
 
 /// A method as a label; what clients make up is one label.

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::effects::{Effects, ReadNow};
 use crate::handle::{Handle, Shared};
 use crate::inbox::{self, Inbox, Message};
+use crate::reload::ReloadStart;
 use crate::turn::{Fatal, Turn};
 use crate::view::View;
 
@@ -80,6 +81,20 @@ pub struct Started {
     pub rebooted: bool,
     /// What was stored beside the rows.
     pub settings: gpu_store::Settings,
+}
+
+impl Started {
+    /// What reloads begin with: what was stored of them, and how the start went. Whether files are
+    /// watched is what was switched last, else it is not.
+    pub fn reload_start(&self) -> ReloadStart {
+        let switched = self.settings.policy_watch.as_ref();
+        ReloadStart {
+            watching: switched.is_some_and(|switch| switch.enabled),
+            settings: self.settings.clone(),
+            degraded: self.degraded.as_ref().map(ToString::to_string),
+            ..ReloadStart::default()
+        }
+    }
 }
 
 /// The running loop.
@@ -149,11 +164,6 @@ impl Broker {
             rebooted,
             settings: stored.settings,
         })
-    }
-
-    /// Whether the loop has ended, in order or not.
-    pub fn is_over(&self) -> bool {
-        self.thread.is_finished()
     }
 
     /// Takes no more requests and tells those who wait; what is held stays held.

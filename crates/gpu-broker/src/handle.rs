@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_lease::{
-    Answer, At, Command, Denial, Device, Emergency, Event, Lease, LeaseError, LeaseId, Reading,
-    Request, Switch, Switched, Unexpected, UnknownDevice,
+    Answer, At, Command, Denial, Device, Emergency, Event, Explanation, Lease, LeaseError, LeaseId,
+    Reading, Request, Switch, Switched, Unexpected, UnknownDevice, WallMs,
 };
 use gpu_store::{EventPage, EventPosition, ReadError, Settings, Store, StoreId, StoredEvent};
 use thiserror::Error;
@@ -128,6 +128,22 @@ impl Handle {
         match self.submit(command).await? {
             Answer::Device(result) => result.map_err(DeviceCommandError::Unknown),
             other => unreachable!("a command about a device is answered by {other:?}"),
+        }
+    }
+
+    /// What would become of a request if it came now, or at another civil time. Changes nothing.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub async fn explain(
+        &self,
+        request: Request,
+        wall: Option<WallMs>,
+    ) -> Result<Explanation, Unavailable> {
+        let request = Box::new(request);
+        match self.submit(Command::Explain { request, wall }).await? {
+            Answer::Explain(explanation) => Ok(*explanation),
+            other => unreachable!("an explanation is answered by {other:?}"),
         }
     }
 

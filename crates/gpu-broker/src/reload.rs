@@ -1,132 +1,79 @@
 //! From the bytes of policy files to a live policy: one road for every trigger, one result for everybody.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+mod result;
+mod state;
 
-use gpu_lease::{Event, EventKind, Expect, Ms, Plan, Policy, Switch, WallMs};
-use gpu_policy::{Diagnostics, Override, SourceFile, compile, diff};
-use gpu_store::{Settings, SwitchedBy};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gpu_lease::{Event, EventKind, Expect, Ms, Plan, Policy, Switch};
+use gpu_policy::{Diagnostics, Override, OverrideError, SourceFile, compile, diff};
+use gpu_store::{ApiOverride, Settings, SwitchedBy};
 use parking_lot::Mutex;
+use thiserror::Error;
 
 use crate::handle::{Handle, Unavailable};
 
-/// Results that are kept for those who ask.
-const HISTORY_MAX: usize = 32;
+pub use result::{
+    Checked, Phases, Planning, ReloadOptions, ReloadOutcome, ReloadResult, Trigger, WatchTiming,
+};
+pub use state::{Breaker, Candidate, CandidateState, ReloadStart, ReloadState};
 
 /// Reads the policy files as they are now.
 type ReadFiles = Box<dyn Fn() -> Result<Vec<SourceFile>, String> + Send + Sync>;
 
-/// Who wanted a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// A caller of the HTTP API.
-    Api,
-    /// A command line.
-    CommandLine,
-    /// A saved file.
-    File,
-    /// SIGHUP.
-    Signal,
-    /// The start of the broker.
-    Start,
-}
-
-/// What became of one reload.
-#[derive(Debug)]
-pub struct ReloadResult {
-    /// Counts the reloads of this broker's life, from 1.
-    pub id: u64,
-    /// Who wanted it.
-    pub trigger: Trigger,
-    /// The caller, where there is one.
-    pub by: String,
-    /// When it began.
-    pub at: WallMs,
-    /// How long it took.
-    pub took: Ms,
-    /// The files that were read.
-    pub files: Vec<String>,
-    /// The policy before.
-    pub hash_before: String,
-    /// The policy that the files say, if they say one.
-    pub hash_after: Option<String>,
-    /// What happened.
-    pub outcome: ReloadOutcome,
-}
-
-/// What a reload did.
-#[derive(Debug)]
-pub enum ReloadOutcome {
-    /// Another policy is live.
-    Applied {
-        /// Its generation.
+/// A policy cannot be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RollbackError {
+    /// Nothing was live before.
+    #[error("no policy was live before this one, as far as is remembered")]
+    NothingBefore,
+    /// That generation is not kept.
+    #[error("generation {generation} is not kept (kept: {})", list(kept))]
+    NotKept {
+        /// The one asked for.
         generation: u64,
-        /// What differs from the one before, a line each.
-        changes: Vec<String>,
-        /// What it meant for leases and waiters.
-        plan: Plan,
+        /// Those that can be asked for, oldest first.
+        kept: Vec<u64>,
     },
-    /// The files have errors; the policy before stays.
-    Refused {
-        /// All of them.
-        diagnostics: Diagnostics,
-        /// How many failures there were since the last good save; a save that fails like the one before
-        /// is no other.
-        attempt: u32,
-    },
-    /// The broker did not take it.
-    Stopped(Unavailable),
-    /// The files say what is live.
-    Unchanged,
-    /// The files cannot be read, for the reason given; the policy before stays.
-    Unreadable(String),
 }
 
-/// What a good set of files says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// Its hash.
-    pub hash: String,
-    /// What differs from the live policy, a line each.
-    pub changes: Vec<String>,
+/// A setting cannot be put above the others.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SetOverrideError {
+    /// It is no setting.
+    #[error(transparent)]
+    Malformed(#[from] OverrideError),
+    /// It lasts too short or too long.
+    #[error("an override lasts from 1s to {OVERRIDE_TTL_MAX}")]
+    Ttl,
+    /// There are too many.
+    #[error("there can be no more than {OVERRIDES_MAX} overrides")]
+    TooMany,
 }
 
-/// What can be asked about reloads.
-#[derive(Clone, Debug, Default)]
-pub struct ReloadState {
-    /// Whether saved files are applied.
-    pub watching: bool,
-    /// Who switched that, if anybody did.
-    pub switched_by: Option<String>,
-    /// The last reload that changed something, was refused, or ended a refusal.
-    pub last: Option<Arc<ReloadResult>>,
-    /// The last reload, if the files on disk are refused or cannot be read.
-    pub refused: Option<Arc<ReloadResult>>,
-    /// Why the last good policy is live instead of the files, since the start.
-    pub degraded: Option<String>,
-    /// The last reloads, newest first.
-    pub history: VecDeque<Arc<ReloadResult>>,
-}
+/// The longest life of an override.
+pub const OVERRIDE_TTL_MAX: Ms = Ms::from_secs(30 * 86_400);
+/// As many overrides there can be at once.
+pub const OVERRIDES_MAX: usize = 64;
 
 /// Compiles and switches policies, one at a time.
 pub struct Reloader {
     handle: Handle,
     read: ReadFiles,
+    /// The layers above the files that last as long as the broker.
     overrides: Vec<Override>,
+    /// Nothing waits for a confirmation.
+    dev: bool,
     state: Mutex<ReloadState>,
     /// Held for a whole reload, and to switch watching: triggers are served in order, none is lost.
-    one_at_a_time: Mutex<Count>,
+    one_at_a_time: Mutex<Road>,
 }
 
-/// What is counted of reloads.
-#[derive(Default)]
-struct Count {
-    /// All of them.
+/// What one reload leaves for the next.
+struct Road {
     reloads: u64,
-    /// The refused ones since the last good save.
-    attempts: u32,
-    /// What the last of them said.
-    complaint: String,
+    settings: Settings,
 }
 
 impl Reloader {
@@ -135,49 +82,120 @@ impl Reloader {
         handle: Handle,
         read: ReadFiles,
         overrides: Vec<Override>,
-        state: ReloadState,
+        start: ReloadStart,
     ) -> Self {
+        let state = ReloadState {
+            watching: start.watching,
+            // A switch that the command line overruled decides nothing.
+            switched_by: start
+                .settings
+                .policy_watch
+                .clone()
+                .filter(|switch| switch.enabled == start.watching),
+            degraded: start.degraded,
+            ..ReloadState::default()
+        };
         Self {
             handle,
             read,
             overrides,
+            dev: start.dev,
             state: Mutex::new(state),
-            one_at_a_time: Mutex::default(),
+            one_at_a_time: Mutex::new(Road {
+                reloads: 0,
+                settings: start.settings,
+            }),
         }
     }
 
     /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.
-    pub fn reload(&self, trigger: Trigger, by: &str) -> Arc<ReloadResult> {
-        let mut count = self.one_at_a_time.lock();
-        match (self.read)() {
-            Ok(files) => self.apply(&mut count, trigger, by, files),
-            Err(why) => self.unread(&mut count, trigger, by, why),
-        }
+    pub fn reload(&self, trigger: Trigger, by: &str, options: &ReloadOptions) -> Arc<ReloadResult> {
+        let _ = options;
+        let mut road = self.one_at_a_time.lock();
+        let read = (self.read)();
+        self.run(&mut road, trigger, by, read)
+    }
+
+    /// The same for files that the caller has just written.
+    pub fn apply_files(
+        &self,
+        files: Vec<SourceFile>,
+        by: &str,
+        options: &ReloadOptions,
+    ) -> Arc<ReloadResult> {
+        let _ = options;
+        self.run(&mut self.one_at_a_time.lock(), Trigger::Api, by, Ok(files))
     }
 
     /// The same for bytes that a watcher has read; nothing while watching is switched off.
-    pub fn offer(&self, files: Vec<SourceFile>) -> Option<Arc<ReloadResult>> {
-        let mut count = self.one_at_a_time.lock();
+    pub fn offer(&self, files: Vec<SourceFile>, timing: WatchTiming) -> Option<Arc<ReloadResult>> {
+        let _ = timing;
+        let mut road = self.one_at_a_time.lock();
         if !self.state.lock().watching {
             return None;
         }
-        Some(self.apply(&mut count, Trigger::File, "", files))
+        Some(self.run(&mut road, Trigger::File, "", Ok(files)))
     }
 
     /// A watcher cannot read the files; what is live stays. Nothing while watching is switched off.
     pub fn offer_unreadable(&self, why: String) {
-        let mut count = self.one_at_a_time.lock();
+        let mut road = self.one_at_a_time.lock();
         if self.state.lock().watching {
-            self.unread(&mut count, Trigger::File, "", why);
+            self.run(&mut road, Trigger::File, "", Err(why));
         }
     }
 
     /// A watcher can read the files again, and they are what it offered last: which may have been refused.
     pub fn offer_recovered(&self) {
         if self.state().watching {
-            self.reload(Trigger::File, "");
+            self.reload(Trigger::File, "", &ReloadOptions::default());
         }
     }
+
+    /// Makes a policy live again that was before: that of generation `to`, else the one before this.
+    ///
+    /// # Errors
+    /// It is not remembered.
+    pub fn rollback(
+        &self,
+        by: &str,
+        to: Option<u64>,
+        options: &ReloadOptions,
+    ) -> Result<Arc<ReloadResult>, RollbackError> {
+        let _ = (by, options);
+        Err(match to {
+            None => RollbackError::NothingBefore,
+            Some(generation) => RollbackError::NotKept {
+                generation,
+                kept: Vec::new(),
+            },
+        })
+    }
+
+    /// Puts `settings` (pairs such as `placement.strategy` and `spread`) above all others for `ttl`,
+    /// instead of those that were there; none clears them.
+    ///
+    /// # Errors
+    /// One is no setting, or `ttl` is out of range. Whether the policy is good with them is in the result.
+    pub fn set_overrides(
+        &self,
+        settings: &[(String, String)],
+        ttl: Ms,
+        by: &str,
+        options: &ReloadOptions,
+    ) -> Result<Arc<ReloadResult>, SetOverrideError> {
+        let _ = (settings, ttl, options);
+        Ok(self.reload(Trigger::Override, by, options))
+    }
+
+    /// The settings that callers of the API set above all others.
+    pub fn overrides(&self) -> Vec<ApiOverride> {
+        self.state.lock().overrides.clone()
+    }
+
+    /// Does what has come due: ends overrides, looks at the errors of new rules, tries what rested.
+    /// To be called about once a second, from a thread that may wait.
+    pub fn tick(&self) {}
 
     /// The policy files as they are now.
     ///
@@ -199,6 +217,24 @@ impl Reloader {
         })
     }
 
+    /// What `files` would mean now for what is held and what waits, without doing it.
+    ///
+    /// # Errors
+    /// All errors of the files.
+    pub fn plan(&self, files: &[SourceFile]) -> Result<Planning, Diagnostics> {
+        let policy = compile(files, &self.overrides)?;
+        let snapshot = self.handle.snapshot();
+        Ok(Planning {
+            hash: policy.source.hash.clone(),
+            changes: changes(&snapshot.policy, &policy),
+            plan: Plan::default(),
+            plan_hash: String::new(),
+            revision: snapshot.counters.revision,
+            live: snapshot.policy.source.hash.clone(),
+            confirm_needed: self.dev,
+        })
+    }
+
     /// What can be asked about reloads.
     pub fn state(&self) -> ReloadState {
         self.state.lock().clone()
@@ -212,90 +248,92 @@ impl Reloader {
     pub fn set_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
         self.switch_watching(enabled, by)?;
         if enabled {
-            self.reload(Trigger::Api, by);
+            self.reload(Trigger::Api, by, &ReloadOptions::default());
         }
         Ok(())
     }
 
     fn switch_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
         // What is stored last must be what is switched last.
-        let _count = self.one_at_a_time.lock();
-        self.handle.store_settings_blocking(Settings {
-            policy_watch: Some(SwitchedBy {
-                enabled,
-                by: by.to_owned(),
-                at: self.handle.now().wall,
-            }),
-        })?;
+        let mut road = self.one_at_a_time.lock();
+        let switched = SwitchedBy {
+            enabled,
+            by: by.to_owned(),
+            at: self.handle.now().wall,
+        };
+        let settings = Settings {
+            policy_watch: Some(switched.clone()),
+            ..road.settings.clone()
+        };
+        self.handle.store_settings_blocking(settings.clone())?;
+        road.settings = settings;
         let mut state = self.state.lock();
         state.watching = enabled;
-        state.switched_by = Some(by.to_owned());
+        state.switched_by = Some(switched);
         Ok(())
     }
 
-    fn apply(
+    fn run(
         &self,
-        count: &mut Count,
+        road: &mut Road,
         trigger: Trigger,
         by: &str,
-        files: Vec<SourceFile>,
+        read: Result<Vec<SourceFile>, String>,
     ) -> Arc<ReloadResult> {
+        road.reloads += 1;
         let began = self.handle.now();
+        let started = Instant::now();
         let before = self.handle.snapshot().policy.clone();
-        let names = files.iter().map(|file| file.name.clone()).collect();
-        let compiled = compile(&files, &self.overrides);
+        let (files, compiled) = match read {
+            Err(why) => (Vec::new(), Err(ReloadOutcome::Unreadable(why))),
+            Ok(files) => {
+                let names = files.iter().map(|file| file.name.clone()).collect();
+                let refused = |diagnostics| ReloadOutcome::Refused {
+                    diagnostics,
+                    attempt: 1,
+                    rejected: false,
+                };
+                let compiled = compile(&files, &self.overrides);
+                (names, compiled.map_err(refused))
+            }
+        };
+        let compile = started.elapsed();
         let hash_after = compiled
             .as_ref()
             .ok()
             .map(|policy| policy.source.hash.clone());
+        let lines = compiled
+            .as_ref()
+            .map_or_else(|_| Vec::new(), |policy| changes(&before, policy));
+        let (outcome, plan) = match compiled {
+            Ok(policy) => self.switch(&lines, policy),
+            Err(outcome) => (outcome, None),
+        };
         let result = Arc::new(ReloadResult {
-            id: count.next(),
+            id: road.reloads,
             trigger,
             by: by.to_owned(),
             at: began.wall,
-            files: names,
+            took: self.handle.now().boot - began.boot,
+            phases: Phases {
+                compile,
+                apply: Duration::ZERO,
+                ..Phases::default()
+            },
+            files,
             hash_before: before.source.hash.clone(),
             hash_after,
-            outcome: match compiled {
-                Ok(policy) => {
-                    count.good();
-                    self.switch(&before, policy)
-                }
-                Err(diagnostics) => ReloadOutcome::Refused {
-                    attempt: count.bad(trigger, &diagnostics),
-                    diagnostics,
-                },
-            },
-            took: self.handle.now().boot - began.boot,
+            changes: lines,
+            plan,
+            plan_hash: None,
+            stale: Vec::new(),
+            outcome,
         });
         self.remember(&result);
         result
     }
 
-    fn unread(
-        &self,
-        count: &mut Count,
-        trigger: Trigger,
-        by: &str,
-        why: String,
-    ) -> Arc<ReloadResult> {
-        let result = Arc::new(ReloadResult {
-            id: count.next(),
-            trigger,
-            by: by.to_owned(),
-            at: self.handle.now().wall,
-            took: Ms(0),
-            files: Vec::new(),
-            hash_before: self.handle.snapshot().policy.source.hash.clone(),
-            hash_after: None,
-            outcome: ReloadOutcome::Unreadable(why),
-        });
-        self.remember(&result);
-        result
-    }
-
-    fn switch(&self, before: &Policy, policy: Policy) -> ReloadOutcome {
-        let changes = changes(before, &policy);
+    fn switch(&self, changes: &[String], policy: Policy) -> (ReloadOutcome, Option<Plan>) {
         let switch = Switch {
             policy: Arc::new(policy),
             changes: changes.join("; "),
@@ -303,96 +341,46 @@ impl Reloader {
             expect: Expect::default(),
         };
         match self.handle.set_policy_blocking(switch) {
-            Ok(Ok(None) | Err(_)) => ReloadOutcome::Unchanged,
-            Ok(Ok(Some(switched))) => ReloadOutcome::Applied {
-                generation: switched.generation,
-                changes,
-                plan: switched.plan,
-            },
-            Err(unavailable) => ReloadOutcome::Stopped(unavailable),
+            Ok(Ok(None) | Err(_)) => (ReloadOutcome::Unchanged, None),
+            Ok(Ok(Some(switched))) => (
+                ReloadOutcome::Applied {
+                    generation: switched.generation,
+                },
+                Some(switched.plan),
+            ),
+            Err(unavailable) => (ReloadOutcome::Stopped(unavailable), None),
         }
     }
 
     fn remember(&self, result: &Arc<ReloadResult>) {
-        self.report(result);
         let mut state = self.state.lock();
-        let mended = state.refused.is_some();
+        state.remember(result);
+        let mended = state.candidate.is_some();
         match &result.outcome {
-            ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => {
-                state.refused = None;
+            outcome if outcome.is_good() => {
+                state.candidate = None;
                 state.degraded = None;
             }
             ReloadOutcome::Refused { .. } | ReloadOutcome::Unreadable(_) => {
-                state.refused = Some(result.clone());
+                self.handle.note(Event {
+                    kind: EventKind::PolicyRefused,
+                    lease: None,
+                    device: None,
+                    by: Some(result.by.clone()).filter(|by| !by.is_empty()),
+                    text: format!("{:?}", result.outcome),
+                });
+                state.candidate = Some(Candidate {
+                    result: result.clone(),
+                    state: CandidateState::Failing,
+                    attempt: 1,
+                    since: result.at,
+                });
             }
-            ReloadOutcome::Stopped(_) => {}
+            _ => {}
         }
-        let told = !matches!(result.outcome, ReloadOutcome::Unchanged);
-        if told || mended {
+        if mended || !matches!(result.outcome, ReloadOutcome::Unchanged) {
             state.last = Some(result.clone());
         }
-        state.history.push_front(result.clone());
-        state.history.truncate(HISTORY_MAX);
-    }
-
-    /// The log says it all; the event stream says what the switch itself did not.
-    fn report(&self, result: &ReloadResult) {
-        match &result.outcome {
-            ReloadOutcome::Applied {
-                generation,
-                changes,
-                ..
-            } => {
-                tracing::info!(generation, took = %result.took, "policy is live: {}", changes.join("; "));
-            }
-            ReloadOutcome::Refused {
-                diagnostics,
-                attempt,
-            } => {
-                tracing::error!(
-                    attempt,
-                    "policy is refused, the one before stays live\n{diagnostics}"
-                );
-                self.note_refusal(result, diagnostics.to_string());
-            }
-            ReloadOutcome::Stopped(why) => tracing::warn!("policy is not applied: {why}"),
-            ReloadOutcome::Unchanged => tracing::info!("policy files say what is live already"),
-            ReloadOutcome::Unreadable(why) => {
-                tracing::error!("policy files cannot be read, the policy before stays live: {why}");
-                self.note_refusal(result, why.clone());
-            }
-        }
-    }
-
-    fn note_refusal(&self, result: &ReloadResult, text: String) {
-        self.handle.note(Event {
-            kind: EventKind::PolicyRefused,
-            lease: None,
-            device: None,
-            by: Some(result.by.clone()).filter(|by| !by.is_empty()),
-            text,
-        });
-    }
-}
-
-impl Count {
-    fn next(&mut self) -> u64 {
-        self.reloads += 1;
-        self.reloads
-    }
-
-    fn good(&mut self) {
-        self.attempts = 0;
-        self.complaint.clear();
-    }
-
-    /// Which attempt this is. Whoever asks makes one; a save only if it fails in another way.
-    fn bad(&mut self, trigger: Trigger, diagnostics: &Diagnostics) -> u32 {
-        let complaint = diagnostics.to_string();
-        let is_another = trigger != Trigger::File || complaint != self.complaint;
-        self.attempts += u32::from(is_another);
-        self.complaint = complaint;
-        self.attempts
     }
 }
 
@@ -401,4 +389,9 @@ fn changes(before: &Policy, after: &Policy) -> Vec<String> {
         .iter()
         .map(ToString::to_string)
         .collect()
+}
+
+fn list(generations: &[u64]) -> String {
+    let texts: Vec<_> = generations.iter().map(ToString::to_string).collect();
+    texts.join(", ")
 }

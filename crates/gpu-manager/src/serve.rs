@@ -19,7 +19,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
-use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
+use gpu_broker::{BootClock, Broker, ReloadOptions, Reloader, StartPolicy, Started, Trigger};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -175,7 +175,7 @@ async fn reload_on_hangup(
         let (reloader, reconfigure) = (reloader.clone(), reconfigure.clone());
         let reloaded = tokio::task::spawn_blocking(move || {
             reconfigure.look();
-            reloader.reload(Trigger::Signal, "SIGHUP")
+            reloader.reload(Trigger::Signal, "SIGHUP", &ReloadOptions::default())
         });
         let status = match reloaded.await.map(|result| policy::is_live(&result)) {
             Ok(true) => "serving",

@@ -30,7 +30,7 @@ pub(crate) fn policy(
         degraded: state.degraded.is_some(),
         files: files.collect(),
         overrides: overrides.to_vec(),
-        candidate: state.refused.as_deref().and_then(candidate),
+        candidate: state.candidate.as_ref().and_then(candidate),
         error_state: error_state(state),
         draining: draining(scene),
     }

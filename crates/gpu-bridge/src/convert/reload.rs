@@ -1,8 +1,8 @@
 //! Reloads: results, and how the files on disk stand to what is live.
 
 use gpu_api as wire;
-use gpu_broker::{ReloadOutcome, ReloadResult, ReloadState, Trigger};
-use gpu_lease::{Deadline, Fate, LeaseFate, Plan};
+use gpu_broker::{Candidate, CandidateState, ReloadOutcome, ReloadResult, ReloadState, Trigger};
+use gpu_lease::{Deadline, Fate, LeaseFate};
 
 use super::policy::diagnostics;
 use super::time::rfc3339;
@@ -10,29 +10,37 @@ use crate::app::Config;
 
 /// What became of one reload; `live` is the generation now in force, for one that changed nothing.
 pub(crate) fn reload_result(result: &ReloadResult, live: u64) -> wire::ReloadResult {
-    let generation = match &result.outcome {
-        ReloadOutcome::Applied { generation, .. } => *generation,
-        ReloadOutcome::Refused { .. }
+    let switched = match &result.outcome {
+        ReloadOutcome::Applied { generation } | ReloadOutcome::RolledBack { generation, .. } => {
+            Some(*generation)
+        }
+        ReloadOutcome::Moved { .. }
+        | ReloadOutcome::NeedsConfirmation
+        | ReloadOutcome::Refused { .. }
+        | ReloadOutcome::Rejected { .. }
+        | ReloadOutcome::Resting { .. }
         | ReloadOutcome::Stopped(_)
         | ReloadOutcome::Unchanged
-        | ReloadOutcome::Unreadable(_) => live,
+        | ReloadOutcome::Unreadable(_) => None,
     };
-    let applied = matches!(result.outcome, ReloadOutcome::Applied { .. });
+    let generation = switched.unwrap_or(live);
     wire::ReloadResult {
         outcome: outcome(&result.outcome),
-        summary: summary(&result.outcome),
+        summary: summary(result),
         trigger: trigger(result.trigger),
         at: rfc3339(result.at),
         took_ms: result.took.0,
         generation,
-        previous_generation: generation.saturating_sub(u64::from(applied)),
+        previous_generation: generation.saturating_sub(u64::from(switched.is_some())),
         hash: result.hash_after.clone().unwrap_or_default(),
         files: result.files.clone(),
-        changes: changes(&result.outcome),
-        leases: plan(&result.outcome)
+        changes: result.changes.clone(),
+        leases: result
+            .plan
+            .as_ref()
             .map_or_else(Vec::new, |plan| plan.held.iter().map(fate).collect()),
-        stale: Vec::new(),
-        plan: None,
+        stale: result.stale.iter().map(ToString::to_string).collect(),
+        plan: result.plan_hash.clone(),
         attempt: attempt(&result.outcome),
         diagnostics: found(&result.outcome),
     }
@@ -48,7 +56,7 @@ pub(crate) fn reload_state(
     let switched = state
         .switched_by
         .as_ref()
-        .map(|by| format!("switched by {by}"));
+        .map(|switch| format!("switched by {}", switch.by));
     wire::ReloadState {
         enabled: state.watching,
         why: switched.unwrap_or_else(|| config.watch_reason.clone()),
@@ -65,7 +73,7 @@ pub(crate) fn reload_state(
 
 /// How the files on disk compare with what is live, as far as anybody has looked.
 pub(crate) fn disk(state: &ReloadState) -> wire::DiskState {
-    if state.refused.is_some() || state.degraded.is_some() {
+    if state.candidate.is_some() || state.degraded.is_some() {
         return wire::DiskState::Failing;
     }
     match state.watching {
@@ -77,56 +85,51 @@ pub(crate) fn disk(state: &ReloadState) -> wire::DiskState {
 /// Why disk and live differ, in one line.
 pub(crate) fn error_state(state: &ReloadState) -> Option<String> {
     let refused = state
-        .refused
+        .candidate
         .as_ref()
-        .map(|result| summary(&result.outcome));
+        .map(|candidate| summary(&candidate.result));
     refused.or_else(|| state.degraded.as_ref().map(|why| one_line(why)))
 }
 
-/// What is on disk and was refused.
-pub(super) fn candidate(refused: &ReloadResult) -> Option<wire::Candidate> {
-    let ReloadOutcome::Refused { attempt, .. } = &refused.outcome else {
-        return None;
-    };
+/// What is on disk and is not live.
+pub(super) fn candidate(candidate: &Candidate) -> Option<wire::Candidate> {
     Some(wire::Candidate {
-        hash: refused.hash_after.clone().unwrap_or_default(),
-        seen_at: rfc3339(refused.at),
-        state: match wire_outcome(*attempt) {
-            wire::ReloadOutcome::Rejected => wire::CandidateState::Rejected,
-            _ => wire::CandidateState::Failing,
+        hash: candidate.result.hash_after.clone().unwrap_or_default(),
+        seen_at: rfc3339(candidate.result.at),
+        state: match candidate.state {
+            CandidateState::Failing => wire::CandidateState::Failing,
+            CandidateState::Rejected | CandidateState::RolledBack => wire::CandidateState::Rejected,
+            CandidateState::NeedsConfirmation
+            | CandidateState::NotLoaded
+            | CandidateState::Resting => return None,
         },
-        attempt: *attempt,
-        diagnostics: found(&refused.outcome),
+        attempt: candidate.attempt,
+        diagnostics: found(&candidate.result.outcome),
     })
-}
-
-/// A candidate that failed this often is rejected.
-const REJECTED_AFTER_ATTEMPTS: u32 = 3;
-
-fn wire_outcome(attempt: u32) -> wire::ReloadOutcome {
-    match attempt < REJECTED_AFTER_ATTEMPTS {
-        true => wire::ReloadOutcome::Failed,
-        false => wire::ReloadOutcome::Rejected,
-    }
 }
 
 fn outcome(outcome: &ReloadOutcome) -> wire::ReloadOutcome {
     match outcome {
-        ReloadOutcome::Applied { .. } => wire::ReloadOutcome::Applied,
-        ReloadOutcome::Refused { attempt, .. } => wire_outcome(*attempt),
-        ReloadOutcome::Stopped(_) | ReloadOutcome::Unreadable(_) => wire::ReloadOutcome::Failed,
+        ReloadOutcome::Applied { .. } | ReloadOutcome::RolledBack { .. } => {
+            wire::ReloadOutcome::Applied
+        }
+        ReloadOutcome::NeedsConfirmation => wire::ReloadOutcome::NeedsConfirmation,
+        ReloadOutcome::Refused { rejected: true, .. } | ReloadOutcome::Rejected { .. } => {
+            wire::ReloadOutcome::Rejected
+        }
+        ReloadOutcome::Moved { .. }
+        | ReloadOutcome::Refused { .. }
+        | ReloadOutcome::Resting { .. }
+        | ReloadOutcome::Stopped(_)
+        | ReloadOutcome::Unreadable(_) => wire::ReloadOutcome::Failed,
         ReloadOutcome::Unchanged => wire::ReloadOutcome::Unchanged,
     }
 }
 
 /// What came of it, in one line.
-fn summary(outcome: &ReloadOutcome) -> String {
-    match outcome {
-        ReloadOutcome::Applied {
-            generation,
-            changes,
-            ..
-        } => match changes.as_slice() {
+fn summary(result: &ReloadResult) -> String {
+    match &result.outcome {
+        ReloadOutcome::Applied { generation } => match result.changes.as_slice() {
             [] => format!("generation {generation} is live"),
             [one] => format!("generation {generation} is live: {one}"),
             [first, more @ ..] => format!(
@@ -134,9 +137,16 @@ fn summary(outcome: &ReloadOutcome) -> String {
                 more.len()
             ),
         },
+        ReloadOutcome::Moved { live } => {
+            format!("not applied: something else is true than was expected; live is {live}")
+        }
+        ReloadOutcome::NeedsConfirmation => {
+            "not applied: what it means for leases has to be confirmed".to_owned()
+        }
         ReloadOutcome::Refused {
             diagnostics,
             attempt,
+            ..
         } => {
             let first = diagnostics.items().first();
             let place = first.map(|item| {
@@ -154,6 +164,13 @@ fn summary(outcome: &ReloadOutcome) -> String {
                 place.unwrap_or_default()
             )
         }
+        ReloadOutcome::Rejected { why } => format!("rejected before and not changed since: {why}"),
+        ReloadOutcome::Resting { until } => {
+            format!("not applied: saved files rest until {}", rfc3339(*until))
+        }
+        ReloadOutcome::RolledBack { generation, why } => {
+            format!("rolled back, generation {generation} is live: {why}")
+        }
         ReloadOutcome::Stopped(why) => format!("not applied: {why}"),
         ReloadOutcome::Unchanged => "the files say what is live already".to_owned(),
         ReloadOutcome::Unreadable(why) => {
@@ -162,33 +179,10 @@ fn summary(outcome: &ReloadOutcome) -> String {
     }
 }
 
-fn changes(outcome: &ReloadOutcome) -> Vec<String> {
-    match outcome {
-        ReloadOutcome::Applied { changes, .. } => changes.clone(),
-        ReloadOutcome::Refused { .. }
-        | ReloadOutcome::Stopped(_)
-        | ReloadOutcome::Unchanged
-        | ReloadOutcome::Unreadable(_) => Vec::new(),
-    }
-}
-
-fn plan(outcome: &ReloadOutcome) -> Option<&Plan> {
-    match outcome {
-        ReloadOutcome::Applied { plan, .. } => Some(plan),
-        ReloadOutcome::Refused { .. }
-        | ReloadOutcome::Stopped(_)
-        | ReloadOutcome::Unchanged
-        | ReloadOutcome::Unreadable(_) => None,
-    }
-}
-
 fn attempt(outcome: &ReloadOutcome) -> u32 {
     match outcome {
         ReloadOutcome::Refused { attempt, .. } => *attempt,
-        ReloadOutcome::Applied { .. }
-        | ReloadOutcome::Stopped(_)
-        | ReloadOutcome::Unchanged
-        | ReloadOutcome::Unreadable(_) => 0,
+        _ => 0,
     }
 }
 
@@ -197,10 +191,7 @@ fn found(outcome: &ReloadOutcome) -> Vec<wire::Diagnostic> {
         ReloadOutcome::Refused {
             diagnostics: found, ..
         } => diagnostics(found),
-        ReloadOutcome::Applied { .. }
-        | ReloadOutcome::Stopped(_)
-        | ReloadOutcome::Unchanged
-        | ReloadOutcome::Unreadable(_) => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -229,10 +220,9 @@ fn fate(fate: &LeaseFate) -> wire::LeaseFate {
 
 fn trigger(trigger: Trigger) -> wire::ReloadTrigger {
     match trigger {
-        Trigger::Api | Trigger::CommandLine => wire::ReloadTrigger::Api,
+        Trigger::Api | Trigger::Override | Trigger::Rollback => wire::ReloadTrigger::Api,
         Trigger::File => wire::ReloadTrigger::File,
         Trigger::Signal => wire::ReloadTrigger::Signal,
-        Trigger::Start => wire::ReloadTrigger::Start,
     }
 }
 

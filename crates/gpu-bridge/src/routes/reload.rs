@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use gpu_api::{ErrorCode, Problem, ReloadRequest, ReloadSwitch};
-use gpu_broker::{Reloader, Trigger};
+use gpu_broker::{ReloadOptions, Reloader, Trigger};
 
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
@@ -27,7 +27,10 @@ pub(super) async fn trigger(
         );
     }
     let by = caller.name().to_owned();
-    let result = blocking(&bridge, move |reloader| reloader.reload(Trigger::Api, &by)).await?;
+    let result = blocking(&bridge, move |reloader| {
+        reloader.reload(Trigger::Api, &by, &ReloadOptions::default())
+    })
+    .await?;
     let live = bridge.handle.snapshot().counters.generation;
     Ok(json(StatusCode::OK, &reload_result(&result, live)))
 }

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use gpu_bridge::{App, Config, Limits, Peer, Secrets, UnixUser};
 use gpu_broker::{
-    BootClock, Broker, Handle, ReloadState, Reloader, SourceFile, StartPolicy, boot_id,
+    BootClock, Broker, Handle, ReloadStart, Reloader, SourceFile, StartPolicy, boot_id,
 };
 use gpu_lease::{Device, DeviceKey, DeviceKind, Telemetry, Vendor};
 use gpu_store::{MemoryStore, StoreId};
@@ -72,9 +72,10 @@ impl Bench {
             started.handle.clone(),
             Box::new(move || Ok(read())),
             vec![],
-            ReloadState {
+            ReloadStart {
                 watching: true,
-                ..ReloadState::default()
+                dev: true,
+                ..started.reload_start()
             },
         );
         Self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gpu_api::WatchState;
 use gpu_bridge::{WatchReport, rfc3339};
 use gpu_broker::{
-    Override, ReloadOutcome, ReloadResult, ReloadState, Reloader, SourceFile, StartPolicy, Started,
+    Override, ReloadResult, ReloadStart, Reloader, SourceFile, StartPolicy, Started, WatchTiming,
 };
 use gpu_lease::{At, Ms, Policy, WallMs};
 use gpu_watch::{Backend, Event, FileSet, LastEvent, Status, Watch, WatchedFile};
@@ -50,11 +50,10 @@ pub(super) fn reloader(
 ) -> Result<Reloader, String> {
     let switched = started.settings.policy_watch.as_ref();
     let switched = switched.filter(|_| !config.hot_reload_is_said);
-    let state = ReloadState {
+    let start = ReloadStart {
         watching: switched.map_or(config.hot_reload, |switch| switch.enabled),
-        switched_by: switched.map(|switch| switch.by.clone()),
-        degraded: started.degraded.as_ref().map(ToString::to_string),
-        ..ReloadState::default()
+        dev: config.dev,
+        ..started.reload_start()
     };
     let read = move || match watched.read().clone() {
         Some(watch) => gpu_watch::read_set(&watch)
@@ -66,7 +65,7 @@ pub(super) fn reloader(
         started.handle.clone(),
         Box::new(read),
         overrides(config)?,
-        state,
+        start,
     ))
 }
 
@@ -125,7 +124,7 @@ fn start_watch(
     };
     let reloader = reloader.clone();
     let sink = move |event| match event {
-        Event::Changed(set) => drop(reloader.offer(sources(&set))),
+        Event::Changed(set) => drop(reloader.offer(sources(&set), WatchTiming::default())),
         Event::LogOnly(path) => tracing::info!(path = %path.display(), "changed; it is no policy"),
         Event::Recovered => reloader.offer_recovered(),
         Event::Touched => tracing::info!("policy files were saved and say the same"),
@@ -137,10 +136,7 @@ fn start_watch(
 
 /// Whether what a reload read is what is live.
 pub(super) fn is_live(result: &ReloadResult) -> bool {
-    matches!(
-        result.outcome,
-        ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged
-    )
+    result.outcome.is_good()
 }
 
 /// Says how `watch` is doing for as long as it is kept.
