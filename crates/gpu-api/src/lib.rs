@@ -9,9 +9,11 @@ mod bytes;
 mod decode;
 mod device;
 mod event;
+mod explain;
 mod lease;
 mod operator;
 pub mod paths;
+mod plan;
 mod policy;
 mod problem;
 mod reload;
@@ -28,6 +30,7 @@ pub use device::{
     Freshness, Vendor,
 };
 pub use event::{EVENT_ASSETS_CHANGED, EVENT_RESET, Event};
+pub use explain::{ExplainAt, ExplainOutcome, ExplainRequest, Explanation, RuleEffect};
 pub use lease::{
     Allocation, Blocker, Cause, CauseSource, Drain, EndReason, Enforcement, Holder, HolderKind,
     LEASES_PER_PAGE_MAX, Lease, LeaseList, LeaseListQuery, LeaseQuery, LeaseState, Observed, Queue,
@@ -37,18 +40,24 @@ pub use operator::{
     CordonRequest, DeviceDrainResult, DeviceFree, DrainRequest, EmergencyRequest, EmergencyResult,
     EndedLease, FenceAnswer, FenceCheck, Selection, Until,
 };
+pub use plan::{DeniedWaiter, Fate, LeaseFate, PolicyPlan, PolicyPlanRequest};
 pub use policy::{
-    Candidate, CandidateState, Diagnostic, POLICY_FILES_MAX, Policy, PolicyCheck,
-    PolicyCheckRequest, PolicyFile, PolicyText, Severity,
+    Candidate, CandidateState, Diagnostic, ErrorState, OVERRIDES_MAX, OverridesRequest,
+    POLICY_FILES_MAX, Policy, PolicyCheck, PolicyCheckRequest, PolicyFile, PolicyOverride,
+    PolicyPut, PolicyRollbackRequest, PolicyText, RolledBack, RuleErrors, Settings, Severity,
 };
 pub use problem::{ErrorCode, Facts, Problem};
 pub use reload::{
-    Fate, LeaseFate, ReloadOutcome, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch,
-    ReloadTrigger, WatchState,
+    Breaker, BreakerState, DrainingGeneration, ReloadCount, ReloadOutcome, ReloadPhases,
+    ReloadQuery, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch, ReloadTrigger, Switched,
+    WatchState, WatchedPath,
 };
 pub use request::{AcquireRequest, ComputeMilli, Demand, DeviceCount, HolderRequest, Labels, Ttl};
 pub use span::{ParseSpanError, Span};
-pub use status::{BrokerState, DiskState, Health, LeaseCounts, PolicyStatus, SERVICE, Status};
+pub use status::{
+    BrokerState, DiskState, Health, LeaseCounts, PolicyStatus, SERVICE, Share, Status,
+    TenantStanding,
+};
 pub use text::{Text, TextError};
 
 /// Header that carries a lease's secret on renew, ready and release.

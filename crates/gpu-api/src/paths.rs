@@ -30,10 +30,18 @@ pub const DEVICE_DRAIN: &str = "/v1/devices/{id}/drain";
 pub const DEVICE_CLEAR_QUARANTINE: &str = "/v1/devices/{id}/clear-quarantine";
 /// POST triggers a reload, GET says how watching stands, PUT switches it.
 pub const HOT_RELOAD: &str = "/v1/hot-reload";
-/// GET: the policy in force.
+/// GET: the policy in force; PUT, admin: writes its files and loads them.
 pub const POLICY: &str = "/v1/policy";
 /// POST: compile without loading.
 pub const POLICY_CHECK: &str = "/v1/policy/check";
+/// POST: what would become of a request.
+pub const POLICY_EXPLAIN: &str = "/v1/policy/explain";
+/// PUT, admin: settings above the files, for a while.
+pub const POLICY_OVERRIDES: &str = "/v1/policy/overrides";
+/// POST: what loading would mean for what is held and what waits.
+pub const POLICY_PLAN: &str = "/v1/policy/plan";
+/// POST, admin: back to an earlier policy.
+pub const POLICY_ROLLBACK: &str = "/v1/policy/rollback";
 /// GET: who waits, and why.
 pub const QUEUE: &str = "/v1/queue";
 /// GET: what happens, as server-sent events.

@@ -66,6 +66,8 @@ pub enum ErrorCode {
     Overloaded,
     /// The policy is not the one that the caller expected.
     PolicyChanged,
+    /// The broker may not write the policy files.
+    PolicyReadOnly,
     /// Too many wait.
     QueueFull,
     /// The broker has not seen its devices yet.
@@ -74,6 +76,8 @@ pub enum ErrorCode {
     RequestTimeout,
     /// The broker is on its way out.
     ShuttingDown,
+    /// Too many reloads wait for their turn.
+    TooManyReloads,
     /// No token, or a wrong one.
     Unauthorized,
     /// The body is not `application/json`.
@@ -97,7 +101,7 @@ pub struct Facts {
 
 impl ErrorCode {
     /// Every code, in alphabetical order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::BadJson,
         Self::BadRequest,
         Self::BodyTooLarge,
@@ -115,10 +119,12 @@ impl ErrorCode {
         Self::OriginRefused,
         Self::Overloaded,
         Self::PolicyChanged,
+        Self::PolicyReadOnly,
         Self::QueueFull,
         Self::Recovering,
         Self::RequestTimeout,
         Self::ShuttingDown,
+        Self::TooManyReloads,
         Self::Unauthorized,
         Self::UnsupportedMediaType,
         Self::WaitOver,
@@ -151,10 +157,16 @@ impl ErrorCode {
             Self::OriginRefused => (403, false, "the page's origin is not allowed"),
             Self::Overloaded => (503, true, "the broker has too much to do"),
             Self::PolicyChanged => (412, false, "the policy is not the expected one"),
+            Self::PolicyReadOnly => (
+                403,
+                false,
+                "the policy files cannot be written by the broker",
+            ),
             Self::QueueFull => (429, true, "too many wait"),
             Self::Recovering => (503, true, "the broker has not seen its devices yet"),
             Self::RequestTimeout => (408, true, "the request did not arrive in time"),
             Self::ShuttingDown => (503, true, "the broker is stopping"),
+            Self::TooManyReloads => (429, true, "too many reloads wait"),
             Self::Unauthorized => (401, false, "a token is needed"),
             Self::UnsupportedMediaType => (415, false, "the body must be application/json"),
             Self::WaitOver => (408, true, "the wait ended without a grant"),
@@ -197,10 +209,12 @@ impl ErrorCode {
             Self::OriginRefused => "origin_refused",
             Self::Overloaded => "overloaded",
             Self::PolicyChanged => "policy_changed",
+            Self::PolicyReadOnly => "policy_read_only",
             Self::QueueFull => "queue_full",
             Self::Recovering => "recovering",
             Self::RequestTimeout => "request_timeout",
             Self::ShuttingDown => "shutting_down",
+            Self::TooManyReloads => "too_many_reloads",
             Self::Unauthorized => "unauthorized",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::WaitOver => "wait_over",

@@ -39,6 +39,8 @@ pub struct Status {
     pub devices_open: u32,
     /// Leases by state.
     pub leases: LeaseCounts,
+    /// How the tenants of the policy stand, by name and user.
+    pub tenants: Vec<TenantStanding>,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
 }
@@ -70,6 +72,36 @@ pub struct PolicyStatus {
     pub disk: DiskState,
     /// Why disk and live differ, in one line.
     pub error_state: Option<String>,
+    /// Hash of the plan that waits for a confirmation.
+    pub pending: Option<String>,
+}
+
+/// How a tenant stands, or one user of it where each is a tenant of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TenantStanding {
+    /// Its name.
+    pub name: String,
+    /// The user, where each is a tenant of its own.
+    pub user: Option<String>,
+    /// Its part of a fair share, relative to the others.
+    pub weight: u32,
+    /// What it holds.
+    pub held: Share,
+    /// How many requests of it wait.
+    pub waiting: u32,
+    /// What it had of late, in byte-seconds; what is a half-life ago counts half.
+    pub used: u64,
+}
+
+/// What is held by some leases together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Share {
+    /// How many leases.
+    pub leases: u32,
+    /// On how many devices, each counted as often as it is granted.
+    pub devices: u32,
+    /// Bytes granted.
+    pub memory: u64,
 }
 
 /// How the policy files on disk compare with the policy in force.
@@ -80,6 +112,8 @@ pub enum DiskState {
     Differs,
     /// They do not compile.
     Failing,
+    /// They compile; what they would do to held leases waits for a confirmation.
+    Pending,
     /// They are what is in force.
     Same,
     /// They have not been read since the start.

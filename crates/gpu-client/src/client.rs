@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use gpu_api::{
     AcquireRequest, CordonRequest, Device, DeviceDrainResult, DeviceList, DrainRequest,
-    EmergencyRequest, EmergencyResult, FenceAnswer, FenceCheck, Health, Lease, LeaseList, Policy,
-    PolicyCheck, PolicyCheckRequest, Problem, Queue, ReloadRequest, ReloadResult, ReloadState,
-    ReloadSwitch, Span, Status, paths,
+    EmergencyRequest, EmergencyResult, ExplainRequest, Explanation, FenceAnswer, FenceCheck,
+    Health, Lease, LeaseList, OverridesRequest, Policy, PolicyCheck, PolicyCheckRequest,
+    PolicyPlan, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, Problem, Queue, ReloadRequest,
+    ReloadResult, ReloadState, ReloadSwitch, Span, Status, paths,
 };
 use hyper::Method;
 use hyper::header::HeaderValue;
@@ -23,6 +24,7 @@ use crate::events::EventStream;
 /// How long the broker may take for what it does at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 const KEY_BYTES: usize = 16;
+const IF_MATCH_HEADER: &str = "if-match";
 
 /// A client of one broker. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -317,7 +319,19 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; files that do not compile are a result, not an error.
     pub async fn reload(&self, request: &ReloadRequest) -> Result<ReloadResult, ClientError> {
-        self.call(once(post(paths::HOT_RELOAD.to_owned(), request)))
+        self.reload_if(request, &LoadOptions::default()).await
+    }
+
+    /// [`Self::reload`] under conditions. Admin.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; whatever becomes of the files is a result, not an error.
+    pub async fn reload_if(
+        &self,
+        request: &ReloadRequest,
+        options: &LoadOptions,
+    ) -> Result<ReloadResult, ClientError> {
+        self.load(Method::POST, paths::HOT_RELOAD, request, options)
             .await
     }
 
@@ -362,6 +376,69 @@ impl Client {
             .await
     }
 
+    /// What loading would mean for what is held and what waits; nothing changes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; texts that do not compile are a result, not an error.
+    pub async fn plan_policy(
+        &self,
+        request: &PolicyPlanRequest,
+    ) -> Result<PolicyPlan, ClientError> {
+        self.call(post(paths::POLICY_PLAN.to_owned(), request))
+            .await
+    }
+
+    /// What would become of a request; nothing changes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a request that would be refused is an explanation, not an error.
+    pub async fn explain_policy(
+        &self,
+        request: &ExplainRequest,
+    ) -> Result<Explanation, ClientError> {
+        self.call(post(paths::POLICY_EXPLAIN.to_owned(), request))
+            .await
+    }
+
+    /// Writes the policy files and loads them. Admin.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; whatever becomes of the files is a result, not an error.
+    pub async fn put_policy(
+        &self,
+        request: &PolicyPut,
+        options: &LoadOptions,
+    ) -> Result<ReloadResult, ClientError> {
+        self.load(Method::PUT, paths::POLICY, request, options)
+            .await
+    }
+
+    /// Goes back to an earlier policy. Admin.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a plan that has to be confirmed is a result, not an error.
+    pub async fn rollback_policy(
+        &self,
+        request: &PolicyRollbackRequest,
+        options: &LoadOptions,
+    ) -> Result<ReloadResult, ClientError> {
+        self.load(Method::POST, paths::POLICY_ROLLBACK, request, options)
+            .await
+    }
+
+    /// Replaces the settings above the files, for a while. Admin.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; settings that do not compile are a result, not an error.
+    pub async fn set_overrides(
+        &self,
+        request: &OverridesRequest,
+        options: &LoadOptions,
+    ) -> Result<ReloadResult, ClientError> {
+        self.load(Method::PUT, paths::POLICY_OVERRIDES, request, options)
+            .await
+    }
+
     /// Who waits, and why.
     ///
     /// # Errors
@@ -397,10 +474,44 @@ impl Client {
         EventStream::new(Arc::clone(&self.connections), after)
     }
 
+    /// Loads a policy. It is not sent again once the broker may have seen it.
+    async fn load(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        options: &LoadOptions,
+    ) -> Result<ReloadResult, ClientError> {
+        let query = options
+            .timeout
+            .map(|span| format!("?timeout={}ms", span.as_ms()));
+        let call = post(format!("{path}{}", query.unwrap_or_default()), body);
+        let mut call = once(Call { method, ..call });
+        call.patience =
+            PATIENCE.saturating_add(options.timeout.map_or(PATIENCE, Span::as_duration));
+        // A hash that no header can carry is no hash, and the broker says so of an empty one.
+        if let Some(live) = &options.if_match {
+            let tag = HeaderValue::from_str(&format!("\"{live}\""));
+            let tag = tag.unwrap_or_else(|_| HeaderValue::from_static("\"\""));
+            call.headers.push((IF_MATCH_HEADER, tag));
+        }
+        let answer = self.connections.exchange(&call).await?;
+        read_result(&self.connections, &answer)
+    }
+
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let answer = self.connections.exchange(&call).await?;
         read_answer(&self.connections, &answer)
     }
+}
+
+/// Under which conditions a policy is loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Only if the policy in force has this hash.
+    pub if_match: Option<String>,
+    /// How long the broker waits for the result before it answers that it goes on; its own choice if absent.
+    pub timeout: Option<Span>,
 }
 
 /// Why no client can be made.
@@ -430,6 +541,14 @@ pub(crate) fn read_answer<T: DeserializeOwned>(
             Err(connections
                 .not_a_broker(format!("it answers `{}` without a reason", answer.status)))
         }
+    }
+}
+
+/// `answer` as the result of a reload, whose status says what came of it, or as the error that it is.
+fn read_result(connections: &Connections, answer: &Answer) -> Result<ReloadResult, ClientError> {
+    match serde_json::from_slice::<ReloadResult>(&answer.body) {
+        Ok(result) if result.outcome.status() == answer.status.as_u16() => Ok(result),
+        _ => read_answer(connections, answer),
     }
 }
 

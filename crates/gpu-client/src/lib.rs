@@ -22,7 +22,7 @@ mod error;
 mod events;
 mod heartbeat;
 
-pub use client::{Client, DiscoverError, IdempotencyKey, TokenError};
+pub use client::{Client, DiscoverError, IdempotencyKey, LoadOptions, TokenError};
 pub use endpoint::{Endpoint, ParseEndpointError};
 pub use error::ClientError;
 pub use events::EventStream;

@@ -8,10 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gpu_api::{
-    AcquireRequest, DrainRequest, EndReason, Enforcement, ErrorCode, Holder, HolderKind, Lease,
-    LeaseState, Problem, Wanted,
+    AcquireRequest, DrainRequest, EndReason, Enforcement, ErrorCode, ExplainRequest, Holder,
+    HolderKind, Lease, LeaseState, OverridesRequest, PolicyPlan, PolicyPlanRequest, PolicyPut,
+    PolicyRollbackRequest, Problem, ReloadOutcome, ReloadPhases, ReloadRequest, ReloadResult,
+    ReloadTrigger, Span, Wanted,
 };
-use gpu_client::{Client, ClientError, Endpoint, Gone, Heartbeat, IdempotencyKey, Pulse};
+use gpu_client::{
+    Client, ClientError, Endpoint, Gone, Heartbeat, IdempotencyKey, LoadOptions, Pulse,
+};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -426,4 +430,145 @@ async fn a_heartbeat_outlives_a_broker_that_is_away() {
         soon(heartbeat.next()).await,
         Some(Pulse::Gone(Gone::Unknown))
     ));
+}
+
+fn reload_result(outcome: ReloadOutcome) -> ReloadResult {
+    ReloadResult {
+        id: "7".to_owned(),
+        outcome,
+        summary: outcome.as_str().to_owned(),
+        trigger: ReloadTrigger::Api,
+        by: "ann".to_owned(),
+        at: "2026-01-01T00:00:00Z".to_owned(),
+        took_ms: 3,
+        phases: ReloadPhases::default(),
+        generation: 4,
+        previous_generation: 3,
+        hash_before: "aa".to_owned(),
+        hash: "bb".to_owned(),
+        files: Vec::new(),
+        changes: Vec::new(),
+        leases: Vec::new(),
+        denied: Vec::new(),
+        stale: Vec::new(),
+        plan: None,
+        attempt: 0,
+        diagnostics: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn whatever_becomes_of_a_reload_is_a_result() {
+    let server = Server::start(|number, _| {
+        let outcome = ReloadOutcome::ALL[number];
+        (outcome.status(), json(&reload_result(outcome)))
+    })
+    .await;
+    let client = server.client();
+    for outcome in ReloadOutcome::ALL {
+        let result = client.reload(&ReloadRequest::default()).await;
+        assert_eq!(result.expect("a result").outcome, outcome);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_is_not_taken_is_an_error() {
+    let table = [
+        (ErrorCode::TooManyReloads, 429),
+        (ErrorCode::PolicyChanged, 412),
+        (ErrorCode::Forbidden, 403),
+        (ErrorCode::ShuttingDown, 503),
+    ];
+    let server = Server::start(move |number, _| {
+        let (code, status) = table[number];
+        (status, json(&Problem::new(code, "no")))
+    })
+    .await;
+    for (code, _) in table {
+        let result = server.client().reload(&ReloadRequest::default()).await;
+        assert_eq!(result.expect_err("a problem").code(), Some(code));
+    }
+}
+
+#[tokio::test]
+async fn policies_are_loaded_under_conditions() {
+    let applied = || (200, json(&reload_result(ReloadOutcome::Applied)));
+    let server = Server::start(move |_, _| applied()).await;
+    let client = server.client();
+    let options = LoadOptions {
+        if_match: Some("aa".to_owned()),
+        timeout: Some(Span::from_secs(5)),
+    };
+    let confirmed = ReloadRequest {
+        confirm: Some("cafe".parse().expect("short")),
+        ..ReloadRequest::default()
+    };
+    let overrides: OverridesRequest =
+        gpu_api::decode(br#"{"set":{"queue.order":"fifo"},"expires_in":"2h"}"#).expect("sound");
+    let none = LoadOptions::default();
+    client.reload_if(&confirmed, &options).await.expect("good");
+    let put = PolicyPut::default();
+    client.put_policy(&put, &none).await.expect("good");
+    let back = PolicyRollbackRequest {
+        generation: Some(3),
+        ..PolicyRollbackRequest::default()
+    };
+    client.rollback_policy(&back, &none).await.expect("good");
+    client.set_overrides(&overrides, &none).await.expect("good");
+    assert_eq!(
+        server.lines(),
+        [
+            "POST /v1/hot-reload?timeout=5000ms",
+            "PUT /v1/policy",
+            "POST /v1/policy/rollback",
+            "PUT /v1/policy/overrides",
+        ]
+    );
+    let seen = server.seen();
+    assert_eq!(seen[0].headers["if-match"], "\"aa\"");
+    assert_eq!(seen[0].body, r#"{"confirm":"cafe"}"#);
+    assert_eq!(seen[1].headers.get("if-match"), None);
+    assert_eq!(seen[2].body, r#"{"generation":3}"#);
+    let body: serde_json::Value = serde_json::from_str(&seen[3].body).expect("json");
+    assert_eq!(body["set"]["queue.order"], "fifo");
+}
+
+#[tokio::test]
+async fn plans_and_explanations_change_nothing_and_are_asked_for_by_post() {
+    let plan = PolicyPlan {
+        ok: true,
+        hash: "bb".to_owned(),
+        plan: "cafe".to_owned(),
+        live: "aa".to_owned(),
+        generation: 4,
+        files: Vec::new(),
+        changes: Vec::new(),
+        leases: Vec::new(),
+        denied: Vec::new(),
+        summary: "no held lease is touched".to_owned(),
+        confirm_needed: false,
+        impossible: Vec::new(),
+        diagnostics: Vec::new(),
+    };
+    let body = json(&plan);
+    let server = Server::start(move |number, _| match number {
+        0 => (200, body.clone()),
+        _ => (
+            422,
+            json(&Problem::new(ErrorCode::InvalidRequest, "no such class")),
+        ),
+    })
+    .await;
+    let client = server.client();
+    let request = PolicyPlanRequest::default();
+    assert_eq!(client.plan_policy(&request).await.expect("a plan"), plan);
+    let refused = client.explain_policy(&ExplainRequest::default()).await;
+    assert_eq!(
+        refused.expect_err("a problem").code(),
+        Some(ErrorCode::InvalidRequest)
+    );
+    assert_eq!(
+        server.lines(),
+        ["POST /v1/policy/plan", "POST /v1/policy/explain"]
+    );
 }

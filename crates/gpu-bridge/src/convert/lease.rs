@@ -91,15 +91,13 @@ impl Scene<'_> {
 
     /// A waiter's priority rises while it waits.
     fn priority(&self, lease: &Lease) -> i64 {
-        let queue = &self.snapshot.policy.queue;
-        if lease.waiting().is_none() || queue.order != QueueOrder::Priority {
-            return lease.priority;
+        let policy = &self.snapshot.policy;
+        match policy.queue.order {
+            QueueOrder::FairShare | QueueOrder::Priority if lease.waiting().is_some() => {
+                policy.effective_priority(lease, self.now.boot)
+            }
+            QueueOrder::FairShare | QueueOrder::Fifo | QueueOrder::Priority => lease.priority,
         }
-        let waited = self.now.boot - lease.created.boot;
-        let steps = waited.0.checked_div(queue.aging.0).unwrap_or(0);
-        lease
-            .priority
-            .saturating_add(i64::try_from(steps).unwrap_or(i64::MAX))
     }
 
     fn allocations(&self, grant: &Grant) -> Vec<wire::Allocation> {

@@ -1,12 +1,14 @@
 //! What every verb that talks to a broker has at hand.
 
-use gpu_api::DiskState;
+use gpu_api::{DiskState, PolicyStatus};
 use gpu_client::{Client, Endpoint};
 use jiff::Timestamp;
 
 use crate::cli::args::BrokerArgs;
 use crate::cli::exit::Failure;
-use crate::cli::output::{Paint, note};
+use crate::cli::output::{Paint, clean, note};
+
+const SHORT_HASH_CHARS: usize = 12;
 
 /// A broker to talk to and a terminal to write on.
 #[derive(Clone, Debug)]
@@ -80,21 +82,72 @@ impl Context {
     }
 }
 
-/// What a person should know about the files of `policy`, in one line.
-pub(crate) fn disk_note(policy: &gpu_api::PolicyStatus) -> Option<String> {
+/// What a person should know and can do about the files of `policy`, in one line.
+pub(crate) fn disk_note(policy: &PolicyStatus) -> Option<String> {
     let why = policy
         .error_state
         .as_ref()
         .map(|why| format!(": {why}"))
         .unwrap_or_default();
     let generation = policy.generation;
-    match policy.disk {
-        DiskState::Differs => Some(format!(
+    match (policy.disk, &policy.pending) {
+        (DiskState::Pending, Some(plan)) | (DiskState::Differs, Some(plan)) => Some(format!(
+            "policy needs confirmation: gpu-manager reload --confirm {}{why}",
+            short_hash(plan)
+        )),
+        (DiskState::Differs | DiskState::Pending, _) => Some(format!(
             "the policy on disk is not the one in force (generation {generation}){why}; `gpu-manager reload` loads it"
         )),
-        DiskState::Failing => Some(format!(
-            "the policy on disk does not compile, generation {generation} stays in force{why}"
+        (DiskState::Failing, _) => Some(format!(
+            "the policy on disk does not compile, generation {generation} stays in force{why}; `gpu-manager policy check` says what is wrong"
         )),
-        DiskState::Same | DiskState::Unknown => None,
+        (DiskState::Same | DiskState::Unknown, _) => None,
+    }
+}
+
+/// The beginning of a hash, enough to tell it from others and to name it by.
+pub(crate) fn short_hash(hash: &str) -> String {
+    clean(hash.get(..SHORT_HASH_CHARS).unwrap_or(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_says_what_to_do() {
+        let note = |disk, pending: Option<&str>| {
+            disk_note(&PolicyStatus {
+                generation: 4,
+                hash: "ab".repeat(32),
+                dirs: vec!["policies".to_owned()],
+                watched: true,
+                disk,
+                error_state: Some("it is bad".to_owned()),
+                pending: pending.map(ToOwned::to_owned),
+            })
+        };
+        let plan = "1a2b3c".repeat(10);
+        for (disk, pending, part) in [
+            (
+                DiskState::Pending,
+                Some(plan.as_str()),
+                "policy needs confirmation: gpu-manager reload --confirm 1a2b3c1a2b3c: it is bad",
+            ),
+            (
+                DiskState::Differs,
+                None,
+                "(generation 4): it is bad; `gpu-manager reload` loads it",
+            ),
+            (
+                DiskState::Failing,
+                None,
+                "generation 4 stays in force: it is bad",
+            ),
+        ] {
+            let line = note(disk, pending).expect(part);
+            assert!(line.contains(part), "{line}");
+        }
+        assert_eq!(note(DiskState::Same, None), None);
     }
 }

@@ -15,8 +15,10 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const NO_BROKER: u8 = 3;
 /// `gpu-manager --hot-reload` found no broker, started one, and that one stopped well.
 pub(crate) const STARTED: u8 = 4;
-/// A reload waits for a confirmation.
+/// A policy waits for a confirmation: it would touch held leases.
 pub(crate) const NEEDS_CONFIRMATION: u8 = 5;
+/// The policy or the plan is not the one that was expected: nothing changed.
+pub(crate) const MOVED: u8 = 6;
 /// `run` and `acquire`: the wait ended without a grant.
 pub(crate) const WAIT_OVER: u8 = 124;
 /// `run`: gpu-manager itself failed. Any code that is not listed here is the child's.
@@ -36,7 +38,8 @@ Exit codes:
   2    the arguments are not understood
   3    no broker answers
   4    --hot-reload started a broker, and that one stopped well
-  5    a reload waits for a confirmation
+  5    a policy waits for a confirmation: it would touch held leases
+  6    the policy or the plan is not the one that was expected: nothing changed
   124  run, acquire: the wait ended without a grant
   125  run: gpu-manager itself failed
   126  run: the command cannot be executed
@@ -142,6 +145,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
 fn code_of(code: ErrorCode) -> u8 {
     match code {
         ErrorCode::DoesNotFit | ErrorCode::WaitOver => WAIT_OVER,
+        ErrorCode::PolicyChanged => MOVED,
         ErrorCode::Recovering | ErrorCode::ShuttingDown => NO_BROKER,
         ErrorCode::BadJson
         | ErrorCode::BadRequest
@@ -158,9 +162,10 @@ fn code_of(code: ErrorCode) -> u8 {
         | ErrorCode::NotFound
         | ErrorCode::OriginRefused
         | ErrorCode::Overloaded
-        | ErrorCode::PolicyChanged
+        | ErrorCode::PolicyReadOnly
         | ErrorCode::QueueFull
         | ErrorCode::RequestTimeout
+        | ErrorCode::TooManyReloads
         | ErrorCode::Unauthorized
         | ErrorCode::UnsupportedMediaType
         | ErrorCode::WrongState => REFUSED,
@@ -179,6 +184,7 @@ mod tests {
             (ErrorCode::WaitOver, WAIT_OVER, WAIT_OVER),
             (ErrorCode::DoesNotFit, WAIT_OVER, WAIT_OVER),
             (ErrorCode::Denied, REFUSED, OWN_FAILURE),
+            (ErrorCode::PolicyChanged, MOVED, OWN_FAILURE),
             (ErrorCode::Recovering, NO_BROKER, OWN_FAILURE),
         ];
         for (code, alone, supervising) in table {

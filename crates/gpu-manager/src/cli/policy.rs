@@ -208,7 +208,7 @@ fn render_policy(policy: &Policy, context: &Context) -> String {
         );
     }
     for setting in &policy.overrides {
-        text.push_str(&format!("# shadowed by {}\n", clean(setting)));
+        text.push_str(&format!("# shadowed by {}\n", clean(&setting.setting)));
     }
     if policy.files.is_empty() {
         text.push_str("# no files: what is built in holds\n");

@@ -162,8 +162,12 @@ fn installed_unit() -> Option<&'static str> {
 
 fn code_of(outcome: ReloadOutcome) -> u8 {
     match outcome {
-        ReloadOutcome::Applied | ReloadOutcome::Unchanged => exit::OK,
-        ReloadOutcome::Failed | ReloadOutcome::Rejected => exit::REFUSED,
+        ReloadOutcome::Applied
+        | ReloadOutcome::RolledBack
+        | ReloadOutcome::Running
+        | ReloadOutcome::Unchanged => exit::OK,
+        ReloadOutcome::Failed | ReloadOutcome::Rejected | ReloadOutcome::Resting => exit::REFUSED,
+        ReloadOutcome::Moved => exit::MOVED,
         ReloadOutcome::NeedsConfirmation => exit::NEEDS_CONFIRMATION,
     }
 }
@@ -171,8 +175,11 @@ fn code_of(outcome: ReloadOutcome) -> u8 {
 fn render_result(result: &ReloadResult, paint: Paint) -> String {
     let tone = match result.outcome {
         ReloadOutcome::Applied | ReloadOutcome::Unchanged => Tone::Good,
-        ReloadOutcome::NeedsConfirmation => Tone::Warn,
-        ReloadOutcome::Failed | ReloadOutcome::Rejected => Tone::Bad,
+        ReloadOutcome::NeedsConfirmation
+        | ReloadOutcome::Resting
+        | ReloadOutcome::RolledBack
+        | ReloadOutcome::Running => Tone::Warn,
+        ReloadOutcome::Failed | ReloadOutcome::Moved | ReloadOutcome::Rejected => Tone::Bad,
     };
     let mut text = render_diagnostics(&result.diagnostics, paint);
     text.push_str(&format!("{}\n", paint.tone(&clean(&result.summary), tone)));
@@ -183,7 +190,8 @@ fn render_result(result: &ReloadResult, paint: Paint) -> String {
         let fate = match lease.fate {
             Fate::Drain => "drains",
             Fate::Force => "ended",
-            Fate::Keep => "stays",
+            Fate::Keep | Fate::Withdraw => "stays",
+            Fate::Shorten => "ends sooner",
         };
         text.push_str(&format!(
             "  {} ({}) {fate}: {}\n",
@@ -207,7 +215,7 @@ fn render_state(state: &ReloadState, context: &Context) -> String {
     for path in &state.watching {
         text.push_str(&format!("  watches     {}\n", clean(path)));
     }
-    if let Some(at) = &state.breaker_until {
+    if let Some(at) = &state.breaker.until {
         text.push_str(&format!(
             "  rests       files switched to and fro too often; goes on {}\n",
             until(at, context.now())

@@ -158,6 +158,7 @@ fn watch_state(status: Status, now: At) -> WatchState {
         },
         warning: status.warning,
         paths: status.watched.into_iter().map(shown).collect(),
+        files: Vec::new(),
         troubles: status.troubles,
         last_event_at: last.as_ref().map(at),
         last_event_path: last.and_then(|event| event.path).map(shown),

@@ -85,6 +85,7 @@ fn policy(status: &Status) -> String {
     let disk = match policy.disk {
         DiskState::Differs => ", another one on disk",
         DiskState::Failing => ", on disk one that does not compile",
+        DiskState::Pending => ", another one on disk needs a confirmation",
         DiskState::Same | DiskState::Unknown => "",
     };
     format!(
