@@ -1,4 +1,4 @@
-# Short names for what one does every day. `make verify` never writes a file.
+# Short names for what one does every day. `make verify` leaves a sound checkout as it is.
 .PHONY: dev test verify bench generate fmt
 
 dev:

@@ -78,7 +78,7 @@ pub struct App {
     /// How the watch of the policy files is doing at this moment, if there is one.
     pub watch: WatchReport,
     /// Its policy files on disk.
-    pub policy_files: Box<dyn PolicyFiles>,
+    pub policy_files: Arc<dyn PolicyFiles>,
 }
 
 /// What an operator should know at this moment, one line each: whoever knows better writes it anew.
@@ -152,7 +152,7 @@ pub(crate) struct Bridge {
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) config: Config,
     pub(crate) watch: WatchReport,
-    pub(crate) policy_files: Box<dyn PolicyFiles>,
+    pub(crate) policy_files: Arc<dyn PolicyFiles>,
     /// Held from the plan of a set of files until it is written and live.
     pub(crate) policy_writes: Mutex<()>,
     pub(crate) guard: Guard,

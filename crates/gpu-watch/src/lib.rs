@@ -4,6 +4,7 @@
 //! sets. The content hash decides whether something changed; events of the file system are hints of when
 //! to look. Must never know what is in the files or who wants them.
 
+mod blind;
 mod config;
 mod debounce;
 mod links;
@@ -17,5 +18,5 @@ mod watch;
 pub use config::{BackendChoice, Config, ConfigError};
 pub use listing::{ENTRIES_MAX, FILE_BYTES_MAX, FILES_MAX};
 pub use read::{FileSet, ReadError, WatchedFile, read_set};
-pub use shared::{Backend, Counters, LastEvent, Status};
-pub use watch::{Event, StartError, Watch};
+pub use shared::{Backend, Counters, EventKind, LastEvent, Status, WatchedPath};
+pub use watch::{Change, Event, StartError, Watch};

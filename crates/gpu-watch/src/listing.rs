@@ -74,6 +74,13 @@ impl Listing {
         listing
     }
 
+    /// Whether both were taken of the same files of the set, unchanged.
+    pub(crate) fn is_same_set(&self, other: &Self) -> bool {
+        self.content == other.content
+            && self.links == other.links
+            && self.troubles == other.troubles
+    }
+
     fn add_root(&mut self, scope: &Scope, root: &Root) {
         let path = root.directory();
         match (root, fs::metadata(path)) {
@@ -116,6 +123,7 @@ impl Listing {
             {
                 return; // It went between two system calls, as files do.
             }
+            Err(_) if role == Role::LogOnly => return, // Nothing of it is read.
             Err(error) => return self.trouble(unreachable_path(&path, &error)),
         };
         let stamp = Stamp::of(&metadata);

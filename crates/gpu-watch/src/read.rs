@@ -96,7 +96,7 @@ pub(crate) fn read(scope: &Scope) -> Look {
     for _ in 0..READ_TRIES_MAX {
         let content = read_listed(&listing);
         let after = Listing::of(scope);
-        if after == listing && !matches!(content, Err(Unready::Moving)) {
+        if after.is_same_set(&listing) && !matches!(content, Err(Unready::Moving)) {
             return Look { listing, content };
         }
         listing = after;

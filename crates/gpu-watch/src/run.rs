@@ -5,17 +5,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::blind::Blind;
 use crate::config::{Config, Scope};
 use crate::debounce::Debounce;
 use crate::links::Points;
 use crate::listing::{Listing, Stamp};
 use crate::notices::{Factory, Notices};
-use crate::read::{FileSet, Look, Unready, read};
-use crate::shared::{Backend, Shared, Wake};
-use crate::watch::Event;
+use crate::read::{FileSet, Look, ReadError, Unready, read};
+use crate::shared::{Backend, EventKind, LastEvent, Shared, Wake};
+use crate::watch::{Change, Event};
 
 /// How often in a row the watched directories may turn out to be others than a moment ago.
 const FOLLOW_TRIES_MAX: usize = 3;
+
+/// Files that nobody could read for so many times the longest wait are a trouble.
+const MOVING_WAITS_MAX: u32 = 5;
 
 /// The state of the watching thread.
 pub(crate) struct Runner<S> {
@@ -23,9 +27,14 @@ pub(crate) struct Runner<S> {
     shared: Arc<Shared>,
     sink: S,
     notices: Option<Notices>,
+    blind: Blind,
+    max_wait: Duration,
+    moving_since: Option<Instant>,
     poll: Duration,
     next_poll: Instant,
     debounce: Debounce,
+    /// The first sign of the change that is looked for.
+    first: Option<LastEvent>,
     /// The hash that was seen last while waiting for quiet.
     candidate: Option<String>,
     unsettled: Unsettled,
@@ -76,9 +85,13 @@ impl<S: FnMut(Event)> Runner<S> {
             shared,
             sink,
             notices: None,
+            blind: Blind::default(),
+            max_wait: config.max_wait,
+            moving_since: None,
             poll: config.poll,
             next_poll: Instant::now(),
             debounce: Debounce::new(config.reload_delay, config.max_wait),
+            first: None,
             candidate: None,
             unsettled: Unsettled {
                 patience: config.unsettled,
@@ -106,7 +119,10 @@ impl<S: FnMut(Event)> Runner<S> {
         loop {
             match self.shared.wait(self.next_look()) {
                 Wake::Stop => return,
-                Wake::Sign => self.debounce.sign(Instant::now()),
+                Wake::Sign(sign) => {
+                    self.first.get_or_insert(sign);
+                    self.debounce.sign(Instant::now());
+                }
                 Wake::Timer => {}
             }
             if self.next_look() <= Instant::now() {
@@ -130,9 +146,18 @@ impl<S: FnMut(Event)> Runner<S> {
         let Look { listing, content } = self.read();
         self.shared.count(|counters| counters.looks += 1);
         self.tell_log_only(&listing);
+        if !matches!(content, Err(Unready::Moving)) {
+            self.moving_since = None;
+        }
         match content {
             Ok(set) => self.judge(set, listing.content, now),
-            Err(Unready::Moving) => self.wait_for_quiet(None, now),
+            Err(Unready::Moving) if self.moves_for_long(now) => {
+                self.report(vec![ReadError::Moving.to_string()]);
+            }
+            Err(Unready::Moving) => {
+                self.notice(&listing.content, now);
+                self.wait_for_quiet(None, now);
+            }
             Err(Unready::Trouble(reasons)) => self.report(reasons),
         }
     }
@@ -149,32 +174,73 @@ impl<S: FnMut(Event)> Runner<S> {
         read(&self.scope)
     }
 
-    /// Watches the directories that lead to the files of `listing`; whether these are others than before.
+    /// Whether no look has found the files at rest for much longer than a burst of changes may take.
+    fn moves_for_long(&mut self, now: Instant) -> bool {
+        let since = *self.moving_since.get_or_insert(now);
+        since + self.max_wait * MOVING_WAITS_MAX <= now
+    }
+
+    /// Watches what leads to the files of `listing`; whether these are other directories and names than
+    /// before, so that events of them may have been missed.
     fn follow(&mut self, listing: &Listing) -> bool {
-        let Some(notices) = &mut self.notices else {
-            return false;
-        };
-        if self.shared.take_lost() {
-            notices.forget();
-        }
         let points = Points::of(&self.scope, listing);
-        let followed = notices.follow(&points);
-        self.shared.set_points(points);
-        match followed {
-            Ok(false) => false,
-            Ok(true) => {
-                let watched = notices.watched();
-                self.shared.update(|status| {
-                    status.backend = Backend::Inotify;
-                    status.watched = watched;
-                });
-                true
+        let followed = match &mut self.notices {
+            Some(notices) => {
+                if self.shared.take_lost() {
+                    notices.forget();
+                }
+                notices.follow(&points)
             }
-            Err(error) => {
-                self.fall_back(&error);
-                false
-            }
+            None => Ok(false),
+        };
+        if let Err(error) = &followed {
+            self.fall_back(error);
         }
+        self.tell_paths(&points, listing);
+        let others = self.shared.set_points(points);
+        self.notices.is_some() && (others || followed.unwrap_or(false))
+    }
+
+    /// Says in the status which paths are watched, and how.
+    fn tell_paths(&mut self, points: &Points, listing: &Listing) {
+        let Some(notices) = &self.notices else {
+            let paths = points.directories().cloned();
+            return self
+                .shared
+                .set_paths(paths.map(|path| (path, Backend::Poll)));
+        };
+        let watched = notices.watched();
+        let blind = Blind::of(points, listing);
+        let directories = points.directories().filter(|path| watched.contains(path));
+        let seen = directories.map(|path| (path.clone(), Backend::Inotify));
+        let unseen = points.directories().filter(|path| !watched.contains(path));
+        let unseen = unseen.chain(blind.paths());
+        let unseen = unseen.map(|path| (path.clone(), Backend::Poll));
+        let paths: BTreeMap<PathBuf, Backend> = seen.chain(unseen).collect();
+        self.shared.set_paths(paths.into_iter());
+        self.shared.update(|status| {
+            status.backend = Backend::Inotify;
+            status.watched = watched;
+        });
+        self.warn_of(blind);
+    }
+
+    /// Warns of paths that only the poll sees.
+    fn warn_of(&mut self, blind: Blind) {
+        if self.blind == blind {
+            return;
+        }
+        let warning = blind.warning().map(|paths| {
+            format!(
+                "only a look every {:?} sees all changes: {paths}",
+                self.poll
+            )
+        });
+        if let Some(warning) = &warning {
+            tracing::warn!("{warning}");
+        }
+        self.shared.update(|status| status.warning = warning);
+        self.blind = blind;
     }
 
     fn fall_back(&mut self, error: &notify::Error) {
@@ -198,14 +264,36 @@ impl<S: FnMut(Event)> Runner<S> {
             .is_some_and(|delivered| delivered.hash == set.hash)
         {
             self.nothing_new(stamps, now);
-        } else if !self.is_settled(&set.hash, now) {
+            return;
+        }
+        self.notice(&stamps, now);
+        if !self.is_settled(&set.hash, now) {
             self.wait_for_quiet(Some(set.hash), now);
         } else if self.is_mid_save(&set, now) {
             self.debounce.clear();
             self.candidate = None;
         } else {
-            self.deliver(set, stamps);
+            self.deliver(set, stamps, now);
         }
+    }
+
+    /// Makes sure that the change has a first sign: what no event told is found by this look.
+    fn notice(&mut self, stamps: &[(PathBuf, Stamp)], now: Instant) {
+        if self.first.is_some() {
+            return;
+        }
+        let sign = self.shared.pending().unwrap_or_else(|| {
+            let delivered = self.delivered.as_ref();
+            let before = delivered.and_then(|delivered| delivered.stamps.as_deref());
+            let sign = LastEvent {
+                at: now,
+                kind: EventKind::Polled,
+                path: before.and_then(|before| first_difference(before, stamps)),
+            };
+            self.shared.note(&sign);
+            sign
+        });
+        self.first = Some(sign);
     }
 
     fn nothing_new(&mut self, stamps: Vec<(PathBuf, Stamp)>, now: Instant) {
@@ -234,7 +322,7 @@ impl<S: FnMut(Event)> Runner<S> {
             .candidate
             .as_ref()
             .is_none_or(|candidate| candidate == hash);
-        let quiet = self.debounce.is_due(now) && same && !self.shared.has_sign();
+        let quiet = self.debounce.is_due(now) && same && self.shared.pending().is_none();
         quiet || self.debounce.is_overdue(now)
     }
 
@@ -262,7 +350,8 @@ impl<S: FnMut(Event)> Runner<S> {
         self.debounce.sign(now);
     }
 
-    fn deliver(&mut self, set: FileSet, stamps: Vec<(PathBuf, Stamp)>) {
+    fn deliver(&mut self, set: FileSet, stamps: Vec<(PathBuf, Stamp)>, settled: Instant) {
+        let first = self.first.take();
         self.rest();
         self.troubles.clear();
         self.delivered = Some(Delivered::new(&set, Some(stamps)));
@@ -270,18 +359,26 @@ impl<S: FnMut(Event)> Runner<S> {
             status.counters.changed += 1;
             status.troubles = Vec::new();
         });
-        (self.sink)(Event::Changed(set));
+        (self.sink)(Event::Changed(Change {
+            set,
+            detected: first.as_ref().map_or(settled, |sign| sign.at),
+            settled,
+            read: Instant::now(),
+            path: first.and_then(|sign| sign.path),
+        }));
     }
 
     /// Every sign is answered.
     fn rest(&mut self) {
         self.debounce.clear();
+        self.first = None;
         self.candidate = None;
         self.unsettled.since = None;
     }
 
     fn report(&mut self, reasons: Vec<String>) {
         self.debounce.clear();
+        self.first = None;
         self.candidate = None;
         let known = std::mem::replace(&mut self.troubles, reasons.iter().cloned().collect());
         self.shared
@@ -314,6 +411,13 @@ fn looks_mid_save(set: &FileSet, delivered: Option<&Delivered>) -> bool {
     let there = |path: &PathBuf| set.files.iter().any(|file| file.path == *path);
     let lost = delivered.is_some_and(|delivered| !delivered.files.keys().all(there));
     emptied || lost
+}
+
+/// A file of the one list that is not, or not with the same stamp, in the other.
+fn first_difference(before: &[(PathBuf, Stamp)], after: &[(PathBuf, Stamp)]) -> Option<PathBuf> {
+    let came = after.iter().find(|file| !before.contains(file));
+    let went = before.iter().find(|file| !after.contains(file));
+    came.or(went).map(|(path, _)| path.clone())
 }
 
 /// The files that came, went, or have other content.

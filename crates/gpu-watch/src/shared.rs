@@ -1,10 +1,11 @@
 //! What the watching thread shares with the file system's events and with callers.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, EventKind as Kind, ModifyKind};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::Scope;
@@ -15,13 +16,15 @@ use crate::links::Points;
 pub struct Status {
     /// Where signs of a change come from.
     pub backend: Backend,
-    /// Why it is the poll alone, if that was not asked for.
+    /// What only the poll sees although events were asked for, and why.
     pub warning: Option<String>,
     /// The directories that the file system reports on.
     pub watched: Vec<PathBuf>,
+    /// The directories on the ways to the files, and the files that only the poll sees.
+    pub paths: Vec<WatchedPath>,
     /// What is in the way of a complete set.
     pub troubles: Vec<String>,
-    /// The last event of the file system that mattered.
+    /// The last sign of a change, by an event of the file system or by the poll.
     pub last_event: Option<LastEvent>,
     /// What was counted since the start.
     pub counters: Counters,
@@ -36,13 +39,62 @@ pub enum Backend {
     Poll,
 }
 
-/// An event of the file system.
+/// A path that is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedPath {
+    /// Absolute; of a directory the real path, links resolved.
+    pub path: PathBuf,
+    /// Where signs of a change of it, or of what is in it, come from.
+    pub backend: Backend,
+    /// The last of them.
+    pub last_event: Option<LastEvent>,
+}
+
+/// A sign of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastEvent {
     /// When it arrived.
     pub at: Instant,
+    /// What happened.
+    pub kind: EventKind,
     /// What it was about, where it says.
     pub path: Option<PathBuf>,
+}
+
+/// What a sign of a change says that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A file, directory or link is new.
+    Created,
+    /// The backend had an error; anything may have changed.
+    Failed,
+    /// Permissions, owner or times were set.
+    Metadata,
+    /// There were more events than the system keeps; anything may have changed.
+    Overflow,
+    /// The poll found other content than before.
+    Polled,
+    /// It is gone.
+    Removed,
+    /// A name went to, or came from, another.
+    Renamed,
+    /// Content was written.
+    Written,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Created => "created",
+            Self::Failed => "failed",
+            Self::Metadata => "metadata",
+            Self::Overflow => "overflow",
+            Self::Polled => "polled",
+            Self::Removed => "removed",
+            Self::Renamed => "renamed",
+            Self::Written => "written",
+        })
+    }
 }
 
 /// What a watch counted.
@@ -75,7 +127,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 struct State {
     stop: bool,
-    sign: bool,
+    /// The first since the last wait.
+    sign: Option<LastEvent>,
     /// The backend may have stopped watching directories by itself.
     lost: bool,
     points: Arc<Points>,
@@ -83,9 +136,9 @@ struct State {
 }
 
 /// Why the watching thread woke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
-    Sign,
+    Sign(LastEvent),
     Stop,
     Timer,
 }
@@ -96,13 +149,14 @@ impl Shared {
             backend: Backend::Poll,
             warning: None,
             watched: Vec::new(),
+            paths: Vec::new(),
             troubles: Vec::new(),
             last_event: None,
             counters: Counters::default(),
         };
         let state = State {
             stop: false,
-            sign: false,
+            sign: None,
             lost: false,
             points: Arc::default(),
             status,
@@ -116,35 +170,59 @@ impl Shared {
 
     /// Takes note of what the file system says. Nothing is queued: many signs are one.
     pub(crate) fn observe(&self, event: notify::Result<notify::Event>) {
-        let (path, matters, moved) = match &event {
-            Ok(event) if event.need_rescan() => (None, true, false),
-            Ok(event) if is_mutation(event.kind) => {
-                let points = Arc::clone(&self.state.lock().points);
-                let concerns = |path: &&PathBuf| points.concerns(&self.scope, path);
-                let path = event.paths.iter().find(concerns);
-                let moved =
-                    is_move(event.kind) && event.paths.iter().any(|path| points.contains(path));
-                (path.cloned(), path.is_some(), moved)
-            }
-            Ok(_) => return,
+        let at = Instant::now();
+        let points = Arc::clone(&self.state.lock().points);
+        let noted = match event {
+            Ok(event) => match kind_of(&event) {
+                Some(kind) => self.sign_of(&points, kind, &event, at),
+                None => return,
+            },
             Err(error) => {
                 tracing::warn!("watching files: {error}");
-                (None, true, false)
+                let kind = EventKind::Failed;
+                let path = None;
+                Some((LastEvent { at, kind, path }, true))
             }
         };
         let mut state = self.state.lock();
-        if !matters {
+        let Some((sign, lost)) = noted else {
             state.status.counters.ignored += 1;
             return;
-        }
-        state.sign = true;
-        state.lost |= moved;
+        };
+        state.lost |= lost;
         state.status.counters.signs += 1;
-        state.status.last_event = Some(LastEvent {
-            at: Instant::now(),
-            path,
-        });
+        state.note(&sign, sign.path.as_deref().and_then(Path::parent));
+        state.sign.get_or_insert(sign);
         self.woken.notify_all();
+    }
+
+    /// What `event` is a sign of, if it concerns the set, and whether the backend may have stopped
+    /// watching a directory with it.
+    fn sign_of(
+        &self,
+        points: &Points,
+        kind: EventKind,
+        event: &notify::Event,
+        at: Instant,
+    ) -> Option<(LastEvent, bool)> {
+        if kind == EventKind::Overflow {
+            let path = None;
+            return Some((LastEvent { at, kind, path }, true));
+        }
+        let concerns = |path: &&PathBuf| points.concerns(&self.scope, path);
+        let path = event.paths.iter().find(concerns).cloned()?;
+        let moved = matches!(kind, EventKind::Removed | EventKind::Renamed);
+        let lost = moved && event.paths.iter().any(|path| points.contains(path));
+        let path = Some(path);
+        Some((LastEvent { at, kind, path }, lost))
+    }
+
+    /// Takes note of what only the poll noticed.
+    pub(crate) fn note(&self, sign: &LastEvent) {
+        // Events name the real directory; the poll names the path as configured.
+        let directory = sign.path.as_deref().and_then(Path::parent);
+        let directory = directory.and_then(|path| path.canonicalize().ok());
+        self.state.lock().note(sign, directory.as_deref());
     }
 
     /// Sleeps until there is a sign, an end, or `deadline`.
@@ -154,8 +232,8 @@ impl Shared {
             if state.stop {
                 return Wake::Stop;
             }
-            if std::mem::take(&mut state.sign) {
-                return Wake::Sign;
+            if let Some(sign) = state.sign.take() {
+                return Wake::Sign(sign);
             }
             if self.woken.wait_until(&mut state, deadline).timed_out() {
                 return Wake::Timer;
@@ -168,9 +246,9 @@ impl Shared {
         self.woken.notify_all();
     }
 
-    /// Whether there was a sign since the last wait; it stays for the next one.
-    pub(crate) fn has_sign(&self) -> bool {
-        self.state.lock().sign
+    /// The first sign since the last wait; it stays for the next one.
+    pub(crate) fn pending(&self) -> Option<LastEvent> {
+        self.state.lock().sign.clone()
     }
 
     /// Whether the backend has to be told anew which directories to watch.
@@ -178,8 +256,28 @@ impl Shared {
         std::mem::take(&mut self.state.lock().lost)
     }
 
-    pub(crate) fn set_points(&self, points: Points) {
-        self.state.lock().points = Arc::new(points);
+    /// From now on, `points` say which events matter; whether others did before.
+    pub(crate) fn set_points(&self, points: Points) -> bool {
+        let mut state = self.state.lock();
+        let changed = *state.points != points;
+        state.points = Arc::new(points);
+        changed
+    }
+
+    /// From now on, these paths are watched; what was last heard of one stays known.
+    pub(crate) fn set_paths(&self, paths: impl Iterator<Item = (PathBuf, Backend)>) {
+        let mut state = self.state.lock();
+        let before = std::mem::take(&mut state.status.paths);
+        let last_event = |path: &Path| {
+            let known = before.iter().find(|known| known.path == path)?;
+            known.last_event.clone()
+        };
+        let watched = paths.map(|(path, backend)| WatchedPath {
+            last_event: last_event(&path),
+            path,
+            backend,
+        });
+        state.status.paths = watched.collect();
     }
 
     pub(crate) fn count(&self, count: impl FnOnce(&mut Counters)) {
@@ -195,22 +293,32 @@ impl Shared {
     }
 }
 
-/// Whether an event can mean that content changed. Opening and reading, which a look does itself, cannot.
-fn is_mutation(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        EventKind::Any
-        | EventKind::Create(_)
-        | EventKind::Modify(_)
-        | EventKind::Other
-        | EventKind::Remove(_) => true,
+impl State {
+    /// Remembers `sign` as the last one, of all and of its own path or the `directory` that it happened in.
+    fn note(&mut self, sign: &LastEvent, directory: Option<&Path>) {
+        let paths = &mut self.status.paths;
+        let itself = sign.path.as_deref();
+        let place = |at: Option<&Path>| paths.iter().position(|known| Some(&*known.path) == at);
+        if let Some(index) = place(itself).or_else(|| place(directory)) {
+            paths[index].last_event = Some(sign.clone());
+        }
+        self.status.last_event = Some(sign.clone());
     }
 }
 
-/// Whether an event takes a path away, whereupon the backend stops watching what was there.
-fn is_move(kind: EventKind) -> bool {
-    matches!(
-        kind,
-        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-    )
+/// What an event says that happened, if it can mean that content changed. Opening and reading, which a
+/// look does itself, cannot.
+fn kind_of(event: &notify::Event) -> Option<EventKind> {
+    if event.need_rescan() {
+        return Some(EventKind::Overflow);
+    }
+    match event.kind {
+        Kind::Access(AccessKind::Close(AccessMode::Write)) => Some(EventKind::Written),
+        Kind::Access(_) => None,
+        Kind::Create(_) => Some(EventKind::Created),
+        Kind::Modify(ModifyKind::Metadata(_)) => Some(EventKind::Metadata),
+        Kind::Modify(ModifyKind::Name(_)) => Some(EventKind::Renamed),
+        Kind::Modify(_) | Kind::Any | Kind::Other => Some(EventKind::Written),
+        Kind::Remove(_) => Some(EventKind::Removed),
+    }
 }

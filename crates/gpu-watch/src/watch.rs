@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crate::config::{BackendChoice, Config, ConfigError, Scope};
 use crate::notices::{Factory, file_system};
@@ -15,7 +16,7 @@ use crate::shared::{Shared, Status};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The set differs from the one delivered last. One such event for each change that settled.
-    Changed(FileSet),
+    Changed(Change),
     /// This file changed, and is only told.
     LogOnly(PathBuf),
     /// What [`Event::Trouble`] told is over, and the set is the one delivered last.
@@ -24,6 +25,21 @@ pub enum Event {
     Touched,
     /// Something is in the way of a complete set; the set delivered last stays. Told once per reason.
     Trouble(String),
+}
+
+/// A set that differs from the one delivered before, and when that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// All files of the set.
+    pub set: FileSet,
+    /// When the first sign of it came.
+    pub detected: Instant,
+    /// When it had been quiet for long enough, or unquiet for too long.
+    pub settled: Instant,
+    /// When all files had been read.
+    pub read: Instant,
+    /// What the first sign was about, where that is known.
+    pub path: Option<PathBuf>,
 }
 
 /// Why a watch cannot be started.
@@ -120,7 +136,7 @@ mod tests {
     use notify::{Error, ErrorKind, RecursiveMode, Watcher, WatcherKind};
 
     use super::*;
-    use crate::shared::Backend;
+    use crate::shared::{Backend, EventKind};
 
     #[derive(Debug)]
     struct Exhausted;
@@ -143,6 +159,47 @@ mod tests {
         }
     }
 
+    /// As on a file system that does not tell.
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl Watcher for Deaf {
+        fn new<F: notify::EventHandler>(_: F, _: notify::Config) -> notify::Result<Self> {
+            Ok(Self)
+        }
+
+        fn watch(&mut self, _: &std::path::Path, _: RecursiveMode) -> notify::Result<()> {
+            Ok(())
+        }
+
+        fn unwatch(&mut self, _: &std::path::Path) -> notify::Result<()> {
+            Ok(())
+        }
+
+        fn kind() -> WatcherKind {
+            WatcherKind::NullWatcher
+        }
+    }
+
+    /// Writes to a watched file; the watch, and what it told.
+    fn write_watched_by(factory: Factory) -> (Watch, Change) {
+        let temp = tempfile::tempdir().expect("a directory");
+        let file = temp.path().join("default.toml");
+        fs::write(&file, "a").expect("a file");
+        let mut config = Config::new([temp.path().to_owned()]);
+        config.poll = Duration::from_millis(20);
+        config.reload_delay = Duration::from_millis(20);
+        let known = crate::read_set(&config).expect("a set");
+        let (sink, events) = mpsc::channel();
+        let sink = move |event| drop(sink.send(event));
+        let watch = Watch::start_with(&config, Some(&known), sink, factory).expect("a watch");
+        fs::write(&file, "b").expect("a file");
+        match events.recv_timeout(Duration::from_secs(10)) {
+            Ok(Event::Changed(change)) => (watch, change),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// No instance of inotify is left, or no watch: the poll finds the change, and the status says why.
     #[test]
     fn without_file_events_the_poll_takes_over() {
@@ -151,31 +208,21 @@ mod tests {
             |_| Ok(Box::new(Exhausted)),
         ];
         for factory in factories {
-            let temp = tempfile::tempdir().expect("a directory");
-            let file = temp.path().join("default.toml");
-            fs::write(&file, "a").expect("a file");
-            let mut config = Config::new([temp.path().to_owned()]);
-            config.poll = Duration::from_millis(20);
-            config.reload_delay = Duration::from_millis(20);
-            let known = crate::read_set(&config).expect("a set");
-            let (sink, events) = mpsc::channel();
-            let watch = Watch::start_with(
-                &config,
-                Some(&known),
-                move |event| drop(sink.send(event)),
-                factory,
-            );
-            let watch = watch.expect("a watch");
-            fs::write(&file, "b").expect("a file");
-            let event = events
-                .recv_timeout(Duration::from_secs(10))
-                .expect("an event");
-            let Event::Changed(set) = event else {
-                panic!("{event:?}");
-            };
-            assert_eq!(set.files[0].bytes, b"b");
+            let (watch, change) = write_watched_by(factory);
+            assert_eq!(change.set.files[0].bytes, b"b");
             assert_eq!(watch.status().backend, Backend::Poll);
             assert!(watch.status().warning.is_some());
         }
+    }
+
+    #[test]
+    fn what_no_event_tells_is_found_by_the_poll() {
+        let (watch, change) = write_watched_by(|_| Ok(Box::new(Deaf)));
+        assert_eq!(change.set.files[0].bytes, b"b");
+        let status = watch.status();
+        assert_eq!(status.backend, Backend::Inotify);
+        assert_eq!(status.counters.signs, 0);
+        let last = status.last_event.expect("a sign");
+        assert_eq!(last.kind, EventKind::Polled);
     }
 }
