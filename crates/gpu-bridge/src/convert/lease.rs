@@ -37,8 +37,8 @@ impl Scene<'_> {
                 .map_or(self.snapshot.counters.generation, |grant| grant.generation),
             created_at: rfc3339(lease.created.wall),
             granted_at: grant.map(|grant| rfc3339(grant.at.wall)),
-            expires_at: current.map(|grant| rfc3339(grant.expires.wall)),
-            remaining_ms: current.map(|grant| (grant.expires.boot - self.now.boot).0),
+            expires_at: current.map(|grant| rfc3339(grant.lasts_until().wall)),
+            remaining_ms: current.map(|grant| (grant.lasts_until().boot - self.now.boot).0),
             ttl_ms: lease.request.ttl.0,
             hold_until: current
                 .and_then(|grant| grant.hold_until)
@@ -71,7 +71,9 @@ impl Scene<'_> {
     pub(crate) fn reason(&self, why: &Why) -> wire::Waiting {
         let leases = why
             .blockers()
-            .map(|(device, blocker)| blocker_of(device, blocker));
+            .map(|(device, blocker)| blocker_of(Some(device), blocker));
+        let of_quota = why.quota_holders().iter();
+        let leases = leases.chain(of_quota.map(|blocker| blocker_of(None, blocker)));
         wire::Waiting {
             position: why.position,
             reason_code: why.code().to_owned(),
@@ -340,11 +342,12 @@ fn cause_source(source: DrainSource) -> wire::CauseSource {
     }
 }
 
-fn blocker_of(device: &DeviceKey, blocker: &Blocker) -> wire::Blocker {
+/// Who holds a quota is in the way on no device in particular.
+fn blocker_of(device: Option<&DeviceKey>, blocker: &Blocker) -> wire::Blocker {
     wire::Blocker {
         lease: Some(blocker.lease.to_string()),
         holder: blocker.holder.clone(),
-        device: Some(device.id.to_string()),
+        device: device.map(|device| device.id.to_string()),
         memory: Some(blocker.memory),
         until: blocker.until.map(rfc3339),
     }
