@@ -50,6 +50,7 @@ impl Snapshot {
     pub(crate) fn holders_named(&self) -> usize {
         let named = |why: &Why| match &why.cause {
             Cause::Devices(devices) => devices.iter().map(|device| device.holders.len()).sum(),
+            Cause::Quota { holders, .. } => holders.len(),
             Cause::Behind(_) | Cause::Recovering | Cause::Rule { .. } => 0,
         };
         let waiting = self.waiting.iter();

@@ -4,9 +4,12 @@
 //! derived or told again after a start. `put` is the only way a lease changes, so that the indices
 //! and the charges of its devices never differ from it.
 
+mod arrival;
 mod devices;
+mod filters;
 mod holding;
 mod queue;
+mod shares;
 mod switch;
 
 use alloc::boxed::Box;
@@ -17,14 +20,15 @@ use alloc::vec::Vec;
 
 use crate::capacity::DeviceState;
 use crate::command::{
-    Answer, Changes, Command, Cordon, Counters, Denial, Effect, Event, EventKind, LeaseError,
-    Outcome, Rows,
+    Answer, Changes, Command, Cordon, Counters, Effect, Event, EventKind, LeaseError, Outcome, Rows,
 };
 use crate::ids::{DeviceKey, Fence, LeaseId};
 use crate::lease::{Lease, Phase, ReclaimStage};
-use crate::policy::{Policy, Verdict};
-use crate::request::Request;
+use crate::policy::Policy;
 use crate::time::{At, BootMs, Ms};
+
+use filters::Filters;
+use shares::Shares;
 
 /// How long an ended lease can be asked for.
 pub const ENDED_KEPT_MS: Ms = Ms::from_secs(24 * 3600);
@@ -46,6 +50,8 @@ pub struct Books {
     deadlines: BTreeSet<(BootMs, LeaseId)>,
     ended: BTreeSet<(BootMs, LeaseId)>,
     keys: BTreeMap<(String, String), LeaseId>,
+    shares: Shares,
+    filters: Filters,
 }
 
 /// What one command has done so far.
@@ -80,6 +86,8 @@ impl Books {
     /// The books that wrote `rows`, without devices: they are told again.
     pub fn from_rows(policy: Arc<Policy>, rows: Rows) -> Self {
         let mut books = Self {
+            shares: Shares::of(&policy),
+            filters: Filters::default(),
             policy,
             counters: rows.counters,
             leases: BTreeMap::new(),
@@ -170,6 +178,9 @@ impl Books {
             Command::Acquire { id, request } => {
                 Answer::Acquire(self.acquire(&mut turn, id, *request))
             }
+            Command::Explain { request, wall } => {
+                Answer::Explain(Box::new(self.explain(at, *request, wall)))
+            }
             other => {
                 let answer = self.dispatch(&mut turn, other);
                 self.serve_queue(&mut turn);
@@ -182,7 +193,9 @@ impl Books {
     fn dispatch(&mut self, turn: &mut Turn, command: Command) -> Answer {
         match command {
             Command::Abandon { id } => self.abandon(turn, id),
-            Command::Acquire { .. } => unreachable!("`apply` takes requests itself"),
+            Command::Acquire { .. } | Command::Explain { .. } => {
+                unreachable!("`apply` takes requests itself")
+            }
             Command::ClearQuarantine { device, by } => {
                 return Answer::Device(self.clear_quarantine(turn, &device, &by));
             }
@@ -197,9 +210,6 @@ impl Books {
             }
             Command::Emergency(emergency) => {
                 return Answer::Emergency(self.emergency(turn, &emergency));
-            }
-            Command::Explain { request, wall } => {
-                return Answer::Explain(Box::new(self.explain(turn, *request, wall)));
             }
             Command::Expire => self.expire(turn),
             Command::Grace { until } => self.grace(until),
@@ -269,74 +279,6 @@ impl Books {
         }
     }
 
-    fn acquire(&mut self, turn: &mut Turn, id: LeaseId, request: Request) -> Result<Lease, Denial> {
-        if let Some(earlier) = self.replayed(&request)? {
-            return Ok(earlier);
-        }
-        let lease = self.new_waiter(turn, id, request);
-        self.refuse_hopeless(&lease, turn.at)?;
-        self.refuse_surplus(turn, &lease)?;
-        self.put(turn, lease);
-        self.serve_queue(turn);
-        self.refuse_unserved(turn, id)?;
-        let lease = self.leases[&id].clone();
-        if lease.waiting().is_some() {
-            turn.event(EventKind::LeaseWaiting, &lease, "waits for a grant".into());
-        }
-        Ok(lease)
-    }
-
-    /// The lease that the same caller got for the same key and body.
-    fn replayed(&self, request: &Request) -> Result<Option<Lease>, Denial> {
-        let Some(idempotency) = &request.idempotency else {
-            return Ok(None);
-        };
-        let Some(lease) = self.keys.get(&idempotency.key).map(|id| &self.leases[id]) else {
-            return Ok(None);
-        };
-        match &lease.request.idempotency {
-            Some(first) if first.body_hash == idempotency.body_hash => Ok(Some(lease.clone())),
-            _ => Err(Denial::IdempotencyMismatch),
-        }
-    }
-
-    /// Refuses what no waiting can help.
-    fn refuse_hopeless(&self, lease: &Lease, at: At) -> Result<(), Denial> {
-        if let Verdict::Deny { rule, reason, .. } = self.policy.verdict(lease, at) {
-            return Err(Denial::ByPolicy { rule, reason });
-        }
-        match self.never_fits(&lease.request) {
-            Some(reason) => Err(Denial::NeverFits(reason)),
-            None => Ok(()),
-        }
-    }
-
-    /// Refuses what would have to wait where no more may. It never stands in the queue, so that what
-    /// is refused cannot be in anybody's way.
-    fn refuse_surplus(&mut self, turn: &mut Turn, lease: &Lease) -> Result<(), Denial> {
-        let max_waiting = self.policy.queue.max_waiting;
-        if self.queue.len() >= max_waiting {
-            // Whoever is served, or has waited long enough, makes room.
-            self.serve_queue(turn);
-        }
-        match self.queue.len() >= max_waiting && self.would_wait(lease, turn.at) {
-            true => Err(Denial::QueueFull { max_waiting }),
-            false => Ok(()),
-        }
-    }
-
-    /// Refuses what the queue neither served nor kept.
-    fn refuse_unserved(&self, turn: &mut Turn, id: LeaseId) -> Result<(), Denial> {
-        let Some(lease) = turn.take_dropped(id) else {
-            return Ok(());
-        };
-        turn.events.retain(|event| event.lease != Some(id));
-        Err(match self.is_recovering() {
-            true => Denial::Recovering,
-            false => Denial::DoesNotFit(self.why_alone(&lease, turn.at)),
-        })
-    }
-
     /// Writes `lease` back, the only way a lease changes.
     fn put(&mut self, turn: &mut Turn, lease: Lease) {
         let id = lease.id;
@@ -355,6 +297,7 @@ impl Books {
     fn remove(&mut self, id: LeaseId) -> Option<Lease> {
         let lease = self.leases.remove(&id)?;
         self.unindex(&lease);
+        self.shares.forget(id);
         Some(lease)
     }
 
@@ -371,6 +314,7 @@ impl Books {
             Phase::Ended(ending) => drop(self.ended.insert((ending.at.boot, id))),
             Phase::Held(_) | Phase::Reclaiming(..) => {}
         }
+        self.shares.add(&self.policy, lease);
         self.occupy(lease);
     }
 
@@ -387,6 +331,7 @@ impl Books {
             Phase::Ended(ending) => drop(self.ended.remove(&(ending.at.boot, id))),
             Phase::Held(_) | Phase::Reclaiming(..) => {}
         }
+        self.shares.take(lease);
         self.vacate(lease);
     }
 

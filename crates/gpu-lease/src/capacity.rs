@@ -8,6 +8,8 @@ use crate::command::Cordon;
 use crate::device::{Device, Reading, Telemetry};
 use crate::ids::LeaseId;
 use crate::policy::DeviceSettings;
+use crate::request::{Amount, Request};
+use crate::size::Bytes;
 use crate::time::{At, BootMs, Ms};
 
 /// A reading older than this is stale: three polls of one second.
@@ -170,4 +172,28 @@ impl Usage {
             self.reclaiming = self.reclaiming.saturating_add(charge);
         }
     }
+}
+
+/// Why `request` could not even be served by idle devices, or `None` if it could. `serving` is what can be
+/// granted of each device that may serve it, smallest first.
+pub(crate) fn never_fits(request: &Request, serving: &[u64]) -> Option<String> {
+    let wanted = request.devices as usize;
+    if serving.len() < wanted {
+        let count = serving.len();
+        return Some(alloc::format!(
+            "asks for {wanted} devices; {count} of the inventory can serve it"
+        ));
+    }
+    let Amount::Memory(bytes) = request.amount else {
+        return None;
+    };
+    let big_enough = serving.iter().filter(|grantable| **grantable >= bytes);
+    let largest = serving.last().copied().unwrap_or(0);
+    (big_enough.count() < wanted).then(|| {
+        alloc::format!(
+            "asks for {} on {wanted} device(s); the largest that can serve it grants {}",
+            Bytes(bytes),
+            Bytes(largest)
+        )
+    })
 }

@@ -194,7 +194,7 @@ pub struct Emergency {
     pub by: String,
     /// Signal registered processes, whatever the policy says.
     pub kill: bool,
-    /// Cordon every device that held something.
+    /// Cordon every device that is named, and every one that held something of what ends.
     pub cordon: bool,
     /// Free the memory without any proof that its holder is gone.
     pub force_unsafe: bool,

@@ -120,6 +120,8 @@ pub struct Drain {
     pub reason: String,
     /// Who asked.
     pub by: String,
+    /// When it was first asked; a later policy with another grace counts from here.
+    pub since: At,
 }
 
 /// Memory on its way back after a forced end.
@@ -253,6 +255,12 @@ impl Grant {
     pub fn drain(&self) -> Option<(DrainSource, &Drain)> {
         let causes = self.drains.iter().map(|(&source, drain)| (source, drain));
         causes.min_by_key(|(source, drain)| (drain.deadline, *source))
+    }
+
+    /// How long it lasts unless it is renewed, and never longer than it may: what people are shown.
+    pub fn lasts_until(&self) -> Deadline {
+        let end = self.known_end();
+        end.map_or(self.expires, |end| end.min(self.expires))
     }
 
     /// What it holds of `device`.

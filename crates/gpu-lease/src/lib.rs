@@ -11,12 +11,14 @@ mod books;
 mod capacity;
 mod command;
 mod device;
+mod fair;
 mod ids;
 mod lease;
 mod plan;
 mod policy;
 mod request;
 mod size;
+mod tenancy;
 mod time;
 mod why;
 
@@ -33,7 +35,7 @@ pub use lease::{
     Allocation, Deadline, Drain, DrainSource, EndReason, Ending, Grant, Lease, Phase, Reclaim,
     ReclaimStage, Wait,
 };
-pub use plan::{Fate, LeaseFate, Plan, Planned, Refusal};
+pub use plan::{Fate, LeaseFate, Plan, Planned, Refusal, plan};
 pub use policy::{
     Class, Confirm, Defaults, DeviceRule, DeviceSettings, Held, NoRules, OnShrink, Placement,
     Policy, PolicySource, QueueOrder, QueueSettings, ReclaimSettings, ReloadScope, ReloadSettings,

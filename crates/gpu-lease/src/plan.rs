@@ -1,13 +1,26 @@
-//! What a policy would mean for the leases now held. The same function plans and applies.
+//! What a policy would mean for the leases now held. The same code plans and applies.
+//!
+//! A lease is touched only if, on the same inputs, the old policy allows it and the new one does not; both
+//! see the books as the new policy counts them. What a smaller quota or a larger reserve has no room for is
+//! found after that, newest first, among those that are not going anyway.
 
+mod planner;
+mod shrink;
+
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem;
 
+use crate::capacity::DeviceState;
 use crate::ids::LeaseId;
-use crate::lease::{Deadline, DrainSource, Grant, Lease};
-use crate::policy::{Confirm, Held, Policy, ReloadScope, Standing, Verdict};
-use crate::time::{At, Ms};
+use crate::lease::{Deadline, Lease};
+use crate::policy::{Confirm, Policy, Standing, Verdict};
+use crate::request::Request;
+use crate::tenancy::Membership;
+use crate::time::{At, WallMs};
+
+pub(crate) use planner::Planner;
 
 /// What a policy would mean for what is held and what waits. Leases that are not named are not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,16 +69,14 @@ impl Plan {
 
     /// Whether nothing is drained or ended here that `other` does not drain or end, as hard or harder.
     pub fn is_within(&self, other: &Self) -> bool {
-        let harm = |plan: &Self, id| {
-            let fate = plan.held.iter().find(|held| held.id == id);
-            fate.map_or(0, |held| held.fate.harm())
-        };
-        let held = self
-            .held
-            .iter()
-            .all(|held| held.fate.harm() <= harm(other, held.id));
-        let denies = |id| other.denied.iter().any(|(denied, _)| *denied == id);
-        held && self.denied.iter().all(|(id, _)| denies(*id))
+        let harms = other.held.iter().map(|held| (held.id, held.fate.harm()));
+        let harms: BTreeMap<LeaseId, u8> = harms.collect();
+        let harm = |id| harms.get(&id).copied().unwrap_or(0);
+        let denied: BTreeMap<LeaseId, &Refusal> =
+            other.denied.iter().map(|(id, why)| (*id, why)).collect();
+        let mut fates = self.held.iter();
+        fates.all(|held| held.fate.harm() <= harm(held.id))
+            && self.denied.iter().all(|(id, _)| denied.contains_key(id))
     }
 
     /// Whether both say the same of the same leases, deadlines apart.
@@ -115,95 +126,77 @@ pub enum Fate {
     Withdraw,
 }
 
+/// What switching from `from` to `to` would mean for `leases` on `devices`, as [`crate::Books::plan`] says it of
+/// its own. An empty list of devices are devices that are not known yet.
+pub fn plan(
+    from: &Policy,
+    to: &Policy,
+    leases: &[&Lease],
+    devices: &[DeviceState],
+    at: At,
+) -> Plan {
+    if from == to {
+        return Plan::default();
+    }
+    let devices = devices.iter().collect();
+    Planner::new(from, to, leases, devices, at).plan(None)
+}
+
 impl Policy {
-    /// What this policy says of a request, its class included.
-    pub(crate) fn verdict(&self, lease: &Lease, at: At) -> Verdict {
-        let request = &lease.request;
-        match self.rules.admit(request, &Standing::default(), at.wall) {
-            Verdict::Allow | Verdict::Hold { .. } if !self.classes.contains_key(&request.class) => {
+    /// What this policy says of a request: its class, its tenant, then the rules.
+    pub(crate) fn verdict(
+        &self,
+        request: &Request,
+        membership: &Membership,
+        standing: &Standing,
+        now: WallMs,
+    ) -> Verdict {
+        if !self.classes.contains_key(&request.class) {
+            return self.no_such_class(request, standing, now);
+        }
+        match membership {
+            Err(Refusal { rule, reason }) => Verdict::Deny {
+                rule: rule.clone(),
+                reason: reason.clone(),
+                erred: false,
+            },
+            Ok(_) => self.rules.admit(request, standing, now),
+        }
+    }
+
+    /// In the words of the rules, which know what it may have been meant to be.
+    fn no_such_class(&self, request: &Request, standing: &Standing, now: WallMs) -> Verdict {
+        match self.rules.admit(request, standing, now) {
+            Verdict::Deny {
+                rule,
+                reason,
+                erred: false,
+            } => Verdict::Deny {
+                rule,
+                reason,
+                erred: false,
+            },
+            Verdict::Allow | Verdict::Hold { .. } | Verdict::Deny { erred: true, .. } => {
                 Verdict::Deny {
                     rule: String::from("class"),
                     reason: alloc::format!("class `{}` is not defined", request.class),
                     erred: false,
                 }
             }
-            verdict => verdict,
         }
     }
+}
 
-    /// The rule that refuses `lease`, if one does. A lease that only has to wait is not refused.
-    pub(crate) fn refusal(&self, lease: &Lease, at: At) -> Option<Refusal> {
-        match self.verdict(lease, at) {
-            Verdict::Deny {
+impl Verdict {
+    /// The rule that refuses, if one does. A rule that failed refuses nobody who is there already.
+    pub(crate) fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Deny {
                 rule,
                 reason,
                 erred: false,
             } => Some(Refusal { rule, reason }),
-            Verdict::Allow | Verdict::Hold { .. } | Verdict::Deny { erred: true, .. } => None,
+            Self::Allow | Self::Hold { .. } | Self::Deny { erred: true, .. } => None,
         }
     }
-}
-
-/// What switching from `old` to `new` means for one held lease; `None` does not touch it.
-pub(crate) fn fate(
-    old: &Policy,
-    new: &Policy,
-    lease: &Lease,
-    grant: &Grant,
-    at: At,
-) -> Option<LeaseFate> {
-    let refusal = new.refusal(lease, at);
-    let newly_refused = refusal.is_some() && old.refusal(lease, at).is_none();
-    let in_scope = newly_refused || new.reload.scope == ReloadScope::All;
-    let fate = if in_scope {
-        Some(fate_in_scope(old, new, lease, grant, at))
-    } else if refusal.is_none() && grant.drains.contains_key(&DrainSource::Policy) {
-        Some(Fate::Withdraw)
-    } else {
-        shortened(old, new, lease, grant, at).map(Fate::Shorten)
-    };
-    Some(LeaseFate {
-        id: lease.id,
-        holder: lease.request.holder.name.clone(),
-        fate: fate?,
-        because: refusal.unwrap_or_default(),
-        unenforceable: false,
-    })
-}
-
-/// An earlier drain by a policy is never moved by a later one, and withdrawn by one that keeps.
-fn fate_in_scope(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Fate {
-    match (new.reload.held, grant.drains.get(&DrainSource::Policy)) {
-        (Held::Force, _) => Fate::Force,
-        (Held::Keep, None) => Fate::Keep,
-        (Held::Keep, Some(_)) => Fate::Withdraw,
-        (Held::Drain, Some(drain)) => Fate::Drain(drain.deadline),
-        (Held::Drain, None) => Fate::Drain(at.after(grace_of_switch(old, new, lease))),
-    }
-}
-
-/// A lease whose class is gone still has the grace that its class had when it was granted.
-fn grace_of_switch(old: &Policy, new: &Policy, lease: &Lease) -> Ms {
-    let longest = old
-        .grace_for(&lease.request)
-        .max(new.grace_for(&lease.request));
-    longest.min(new.reload.grace_max)
-}
-
-/// The new end of a hold whose limit was cut: never sooner than the grace from now.
-fn shortened(old: &Policy, new: &Policy, lease: &Lease, grant: &Grant, at: At) -> Option<Deadline> {
-    let limit = new.max_hold_for(&lease.request)?;
-    if old
-        .max_hold_for(&lease.request)
-        .is_some_and(|was| was <= limit)
-    {
-        return None;
-    }
-    let from_grant = grant.at.after(limit);
-    let from_now = at.after(grace_of_switch(old, new, lease));
-    let end = from_grant.max(from_now);
-    grant
-        .hold_until
-        .is_none_or(|until| end < until)
-        .then_some(end)
 }

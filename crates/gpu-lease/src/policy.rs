@@ -247,7 +247,8 @@ pub struct Tenant {
     pub per_user: bool,
 }
 
-/// A tenant of the policy, or one user of it where each is a tenant of its own.
+/// A tenant of the policy, or one user of it where each is a tenant of its own. In a fair share a user
+/// without a tenant is one without a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TenantKey {
     /// The tenant's name.
@@ -272,7 +273,7 @@ pub struct Share {
 pub struct Standing {
     /// All that is held.
     pub held: Share,
-    /// Bytes that all devices have together, reserves apart.
+    /// Bytes of all devices that may be granted together, reserves apart.
     pub grantable: u64,
     /// How many wait.
     pub waiting: u32,
@@ -479,6 +480,15 @@ impl Policy {
         settings
     }
 
+    /// Why what is held on `device` is no longer allowed there, if a device rule says so.
+    pub(crate) fn drain_of(&self, device: &Device) -> Option<&String> {
+        let rules = self.devices.iter().enumerate().rev();
+        let mut drains = rules.filter_map(|(index, rule)| Some((index, rule.drain.as_ref()?)));
+        drains
+            .find(|(index, _)| self.rules.device_matches(*index, device))
+            .map(|(_, why)| why)
+    }
+
     /// The priority that orders a waiter now: what it arrived with, and one step per `aging` that it waited.
     pub fn effective_priority(&self, lease: &Lease, now: BootMs) -> i64 {
         let waited = now - lease.created.boot;
@@ -507,6 +517,16 @@ impl Policy {
     }
 }
 
+impl fmt::Display for TenantKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.name.as_str(), &self.user) {
+            ("", Some(user)) => write!(f, "of user {user}"),
+            (name, Some(user)) => write!(f, "{name} ({user})"),
+            (name, None) => f.write_str(name),
+        }
+    }
+}
+
 impl PartialEq for Policy {
     fn eq(&self, other: &Self) -> bool {
         self.source.hash == other.source.hash
@@ -532,7 +552,7 @@ pub struct DeviceSettings {
     pub load_slots: u32,
     /// Words that people and rules see.
     pub labels: Vec<String>,
-    /// Why no new grants are made here.
+    /// Why no new grants are made here; a drain is a reason as well.
     pub cordon: Option<String>,
 }
 
@@ -541,6 +561,7 @@ impl DeviceSettings {
         self.reserve = rule.reserve.unwrap_or(self.reserve);
         self.load_slots = rule.load_slots.unwrap_or(self.load_slots);
         self.labels.extend(rule.labels.iter().cloned());
-        self.cordon = rule.cordon.clone().or(self.cordon.take());
+        let closed = rule.drain.as_ref().or(rule.cordon.as_ref());
+        self.cordon = closed.cloned().or(self.cordon.take());
     }
 }

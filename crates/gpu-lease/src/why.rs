@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::ids::{DeviceKey, LeaseId};
+use crate::policy::TenantKey;
 use crate::request::Amount;
 use crate::size::Bytes;
 use crate::time::{BootMs, WallMs};
@@ -35,6 +36,15 @@ pub enum Cause {
     Behind(LeaseId),
     /// Too few devices can serve it.
     Devices(Vec<DeviceObstacle>),
+    /// Its tenant holds as much as it may.
+    Quota {
+        /// The tenant.
+        tenant: TenantKey,
+        /// In words: `may hold 2 devices and holds 2`.
+        limit: String,
+        /// Who holds it, largest first; one list for all who wait for the tenant.
+        holders: Arc<[Blocker]>,
+    },
     /// No inventory yet.
     Recovering,
     /// A rule of the policy.
@@ -89,7 +99,7 @@ pub struct Blocker {
     pub lease: LeaseId,
     /// Its holder's name.
     pub holder: String,
-    /// Bytes that it is charged for there.
+    /// Bytes that it is charged for there; for a quota, bytes that it was granted.
     pub memory: u64,
     /// When it must be over at the latest, where that is known.
     pub until: Option<WallMs>,
@@ -101,27 +111,39 @@ impl Why {
         match &self.cause {
             Cause::Behind(_) => "behind_head",
             Cause::Devices(devices) => devices_code(devices),
+            Cause::Quota { .. } => "quota",
             Cause::Recovering => "recovering",
             Cause::Rule { .. } => "held_by_rule",
         }
     }
 
-    /// The leases in the way, over all devices.
+    /// The leases in the way, over all devices; those of a quota are on no device in particular.
     pub fn blockers(&self) -> impl Iterator<Item = (&DeviceKey, &Blocker)> {
         let devices = match &self.cause {
             Cause::Devices(devices) => devices.as_slice(),
-            Cause::Behind(_) | Cause::Recovering | Cause::Rule { .. } => &[],
+            Cause::Behind(_) | Cause::Quota { .. } | Cause::Recovering | Cause::Rule { .. } => &[],
         };
         devices
             .iter()
             .flat_map(|device| device.holders.iter().map(|holder| (&device.device, holder)))
     }
 
+    /// The leases that fill the quota of its tenant, if that keeps it.
+    pub fn quota_holders(&self) -> &[Blocker] {
+        match &self.cause {
+            Cause::Quota { holders, .. } => holders,
+            Cause::Behind(_) | Cause::Devices(_) | Cause::Recovering | Cause::Rule { .. } => &[],
+        }
+    }
+
     /// When a rule lets it go, where that is known.
     pub fn eligible_at(&self) -> Option<WallMs> {
         match &self.cause {
             Cause::Rule { until, .. } => *until,
-            Cause::Behind(_) | Cause::Devices(_) | Cause::Recovering => None,
+            Cause::Behind(_)
+            | Cause::Devices(_)
+            | Cause::Quota { .. }
+            | Cause::Recovering => None,
         }
     }
 }
@@ -147,6 +169,14 @@ impl fmt::Display for Why {
             Cause::Devices(devices) => {
                 write_need(f, self.devices, self.amount)?;
                 write_devices(f, devices)
+            }
+            Cause::Quota {
+                tenant,
+                limit,
+                holders,
+            } => {
+                write!(f, "tenant {tenant} {limit}")?;
+                write_names(f, ": ", holders)
             }
             Cause::Recovering => f.write_str("devices are still being discovered"),
             Cause::Rule {
@@ -213,7 +243,15 @@ fn write_holders(f: &mut fmt::Formatter<'_>, verb: &str, holders: &[Blocker]) ->
     if holders.is_empty() {
         return Ok(());
     }
-    write!(f, "{verb} held by ")?;
+    f.write_str(verb)?;
+    write_names(f, " held by ", holders)
+}
+
+fn write_names(f: &mut fmt::Formatter<'_>, before: &str, holders: &[Blocker]) -> fmt::Result {
+    if holders.is_empty() {
+        return Ok(());
+    }
+    f.write_str(before)?;
     for (place, holder) in holders.iter().take(NAMED_MAX).enumerate() {
         let comma = if place == 0 { "" } else { ", " };
         write!(f, "{comma}{holder}")?;

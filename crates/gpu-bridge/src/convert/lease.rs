@@ -356,7 +356,7 @@ fn blocker_of(device: &DeviceKey, blocker: &Blocker) -> wire::Blocker {
 fn foreign_blockers(why: &Why) -> impl Iterator<Item = wire::Blocker> {
     let devices = match &why.cause {
         Cause::Devices(devices) => devices.as_slice(),
-        Cause::Behind(_) | Cause::Recovering | Cause::Rule { .. } => &[],
+        Cause::Behind(_) | Cause::Quota { .. } | Cause::Recovering | Cause::Rule { .. } => &[],
     };
     devices.iter().filter_map(|device| match device.obstacle {
         Obstacle::Foreign(bytes) => Some(wire::Blocker {

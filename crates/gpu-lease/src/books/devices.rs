@@ -32,6 +32,7 @@ impl Books {
             lose(turn, key, state);
         }
         self.devices = Some(known);
+        self.refilter();
         self.reoccupy();
     }
 
@@ -332,6 +333,10 @@ impl Books {
             .as_ref()
             .and_then(|devices| devices.get(device));
         known.ok_or_else(|| UnknownDevice(device.clone()))
+    }
+
+    pub(super) fn is_known(&self, device: &DeviceKey) -> bool {
+        self.require(device).is_ok()
     }
 
     pub(super) fn state_mut(&mut self, device: &DeviceKey) -> Option<&mut DeviceState> {

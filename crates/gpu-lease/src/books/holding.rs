@@ -119,6 +119,7 @@ impl Books {
             deadline: turn.at.after(grace),
             reason: notice.reason.clone(),
             by: notice.by.clone(),
+            since: turn.at,
         };
         self.add_drain(turn, &mut lease, source, drain);
         lease
@@ -161,7 +162,7 @@ impl Books {
     pub(super) fn emergency(&mut self, turn: &mut Turn, emergency: &Emergency) -> Vec<LeaseId> {
         let mut targets = self.targets(&emergency.targets);
         targets.retain(|id| emergency.concerns(&self.leases[id]));
-        let devices = self.devices_of(&targets);
+        let devices = self.devices_to_cordon(emergency, &targets);
         for &id in &targets {
             self.end_in_emergency(turn, id, emergency);
         }
@@ -201,10 +202,17 @@ impl Books {
         }
     }
 
-    fn devices_of(&self, leases: &[LeaseId]) -> BTreeSet<DeviceKey> {
-        let grants = leases.iter().filter_map(|id| self.leases[id].occupying());
-        let parts = grants.flat_map(|grant| grant.allocations.iter());
-        parts.map(|part| part.device.clone()).collect()
+    /// Every device that is named, and those that held something of what ends.
+    fn devices_to_cordon(&self, emergency: &Emergency, ended: &[LeaseId]) -> BTreeSet<DeviceKey> {
+        let named = match &emergency.targets {
+            Targets::Devices(named) => named.as_slice(),
+            Targets::All | Targets::Leases(_) | Targets::Stuck => &[],
+        };
+        let known = named.iter().filter(|device| self.is_known(device));
+        let grants = ended.iter().filter_map(|id| self.leases[id].occupying());
+        let held = grants.flat_map(|grant| &grant.allocations);
+        let held = held.map(|part| &part.device);
+        known.chain(held).cloned().collect()
     }
 
     fn end_in_emergency(&mut self, turn: &mut Turn, id: LeaseId, emergency: &Emergency) {
@@ -279,6 +287,7 @@ impl Books {
                 }
             }
         }
+        self.shares.look_again();
         for device in self.cordons.keys().cloned().collect::<Vec<_>>() {
             self.rebase_cordon(turn, &device);
         }
@@ -317,7 +326,10 @@ impl Books {
                 due.into_iter().flatten().min()
             }
             Phase::Held(grant) => held_due(grant).map(|due| due.max(self.grace_until)),
-            Phase::Reclaiming(_, reclaim) => self.reclaim_due(lease, reclaim),
+            Phase::Reclaiming(_, reclaim) => {
+                let due = self.reclaim_due(lease, reclaim);
+                due.map(|due| due.max(self.grace_until))
+            }
             Phase::Ended(_) => None,
         }
     }

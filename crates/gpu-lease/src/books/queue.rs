@@ -5,21 +5,23 @@
 //! The nomination is derived anew each time: what is held back can only get closer to what the head
 //! needs, so the head is never starved.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
+use super::shares::{Allowance, Used};
 use super::{Books, Turn};
 use crate::capacity::DeviceState;
-use crate::command::{Denial, Effect, EventKind, Explanation};
+use crate::command::{Effect, EventKind};
 use crate::ids::{DeviceKey, Fence, LeaseId};
-use crate::lease::{Allocation, EndReason, Grant, Lease, Phase, Wait};
-use crate::policy::{QueueOrder, Strategy, Verdict};
+use crate::lease::{Allocation, EndReason, Grant, Lease, Phase};
+use crate::policy::{QueueOrder, Strategy, TenantKey, Verdict};
 use crate::request::{Amount, Request};
 use crate::size::Bytes;
-use crate::time::{At, BootMs, Ms, WallMs};
+use crate::time::{At, BootMs, Ms};
 use crate::why::{Blocker, Cause, DeviceObstacle, Obstacle, Why};
 
 /// How long a request that does not wait still waits for a reading that was asked for.
@@ -34,8 +36,41 @@ struct Nomination {
     start: Option<BootMs>,
 }
 
-/// Who holds each device, made once for all who wait for it.
-type Named = BTreeMap<DeviceKey, Arc<[Blocker]>>;
+/// Who is in the way, made once for all who wait for the same.
+#[derive(Default)]
+struct Named {
+    by_device: BTreeMap<DeviceKey, Arc<[Blocker]>>,
+    by_tenant: BTreeMap<TenantKey, Arc<[Blocker]>>,
+}
+
+/// What orders the waiters at one moment.
+struct Ranks<'a> {
+    books: &'a Books,
+    at: At,
+    used: Cow<'a, Used>,
+}
+
+/// The smaller, the sooner served.
+type Rank = (Reverse<i64>, (u128, u128), u64);
+
+impl Ranks<'_> {
+    /// What has no place in the queue comes after its equals there.
+    fn of(&self, lease: &Lease) -> Rank {
+        let policy = &self.books.policy;
+        let priority = match policy.queue.order {
+            QueueOrder::Fifo => 0,
+            QueueOrder::FairShare | QueueOrder::Priority => {
+                policy.effective_priority(lease, self.at.boot)
+            }
+        };
+        let share = match self.books.is_fair() {
+            true => self.books.fair_rank(lease, &self.used),
+            false => (0, 0),
+        };
+        let seq = lease.waiting().map_or(u64::MAX, |wait| wait.seq);
+        (Reverse(priority), share, seq)
+    }
+}
 
 /// One walk over the queue in the order in which it is served.
 #[derive(Default)]
@@ -50,7 +85,7 @@ impl Books {
     pub fn waiting(&self, at: At) -> Vec<(LeaseId, Why)> {
         let mut walk = Walk::default();
         let mut reasons = Vec::new();
-        let mut named = Named::new();
+        let mut named = Named::default();
         for (place, id) in self.service_order(at).into_iter().enumerate() {
             let lease = &self.leases[&id];
             if let Err(cause) = self.decide(&mut walk, lease, at) {
@@ -68,112 +103,41 @@ impl Books {
     pub(super) fn why_alone(&self, lease: &Lease, at: At) -> Why {
         let (mut walk, ahead) = self.walk_to(lease, at);
         let cause = self.decide(&mut walk, lease, at).err();
-        if walk.nomination.is_none() {
-            walk.nomination = self.nominate(lease, at);
+        if walk.nomination.is_none()
+            && let Ok(allowance) = self.allowance(lease)
+        {
+            walk.nomination = self.nominate(lease, allowance, at);
         }
         let position = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
         let cause = cause.map_or(Cause::Devices(Vec::new()), |cause| {
-            self.with_holders(cause, &mut Named::new())
+            self.with_holders(cause, &mut Named::default())
         });
         walk.why(lease, cause, position)
     }
 
-    /// What would become of `request` if it came now; `wall` is another civil time for the rules.
-    pub(super) fn explain(
-        &self,
-        turn: &Turn,
-        request: Request,
-        wall: Option<WallMs>,
-    ) -> Explanation {
-        let at = At {
-            wall: wall.unwrap_or(turn.at.wall),
-            ..turn.at
-        };
-        let lease = self.new_waiter(turn, LeaseId::from_bits(0), request);
-        Explanation {
-            outcome: self.outlook(&lease, at),
-            priority: lease.priority,
-            tenant: None,
-            hits: Vec::new(),
-            request: lease.request,
-        }
-    }
-
-    fn outlook(&self, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Denial> {
-        self.refuse_hopeless(lease, at)?;
+    /// The devices that a request would get that is not in the queue, at the place that it would have there.
+    pub(super) fn devices_for(&self, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
         let (mut walk, _) = self.walk_to(lease, at);
-        let decided = self.decide(&mut walk, lease, at);
-        decided.map_err(|_cause| Denial::DoesNotFit(self.why_alone(lease, at)))
+        self.decide(&mut walk, lease, at)
     }
 
     /// Whether a request that is not in the queue would have to stay there.
     pub(super) fn would_wait(&self, lease: &Lease, at: At) -> bool {
-        let (mut walk, _) = self.walk_to(lease, at);
-        let decided = self.decide(&mut walk, lease, at);
+        let decided = self.devices_for(lease, at);
         decided.is_err_and(|cause| !answers_now(lease, &cause))
     }
 
     /// What is known of the head after all that are served before `lease`, and how many they are.
     fn walk_to(&self, lease: &Lease, at: At) -> (Walk, usize) {
         let mut walk = Walk::default();
-        let mine = self.rank(lease, at);
+        let ranks = self.ranks(at);
+        let mine = ranks.of(lease);
         let order = self.service_order(at).into_iter();
-        let ahead = order.take_while(|id| self.rank(&self.leases[id], at) < mine);
+        let ahead = order.take_while(|id| ranks.of(&self.leases[id]) < mine);
         let count = ahead
             .map(|id| drop(self.decide(&mut walk, &self.leases[&id], at)))
             .count();
         (walk, count)
-    }
-
-    pub(super) fn new_waiter(&self, turn: &Turn, id: LeaseId, request: Request) -> Lease {
-        let seq = self.queue.last_key_value().map_or(0, |(last, _)| last + 1);
-        let patience = match request.wait {
-            Ms(0) if request.queue => None,
-            Ms(0) => Some(turn.at.boot + SETTLE_MS),
-            wait => Some(turn.at.boot + wait),
-        };
-        let wait = Wait {
-            seq,
-            until: patience,
-            renew_by: request.queue.then(|| turn.at.boot + request.ttl),
-        };
-        let class = self.policy.classes.get(&request.class);
-        Lease {
-            id,
-            revision: self.counters.revision,
-            priority: class.map_or(0, |class| class.priority),
-            request,
-            created: turn.at,
-            phase: Phase::Waiting(wait),
-        }
-    }
-
-    /// Why `request` could not even be served by idle devices, or `None` if it could.
-    pub(super) fn never_fits(&self, request: &Request) -> Option<String> {
-        let devices = self.devices.as_ref()?;
-        let selected = devices.values().filter(|state| state.may_serve(request));
-        let (count, largest) = selected
-            .clone()
-            .fold((0_usize, 0), |(count, largest), state| {
-                (count + 1, largest.max(state.grantable()))
-            });
-        let wanted = request.devices as usize;
-        if count < wanted {
-            return Some(alloc::format!(
-                "asks for {wanted} devices; {count} of the inventory can serve it"
-            ));
-        }
-        let Amount::Memory(bytes) = request.amount else {
-            return None;
-        };
-        let big_enough = selected.filter(|state| state.grantable() >= bytes).count();
-        (big_enough < wanted).then(|| {
-            alloc::format!(
-                "asks for {} on {wanted} device(s); the largest that can serve it grants {}",
-                Bytes(bytes),
-                Bytes(largest)
-            )
-        })
     }
 
     /// Grants what can be granted, in order, and ends the waits that are over at once.
@@ -182,13 +146,28 @@ impl Books {
             return;
         }
         self.end_overdue_waits(turn);
+        self.look(turn.at);
+        // Where a grant moves others in the order, or a rule looks at who is there, everybody is asked again.
+        let is_restless = self.is_fair() || self.shares.is_read();
+        while self.serve_in_order(turn) && is_restless {}
+    }
+
+    /// One walk over the queue, in a fair share up to the first grant; true if anybody left the queue.
+    fn serve_in_order(&mut self, turn: &mut Turn) -> bool {
+        let before = self.queue.len();
         let mut walk = Walk::default();
         for id in self.service_order(turn.at) {
             match self.decide(&mut walk, &self.leases[&id], turn.at) {
-                Ok(devices) => self.grant(turn, id, &devices),
+                Ok(devices) => {
+                    self.grant(turn, id, &devices);
+                    if self.is_fair() {
+                        break;
+                    }
+                }
                 Err(cause) => self.keep_waiting(turn, id, &cause),
             }
         }
+        self.queue.len() < before
     }
 
     fn keep_waiting(&mut self, turn: &mut Turn, id: LeaseId, cause: &Cause) {
@@ -196,38 +175,44 @@ impl Books {
             turn.effect_once(Effect::Read);
         }
         let lease = &self.leases[&id];
-        if self.policy.refusal(lease, turn.at).is_some() {
+        let is_refused = match cause {
+            Cause::Rule { .. } => self.refusal(lease, turn.at).is_some(),
+            Cause::Quota { .. } => self.hopeless_quota(lease).is_some(),
+            Cause::Behind(_) | Cause::Devices(_) | Cause::Recovering => false,
+        };
+        if is_refused {
             self.end(turn, lease.clone(), EndReason::Denied);
         } else if answers_now(lease, cause) {
             self.end(turn, lease.clone(), EndReason::WaitTimeout);
         }
     }
 
-    /// The waiters by effective priority (class priority plus one step per `aging` waited), then by arrival.
+    /// The waiters by effective priority (class priority plus one step per `aging` waited), in a fair share
+    /// then by what their tenants had and hold, then by arrival.
     fn service_order(&self, at: At) -> Vec<LeaseId> {
+        let ranks = self.ranks(at);
         let waiters = self.queue.values();
         let mut order: Vec<_> = waiters
-            .map(|&id| (self.rank(&self.leases[&id], at), id))
+            .map(|&id| (ranks.of(&self.leases[&id]), id))
             .collect();
         order.sort_unstable();
         order.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// The smaller, the sooner served. What has no place in the queue comes after its equals there.
-    fn rank(&self, lease: &Lease, at: At) -> (Reverse<i64>, u64) {
-        let priority = match self.policy.queue.order {
-            QueueOrder::Fifo => 0,
-            QueueOrder::FairShare | QueueOrder::Priority => {
-                self.policy.effective_priority(lease, at.boot)
-            }
-        };
-        let seq = lease.waiting().map_or(u64::MAX, |wait| wait.seq);
-        (Reverse(priority), seq)
+    fn ranks(&self, at: At) -> Ranks<'_> {
+        Ranks {
+            books: self,
+            at,
+            used: match self.is_fair() {
+                true => self.used(at),
+                false => Cow::default(),
+            },
+        }
     }
 
     /// The devices that serve `lease` now, or what keeps it. What has to wait for devices becomes the head.
     fn decide(&self, walk: &mut Walk, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
-        match self.policy.verdict(lease, at) {
+        match self.verdict(lease, at) {
             Verdict::Allow => {}
             Verdict::Deny { rule, reason, .. } => {
                 return Err(Cause::Rule {
@@ -248,24 +233,26 @@ impl Books {
                 });
             }
         }
+        let allowance = self.allowance(lease)?;
         if let Some(head) = walk.barrier {
             return Err(Cause::Behind(head));
         }
-        let decided = self.place(lease, walk.nomination.as_ref(), at);
+        let decided = self.place(lease, allowance, walk.nomination.as_ref(), at);
         if let Err(cause) = &decided
             && !answers_now(lease, cause)
+            && !matches!(cause, Cause::Quota { .. })
         {
-            self.block(walk, lease, at);
+            self.block(walk, lease, allowance, at);
         }
         decided
     }
 
-    fn block(&self, walk: &mut Walk, lease: &Lease, at: At) {
+    fn block(&self, walk: &mut Walk, lease: &Lease, allowance: Allowance, at: At) {
         if !self.policy.queue.backfill {
             walk.barrier = Some(lease.id);
         }
         if walk.nomination.is_none() {
-            walk.nomination = self.nominate(lease, at);
+            walk.nomination = self.nominate(lease, allowance, at);
         }
     }
 
@@ -273,15 +260,15 @@ impl Books {
     fn place(
         &self,
         lease: &Lease,
+        allowance: Allowance,
         nomination: Option<&Nomination>,
         at: At,
     ) -> Result<Vec<DeviceKey>, Cause> {
-        let devices = self.devices.as_ref().ok_or(Cause::Recovering)?;
+        if self.devices.is_none() {
+            return Err(Cause::Recovering);
+        }
         let (mut fitting, mut obstacles) = (Vec::new(), Vec::new());
-        for state in devices
-            .values()
-            .filter(|state| state.may_serve(&lease.request))
-        {
+        for state in self.serving(lease, allowance) {
             match self.obstacle(state, lease, nomination, at) {
                 None => fitting.push(state),
                 Some(obstacle) => obstacles.push(state.obstructed(obstacle)),
@@ -291,10 +278,61 @@ impl Books {
         if fitting.len() < wanted {
             return Err(Cause::Devices(obstacles));
         }
+        self.sort_by_preference(&mut fitting, lease, at);
+        let chosen = self.chosen(&mut fitting, lease, allowance);
+        chosen.ok_or_else(|| {
+            let quota = self.out_of_memory(lease);
+            quota.unwrap_or(Cause::Devices(obstacles))
+        })
+    }
+
+    /// The devices that may serve `lease`, each within what its quota leaves.
+    fn serving(&self, lease: &Lease, allowance: Allowance) -> impl Iterator<Item = &DeviceState> {
+        let is_within = move |state: &&DeviceState| match lease.request.amount {
+            Amount::Exclusive => state.grantable() <= allowance.each,
+            Amount::Memory(_) => true,
+        };
+        self.devices()
+            .filter(|state| self.may_serve(state, &lease.request))
+            .filter(is_within)
+    }
+
+    fn sort_by_preference(&self, fitting: &mut Vec<&DeviceState>, lease: &Lease, at: At) {
         let strategy = self.policy.placement.strategy;
-        fitting.sort_by_key(|state| preference(strategy, state));
-        let chosen = fitting.into_iter().take(wanted);
-        Ok(chosen.map(|state| state.device.key.clone()).collect())
+        if strategy != Strategy::Score {
+            fitting.sort_by_key(|state| preference(strategy, state));
+            return;
+        }
+        let standing = self.standing(lease, &self.membership(lease));
+        let rules = &self.policy.rules;
+        let scores = rules.scores(&lease.request, fitting, &standing, at.wall);
+        // A device without a score is taken last.
+        let scores = scores.into_iter().chain(core::iter::repeat(i64::MIN));
+        let mut scored: Vec<_> = fitting.drain(..).zip(scores).collect();
+        scored.sort_by_key(|(state, score)| (Reverse(*score), preference(strategy, state)));
+        fitting.extend(scored.into_iter().map(|(state, _)| state));
+    }
+
+    /// The first of `fitting`; the smallest, if the quota leaves too little for those.
+    fn chosen(
+        &self,
+        fitting: &mut Vec<&DeviceState>,
+        lease: &Lease,
+        allowance: Allowance,
+    ) -> Option<Vec<DeviceKey>> {
+        let wanted = lease.request.devices as usize;
+        let is_within = |states: &[&DeviceState]| {
+            let all = states.iter().take(wanted).map(|state| state.grantable());
+            let whole = lease.request.amount == Amount::Exclusive;
+            !whole || all.fold(0, u64::saturating_add) <= allowance.all
+        };
+        if !is_within(fitting) {
+            fitting.sort_by_key(|state| (state.grantable(), state.device.index));
+        }
+        is_within(fitting).then(|| {
+            let chosen = fitting.iter().take(wanted);
+            chosen.map(|state| state.device.key.clone()).collect()
+        })
     }
 
     /// What keeps `lease` off one device, the first thing that does.
@@ -365,14 +403,21 @@ impl Books {
         }
     }
 
-    /// Adds to what keeps a request who holds the devices that it could use.
+    /// Adds to what keeps a request who holds the devices that it could use, or what its tenant may hold.
     fn with_holders(&self, mut cause: Cause, named: &mut Named) -> Cause {
+        if let Cause::Quota {
+            tenant, holders, ..
+        } = &mut cause
+        {
+            let known = named.by_tenant.entry(tenant.clone());
+            *holders = known.or_insert_with(|| self.holders_of(tenant)).clone();
+        }
         let (Cause::Devices(obstacles), Some(devices)) = (&mut cause, &self.devices) else {
             return cause;
         };
         for obstacle in obstacles {
             if let Some(state) = devices.get(&obstacle.device) {
-                let holders = named.entry(obstacle.device.clone());
+                let holders = named.by_device.entry(obstacle.device.clone());
                 obstacle.holders = holders.or_insert_with(|| self.holders(state)).clone();
             }
         }
@@ -394,10 +439,9 @@ impl Books {
     }
 
     /// The devices that can serve `lease` soonest, each with all that is known of when.
-    fn nominate(&self, lease: &Lease, at: At) -> Option<Nomination> {
-        let devices = self.devices.as_ref()?.values();
-        let usable = devices
-            .filter(|state| state.may_serve(&lease.request))
+    fn nominate(&self, lease: &Lease, allowance: Allowance, at: At) -> Option<Nomination> {
+        let usable = self
+            .serving(lease, allowance)
             .filter(|state| state.lost_since.is_none() && state.cordoned().is_none());
         let mut soonest: Vec<_> = usable
             .filter_map(|state| Some((self.opening(state, lease.request.amount, at)?, state)))
@@ -536,11 +580,6 @@ impl DeviceState {
             Amount::Exclusive => self.occupants.is_empty(),
             Amount::Memory(bytes) => self.grantable().saturating_sub(self.usage.granted) >= bytes,
         }
-    }
-
-    /// Whether `request` may be placed here at all, capacity apart.
-    fn may_serve(&self, request: &Request) -> bool {
-        self.device.leasable && request.select.names(&self.device.key.id)
     }
 }
 

@@ -6,33 +6,34 @@ use alloc::vec::Vec;
 use super::{Books, Turn};
 use crate::command::{Event, EventKind, Expect, Switch, Switched, Unexpected};
 use crate::ids::LeaseId;
-use crate::lease::{Deadline, Drain, DrainSource, EndReason, Phase};
-use crate::plan::{Fate, LeaseFate, Plan, Refusal, fate};
+use crate::lease::{Deadline, Drain, DrainSource, EndReason, Lease, Phase};
+use crate::plan::{Fate, LeaseFate, Plan, Planned, Planner, Refusal};
 use crate::policy::Policy;
 use crate::time::At;
 
 impl Books {
     /// What `policy` would mean now for what is held and what waits. Switching to it does just that.
     pub fn plan(&self, at: At, policy: &Policy) -> Plan {
-        let mut plan = Plan::default();
+        self.plan_after(at, policy, None)
+    }
+
+    /// The same, with what `planned` says of leases that did not change since it was made.
+    fn plan_after(&self, at: At, policy: &Policy, planned: Option<&Planned>) -> Plan {
         if *policy == *self.policy {
-            return plan;
+            return Plan::default();
         }
-        for lease in self.leases.values() {
-            match &lease.phase {
-                Phase::Held(grant) => {
-                    plan.held
-                        .extend(fate(&self.policy, policy, lease, grant, at))
-                }
-                Phase::Waiting(_) => {
-                    let refusal = policy.refusal(lease, at);
-                    plan.denied
-                        .extend(refusal.map(|refusal| (lease.id, refusal)));
-                }
-                Phase::Reclaiming(..) | Phase::Ended(_) => {}
-            }
-        }
-        plan
+        let leases: Vec<&Lease> = self.leases.values().collect();
+        let devices = self.devices().collect();
+        let planner = Planner::new(&self.policy, policy, &leases, devices, at);
+        planner.plan(planned.filter(|planned| self.still_says(planned, policy)))
+    }
+
+    /// Whether a plan was made against the live policy, and not by rules that look at books which have
+    /// changed since.
+    fn still_says(&self, planned: &Planned, policy: &Policy) -> bool {
+        let looks = self.shares.is_read() || policy.rules.reads_standing();
+        planned.live == self.policy.source.hash
+            && (!looks || planned.revision == self.counters.revision)
     }
 
     pub(super) fn switch(
@@ -43,10 +44,10 @@ impl Books {
         let Switch {
             policy,
             changes,
-            planned: _,
+            planned,
             expect,
         } = switch;
-        let plan = self.plan(turn.at, &policy);
+        let plan = self.plan_after(turn.at, &policy, planned.as_deref());
         self.expected(&expect, &plan)?;
         if *policy == *self.policy {
             return Ok(None);
@@ -56,6 +57,8 @@ impl Books {
         turn.switched = true;
         self.reindex_deadlines();
         self.resettle_devices();
+        self.refilter();
+        self.recount();
         let generation = self.counters.generation;
         turn.events.push(Event {
             kind: EventKind::PolicySwitched,
@@ -131,14 +134,15 @@ impl Books {
 
     fn drain_by_policy(&mut self, turn: &mut Turn, fate: &LeaseFate, deadline: Deadline) {
         let mut lease = self.leases[&fate.id].clone();
+        let asked = lease
+            .held()
+            .and_then(|grant| grant.drains.get(&DrainSource::Policy));
         let drain = Drain {
             deadline,
             reason: words(&fate.because),
             by: format!("policy generation {}", self.counters.generation),
+            since: asked.map_or(turn.at, |asked| asked.since),
         };
-        let asked = lease
-            .held()
-            .and_then(|grant| grant.drains.get(&DrainSource::Policy));
         if asked.is_none_or(|asked| asked.deadline != deadline) {
             self.add_drain(turn, &mut lease, DrainSource::Policy, drain);
         }

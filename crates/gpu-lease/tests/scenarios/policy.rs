@@ -67,13 +67,14 @@ fn scope_all_reaches_those_that_are_allowed_as_well() {
             ("other", "draining on gpu-0 until 30s by policy"),
         ])
         .at(10)
-        // A drain is not moved by a later one, and withdrawn by a policy that looks at violations only.
+        // A longer grace counts from when they were first asked.
         .switch(|edit| {
             edit.class("batch", 0);
             edit.policy.reload.scope = ReloadScope::All;
             edit.policy.reload.grace = Ms::from_secs(600);
         })
-        .is("other", "draining on gpu-0 until 30s by policy")
+        .is("other", "draining on gpu-0 until 10m by policy")
+        // A policy that looks at violations only withdraws it.
         .switch(|edit| edit.class("batch", 0))
         .are(&[("batch", "active on gpu-0"), ("other", "active on gpu-0")]);
 }

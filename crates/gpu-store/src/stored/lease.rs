@@ -65,6 +65,9 @@ struct Drain {
     deadline: Moment,
     reason: String,
     by: String,
+    /// Left out where it is the deadline, as earlier versions did always: then nothing is ever cut short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<Moment>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -230,17 +233,28 @@ impl From<&gpu_lease::Drain> for Drain {
             deadline: drain.deadline.into(),
             reason: drain.reason.clone(),
             by: drain.by.clone(),
+            since: (drain.since != moment_of(drain.deadline)).then(|| drain.since.into()),
         }
     }
 }
 
 impl From<Drain> for gpu_lease::Drain {
     fn from(drain: Drain) -> Self {
+        let deadline: gpu_lease::Deadline = drain.deadline.into();
+        let at_deadline = moment_of(deadline);
         Self {
-            deadline: drain.deadline.into(),
+            deadline,
             reason: drain.reason,
             by: drain.by,
+            since: drain.since.map_or(at_deadline, Into::into),
         }
+    }
+}
+
+fn moment_of(deadline: gpu_lease::Deadline) -> gpu_lease::At {
+    gpu_lease::At {
+        boot: deadline.boot,
+        wall: deadline.wall,
     }
 }
 

@@ -296,6 +296,8 @@ fn draining() -> Grant {
         deadline: deadline(30_000),
         reason: format!("asked by {}", source.as_str()),
         by: "ann".to_owned(),
+        // As in files of earlier versions, which did not know it.
+        since: at(30_000),
     };
     Grant {
         hold_until: None,
