@@ -1,61 +1,37 @@
 //! From the bytes of policy files to a live policy: one road for every trigger, one result for everybody.
 
+mod breaker;
+mod hash;
+mod overrides;
 mod result;
+mod road;
+mod rollback;
+mod settle;
 mod state;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use gpu_lease::{Event, EventKind, Expect, Ms, Plan, Policy, Switch};
-use gpu_policy::{Diagnostics, Override, OverrideError, SourceFile, compile, diff};
-use gpu_store::{ApiOverride, Settings, SwitchedBy};
+use gpu_lease::Policy;
+use gpu_policy::{Diagnostics, Override, SourceFile, compile, diff};
+use gpu_store::{ApiOverride, LastGood, Settings, SwitchedBy};
 use parking_lot::Mutex;
-use thiserror::Error;
 
 use crate::handle::{Handle, Unavailable};
+use hash::plan_hash;
+use road::{Road, Wanted};
+use rollback::Kept;
 
+pub(crate) use hash::files_hash;
+pub use overrides::{OVERRIDE_TTL_MAX, OVERRIDES_MAX, SetOverrideError};
+pub(crate) use overrides::{api_layers, unexpired};
 pub use result::{
     Checked, Phases, Planning, ReloadOptions, ReloadOutcome, ReloadResult, Trigger, WatchTiming,
 };
+pub use rollback::RollbackError;
 pub use state::{Breaker, Candidate, CandidateState, ReloadStart, ReloadState};
 
 /// Reads the policy files as they are now.
 type ReadFiles = Box<dyn Fn() -> Result<Vec<SourceFile>, String> + Send + Sync>;
-
-/// A policy cannot be taken back.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RollbackError {
-    /// Nothing was live before.
-    #[error("no policy was live before this one, as far as is remembered")]
-    NothingBefore,
-    /// That generation is not kept.
-    #[error("generation {generation} is not kept (kept: {})", list(kept))]
-    NotKept {
-        /// The one asked for.
-        generation: u64,
-        /// Those that can be asked for, oldest first.
-        kept: Vec<u64>,
-    },
-}
-
-/// A setting cannot be put above the others.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SetOverrideError {
-    /// It is no setting.
-    #[error(transparent)]
-    Malformed(#[from] OverrideError),
-    /// It lasts too short or too long.
-    #[error("an override lasts from 1s to {OVERRIDE_TTL_MAX}")]
-    Ttl,
-    /// There are too many.
-    #[error("there can be no more than {OVERRIDES_MAX} overrides")]
-    TooMany,
-}
-
-/// The longest life of an override.
-pub const OVERRIDE_TTL_MAX: Ms = Ms::from_secs(30 * 86_400);
-/// As many overrides there can be at once.
-pub const OVERRIDES_MAX: usize = 64;
 
 /// Compiles and switches policies, one at a time.
 pub struct Reloader {
@@ -70,12 +46,6 @@ pub struct Reloader {
     one_at_a_time: Mutex<Road>,
 }
 
-/// What one reload leaves for the next.
-struct Road {
-    reloads: u64,
-    settings: Settings,
-}
-
 impl Reloader {
     /// Reloads through `handle` what `read` reads, under `overrides`.
     pub fn new(
@@ -84,15 +54,29 @@ impl Reloader {
         overrides: Vec<Override>,
         start: ReloadStart,
     ) -> Self {
+        let snapshot = handle.snapshot();
+        let live = Kept::from(&LastGood {
+            generation: snapshot.counters.generation,
+            source: snapshot.policy.source.clone(),
+        });
+        let live = match start.degraded {
+            Some(_) => live,
+            None => Kept {
+                set: start.files_hash.clone(),
+                ..live
+            },
+        };
+        let kept = start.previous.as_ref().map(Kept::from);
+        let kept = kept.into_iter().chain([live]).collect();
+        // A switch that the command line overruled decides nothing.
+        let switch = start.settings.policy_watch.clone();
+        let switched_by = switch.filter(|switch| switch.enabled == start.watching);
         let state = ReloadState {
             watching: start.watching,
-            // A switch that the command line overruled decides nothing.
-            switched_by: start
-                .settings
-                .policy_watch
-                .clone()
-                .filter(|switch| switch.enabled == start.watching),
+            switched_by,
             degraded: start.degraded,
+            breaker: breaker::shown(&start.settings.breaker),
+            overrides: start.settings.overrides.clone(),
             ..ReloadState::default()
         };
         Self {
@@ -101,19 +85,15 @@ impl Reloader {
             overrides,
             dev: start.dev,
             state: Mutex::new(state),
-            one_at_a_time: Mutex::new(Road {
-                reloads: 0,
-                settings: start.settings,
-            }),
+            one_at_a_time: Mutex::new(Road::new(start.settings, kept, start.files_hash)),
         }
     }
 
     /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.
     pub fn reload(&self, trigger: Trigger, by: &str, options: &ReloadOptions) -> Arc<ReloadResult> {
-        let _ = options;
         let mut road = self.one_at_a_time.lock();
-        let read = (self.read)();
-        self.run(&mut road, trigger, by, read)
+        let wanted = Wanted::new(trigger, by, options);
+        self.run(&mut road, wanted, || (self.read)())
     }
 
     /// The same for files that the caller has just written.
@@ -123,79 +103,56 @@ impl Reloader {
         by: &str,
         options: &ReloadOptions,
     ) -> Arc<ReloadResult> {
-        let _ = options;
-        self.run(&mut self.one_at_a_time.lock(), Trigger::Api, by, Ok(files))
+        let mut road = self.one_at_a_time.lock();
+        let wanted = Wanted::new(Trigger::Api, by, options);
+        self.run(&mut road, wanted, || Ok(files))
     }
 
     /// The same for bytes that a watcher has read; nothing while watching is switched off.
     pub fn offer(&self, files: Vec<SourceFile>, timing: WatchTiming) -> Option<Arc<ReloadResult>> {
-        let _ = timing;
-        let mut road = self.one_at_a_time.lock();
-        if !self.state.lock().watching {
-            return None;
-        }
-        Some(self.run(&mut road, Trigger::File, "", Ok(files)))
+        self.offered(timing, Ok(files))
     }
 
     /// A watcher cannot read the files; what is live stays. Nothing while watching is switched off.
     pub fn offer_unreadable(&self, why: String) {
-        let mut road = self.one_at_a_time.lock();
-        if self.state.lock().watching {
-            self.run(&mut road, Trigger::File, "", Err(why));
-        }
+        self.offered(WatchTiming::default(), Err(why));
     }
 
     /// A watcher can read the files again, and they are what it offered last: which may have been refused.
     pub fn offer_recovered(&self) {
-        if self.state().watching {
+        if self.state.lock().watching {
             self.reload(Trigger::File, "", &ReloadOptions::default());
         }
     }
 
-    /// Makes a policy live again that was before: that of generation `to`, else the one before this.
-    ///
-    /// # Errors
-    /// It is not remembered.
-    pub fn rollback(
+    fn offered(
         &self,
-        by: &str,
-        to: Option<u64>,
-        options: &ReloadOptions,
-    ) -> Result<Arc<ReloadResult>, RollbackError> {
-        let _ = (by, options);
-        Err(match to {
-            None => RollbackError::NothingBefore,
-            Some(generation) => RollbackError::NotKept {
-                generation,
-                kept: Vec::new(),
-            },
-        })
+        timing: WatchTiming,
+        files: Result<Vec<SourceFile>, String>,
+    ) -> Option<Arc<ReloadResult>> {
+        let mut road = self.one_at_a_time.lock();
+        if !self.state.lock().watching {
+            return None;
+        }
+        let options = ReloadOptions::default();
+        let wanted = Wanted {
+            timing,
+            ..Wanted::new(Trigger::File, "", &options)
+        };
+        Some(self.run(&mut road, wanted, || files))
     }
 
-    /// Puts `settings` (pairs such as `placement.strategy` and `spread`) above all others for `ttl`,
-    /// instead of those that were there; none clears them.
-    ///
-    /// # Errors
-    /// One is no setting, or `ttl` is out of range. Whether the policy is good with them is in the result.
-    pub fn set_overrides(
-        &self,
-        settings: &[(String, String)],
-        ttl: Ms,
-        by: &str,
-        options: &ReloadOptions,
-    ) -> Result<Arc<ReloadResult>, SetOverrideError> {
-        let _ = (settings, ttl, options);
-        Ok(self.reload(Trigger::Override, by, options))
-    }
-
-    /// The settings that callers of the API set above all others.
-    pub fn overrides(&self) -> Vec<ApiOverride> {
-        self.state.lock().overrides.clone()
-    }
-
-    /// Does what has come due: ends overrides, looks at the errors of new rules, tries what rested.
+    /// Does what has come due: takes a policy back whose rules fail, ends overrides, tries what rested.
     /// To be called about once a second, from a thread that may wait.
-    pub fn tick(&self) {}
+    pub fn tick(&self) {
+        let mut road = self.one_at_a_time.lock();
+        let now = self.handle.now();
+        self.withdraw_if_failing(&mut road, now);
+        self.end_overrides(&mut road, now);
+        self.end_rest(&mut road, now);
+        self.store(&mut road);
+        self.publish(&road, None);
+    }
 
     /// The policy files as they are now.
     ///
@@ -210,7 +167,7 @@ impl Reloader {
     /// # Errors
     /// All errors of the files.
     pub fn check(&self, files: &[SourceFile]) -> Result<Checked, Diagnostics> {
-        let policy = compile(files, &self.overrides)?;
+        let policy = compile(files, &self.layers(&self.overrides()))?;
         Ok(Checked {
             hash: policy.source.hash.clone(),
             changes: changes(&self.handle.snapshot().policy, &policy),
@@ -222,22 +179,27 @@ impl Reloader {
     /// # Errors
     /// All errors of the files.
     pub fn plan(&self, files: &[SourceFile]) -> Result<Planning, Diagnostics> {
-        let policy = compile(files, &self.overrides)?;
+        let policy = compile(files, &self.layers(&self.overrides()))?;
         let snapshot = self.handle.snapshot();
+        let planned = self.handle.plan(&policy);
+        let confirm = self.confirm(&snapshot.policy, &policy);
         Ok(Planning {
             hash: policy.source.hash.clone(),
             changes: changes(&snapshot.policy, &policy),
-            plan: Plan::default(),
-            plan_hash: String::new(),
-            revision: snapshot.counters.revision,
-            live: snapshot.policy.source.hash.clone(),
-            confirm_needed: self.dev,
+            plan_hash: plan_hash(&policy.source.hash, &planned.plan),
+            revision: planned.revision,
+            live: planned.live,
+            confirm_needed: planned.plan.needs(confirm),
+            plan: planned.plan,
         })
     }
 
     /// What can be asked about reloads.
     pub fn state(&self) -> ReloadState {
-        self.state.lock().clone()
+        ReloadState {
+            erring: self.handle.snapshot().policy.rules.errors(),
+            ..self.state.lock().clone()
+        }
     }
 
     /// Switches whether saved files are applied; that is stored. What was saved while they were not is
@@ -273,114 +235,10 @@ impl Reloader {
         Ok(())
     }
 
-    fn run(
-        &self,
-        road: &mut Road,
-        trigger: Trigger,
-        by: &str,
-        read: Result<Vec<SourceFile>, String>,
-    ) -> Arc<ReloadResult> {
-        road.reloads += 1;
-        let began = self.handle.now();
-        let started = Instant::now();
-        let before = self.handle.snapshot().policy.clone();
-        let (files, compiled) = match read {
-            Err(why) => (Vec::new(), Err(ReloadOutcome::Unreadable(why))),
-            Ok(files) => {
-                let names = files.iter().map(|file| file.name.clone()).collect();
-                let refused = |diagnostics| ReloadOutcome::Refused {
-                    diagnostics,
-                    attempt: 1,
-                    rejected: false,
-                };
-                let compiled = compile(&files, &self.overrides);
-                (names, compiled.map_err(refused))
-            }
-        };
-        let compile = started.elapsed();
-        let hash_after = compiled
-            .as_ref()
-            .ok()
-            .map(|policy| policy.source.hash.clone());
-        let lines = compiled
-            .as_ref()
-            .map_or_else(|_| Vec::new(), |policy| changes(&before, policy));
-        let (outcome, plan) = match compiled {
-            Ok(policy) => self.switch(&lines, policy),
-            Err(outcome) => (outcome, None),
-        };
-        let result = Arc::new(ReloadResult {
-            id: road.reloads,
-            trigger,
-            by: by.to_owned(),
-            at: began.wall,
-            took: self.handle.now().boot - began.boot,
-            phases: Phases {
-                compile,
-                apply: Duration::ZERO,
-                ..Phases::default()
-            },
-            files,
-            hash_before: before.source.hash.clone(),
-            hash_after,
-            changes: lines,
-            plan,
-            plan_hash: None,
-            stale: Vec::new(),
-            outcome,
-        });
-        self.remember(&result);
-        result
-    }
-
-    fn switch(&self, changes: &[String], policy: Policy) -> (ReloadOutcome, Option<Plan>) {
-        let switch = Switch {
-            policy: Arc::new(policy),
-            changes: changes.join("; "),
-            planned: None,
-            expect: Expect::default(),
-        };
-        match self.handle.set_policy_blocking(switch) {
-            Ok(Ok(None) | Err(_)) => (ReloadOutcome::Unchanged, None),
-            Ok(Ok(Some(switched))) => (
-                ReloadOutcome::Applied {
-                    generation: switched.generation,
-                },
-                Some(switched.plan),
-            ),
-            Err(unavailable) => (ReloadOutcome::Stopped(unavailable), None),
-        }
-    }
-
-    fn remember(&self, result: &Arc<ReloadResult>) {
-        let mut state = self.state.lock();
-        state.remember(result);
-        let mended = state.candidate.is_some();
-        match &result.outcome {
-            outcome if outcome.is_good() => {
-                state.candidate = None;
-                state.degraded = None;
-            }
-            ReloadOutcome::Refused { .. } | ReloadOutcome::Unreadable(_) => {
-                self.handle.note(Event {
-                    kind: EventKind::PolicyRefused,
-                    lease: None,
-                    device: None,
-                    by: Some(result.by.clone()).filter(|by| !by.is_empty()),
-                    text: format!("{:?}", result.outcome),
-                });
-                state.candidate = Some(Candidate {
-                    result: result.clone(),
-                    state: CandidateState::Failing,
-                    attempt: 1,
-                    since: result.at,
-                });
-            }
-            _ => {}
-        }
-        if mended || !matches!(result.outcome, ReloadOutcome::Unchanged) {
-            state.last = Some(result.clone());
-        }
+    /// All that lies above the files, the lowest first.
+    fn layers(&self, set: &[ApiOverride]) -> Vec<Override> {
+        let base = self.overrides.iter().cloned();
+        base.chain(api_layers(set)).collect()
     }
 }
 
@@ -389,9 +247,4 @@ fn changes(before: &Policy, after: &Policy) -> Vec<String> {
         .iter()
         .map(ToString::to_string)
         .collect()
-}
-
-fn list(generations: &[u64]) -> String {
-    let texts: Vec<_> = generations.iter().map(ToString::to_string).collect();
-    texts.join(", ")
 }
