@@ -52,8 +52,7 @@ impl<'a> Scene<'a> {
 
     /// How the tenants of the policy stand.
     pub(crate) fn tenants(&self) -> Vec<gpu_api::TenantStanding> {
-        let tenants: &[gpu_lease::TenantStanding] = &[];
-        tenants.iter().map(policy::tenant).collect()
+        self.snapshot.tenants.iter().map(policy::tenant).collect()
     }
 
     pub(crate) fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
@@ -72,6 +71,7 @@ pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
             recovering: true,
             devices: Vec::new(),
             waiting: Arc::default(),
+            tenants: Vec::new(),
             policy: Arc::new(Policy::built_in()),
         }),
     };

@@ -10,6 +10,7 @@ mod settle;
 mod state;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gpu_lease::Policy;
 use gpu_policy::{Diagnostics, Override, SourceFile, compile, diff};
@@ -42,6 +43,8 @@ pub struct Reloader {
     /// Nothing waits for a confirmation.
     dev: bool,
     state: Mutex<ReloadState>,
+    /// Ids that were given away.
+    ids: AtomicU64,
     /// Held for a whole reload, and to switch watching: triggers are served in order, none is lost.
     one_at_a_time: Mutex<Road>,
 }
@@ -85,8 +88,14 @@ impl Reloader {
             overrides,
             dev: start.dev,
             state: Mutex::new(state),
+            ids: AtomicU64::new(0),
             one_at_a_time: Mutex::new(Road::new(start.settings, kept, start.files_hash)),
         }
+    }
+
+    /// An id for a reload, for whoever has to name it before it is over.
+    pub fn new_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header::{ETAG, HeaderValue};
+use axum::http::header::{ETAG, HeaderValue, IF_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use gpu_api::{
     BODY_BYTES_MAX, Diagnostic, ErrorCode, ExplainRequest, OverridesRequest, POLICY_FILES_MAX,
     PolicyCheckRequest, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, PolicyText, Problem,
-    ReloadOutcome, ReloadQuery, ReloadResult, Text,
+    ReloadOutcome, ReloadQuery, ReloadResult,
 };
 use gpu_broker::{OVERRIDE_TTL_MAX, Planning, ReloadOptions, Reloader, SourceFile, Trigger};
 use gpu_lease::Ms;
 
-use super::reload::{NoQuery, blocking, expected, load, loaded};
+use super::reload::{NoQuery, blocking, load, loaded, options};
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
 use crate::convert::{
@@ -97,22 +97,19 @@ pub(super) async fn write(
     headers: HeaderMap,
     Json(asked): Json<PolicyPut, BODY_BYTES_MAX>,
 ) -> Answer {
-    let expect_live = expected(&headers)?;
-    if expect_live.is_none() && !bridge.config.dev && !headers.contains_key("if-match") {
+    if !bridge.config.dev && !headers.contains_key(IF_MATCH) {
         return Err(bad_request(
             "`If-Match` is missing: send the hash of the policy that the files were made from, as in `GET /v1/policy`",
         ));
     }
-    let writing = Writing {
-        by: caller.name().to_owned(),
-        options: options(expect_live, asked.expect_plan),
-    };
+    let options = options(&headers, asked.expect_plan)?;
+    let by = caller.name().to_owned();
     let files = asked.files.map(texts).transpose()?;
-    load(&bridge, &query, caller.name(), move |bridge| match files {
-        Some(files) => writing.write(bridge, files),
-        None => {
-            let Writing { by, options } = &writing;
-            loaded(bridge, &bridge.reloader.reload(Trigger::Api, by, options))
+    load(&bridge, &query, caller.name(), move |bridge, id| {
+        let options = ReloadOptions { id, ..options };
+        match files {
+            Some(files) => Writing { by, options }.write(bridge, files),
+            None => loaded(bridge, &bridge.reloader.reload(Trigger::Api, &by, &options)),
         }
     })
     .await
@@ -125,9 +122,10 @@ pub(super) async fn roll_back(
     headers: HeaderMap,
     OptionalJson(asked): OptionalJson<PolicyRollbackRequest>,
 ) -> Answer {
-    let options = options(expected(&headers)?, asked.expect_plan);
+    let options = options(&headers, asked.expect_plan)?;
     let by = caller.name().to_owned();
-    load(&bridge, &query, caller.name(), move |bridge| {
+    load(&bridge, &query, caller.name(), move |bridge, id| {
+        let options = ReloadOptions { id, ..options };
         let result = bridge.reloader.rollback(&by, asked.generation, &options);
         let result = result.map_err(|error| rollback_refused(&error))?;
         loaded(bridge, &result)
@@ -151,9 +149,10 @@ pub(super) async fn set_overrides(
     let settings: Vec<_> = settings
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let options = options(expected(&headers)?, None);
+    let options = options(&headers, None)?;
     let by = caller.name().to_owned();
-    load(&bridge, &query, caller.name(), move |bridge| {
+    load(&bridge, &query, caller.name(), move |bridge, id| {
+        let options = ReloadOptions { id, ..options };
         let result = bridge
             .reloader
             .set_overrides(&settings, ttl, &by, &options);
@@ -171,7 +170,8 @@ impl Writing {
         let placed = on_disk.place(files);
         let placed = placed.map_err(|error| policy_files_refused(&error))?;
         if let Some(refused) = self.refused(bridge, &placed) {
-            return Ok(refused);
+            let id = self.options.id.unwrap_or_default().to_string();
+            return Ok(ReloadResult { id, ..refused });
         }
         let before = on_disk
             .write(&placed)
@@ -232,16 +232,6 @@ impl Writing {
             return held(ReloadOutcome::NeedsConfirmation, why);
         }
         None
-    }
-}
-
-/// Who expects a plan has seen it, and so confirms it.
-fn options(expect_live: Option<String>, expect_plan: Option<Text<128>>) -> ReloadOptions {
-    let expect_plan = expect_plan.map(Text::into_string);
-    ReloadOptions {
-        confirm: expect_plan.clone(),
-        expect_live,
-        expect_plan,
     }
 }
 

@@ -21,6 +21,8 @@ use crate::problem::Refusal;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a caller waits at the most; the reload goes on.
 const PATIENCE_MAX: Duration = Duration::from_secs(300);
+/// The beginning of the hash of a plan that is enough to confirm it.
+const CONFIRM_CHARS_MIN: usize = 8;
 /// A hash in a header is no longer than this.
 const TAG_BYTES_MAX: usize = 130;
 
@@ -37,13 +39,14 @@ pub(super) async fn trigger(
     headers: HeaderMap,
     OptionalJson(asked): OptionalJson<ReloadRequest>,
 ) -> Answer {
+    let confirm = asked.confirm.map(gpu_api::Text::into_string);
     let options = ReloadOptions {
-        confirm: asked.confirm.map(gpu_api::Text::into_string),
-        expect_live: expected(&headers)?,
-        expect_plan: asked.expect_plan.map(gpu_api::Text::into_string),
+        confirm: confirm.map(|hash| whole_hash(&bridge, hash)),
+        ..options(&headers, asked.expect_plan)?
     };
     let by = caller.name().to_owned();
-    load(&bridge, &query, caller.name(), move |bridge| {
+    load(&bridge, &query, caller.name(), move |bridge, id| {
+        let options = ReloadOptions { id, ..options };
         loaded(bridge, &bridge.reloader.reload(Trigger::Api, &by, &options))
     })
     .await
@@ -77,19 +80,20 @@ pub(super) async fn load(
     bridge: &Shared,
     query: &ReloadQuery,
     by: &str,
-    work: impl FnOnce(&Bridge) -> Result<ReloadResult, Problem> + Send + 'static,
+    work: impl FnOnce(&Bridge, Option<u64>) -> Result<ReloadResult, Problem> + Send + 'static,
 ) -> Answer {
     let turn = bridge.reload()?;
+    let id = bridge.reloader.new_id();
     let asked = query.timeout.map(gpu_api::Span::as_duration);
     let patience = asked.unwrap_or(PATIENCE_DEFAULT).min(PATIENCE_MAX);
     let at_work = bridge.clone();
     let work = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        work(&at_work)
+        work(&at_work, Some(id))
     });
     match tokio::time::timeout(patience, work).await {
         Ok(done) => Ok(answered(&done.map_err(|error| broke_off(&error))??)),
-        Err(_) => Ok(answered(&running(bridge, by, patience))),
+        Err(_) => Ok(answered(&running(bridge, id, by, patience))),
     }
 }
 
@@ -104,8 +108,29 @@ pub(super) fn loaded(
     }
 }
 
+/// What a caller expects. Who expects a plan has seen it, and so confirms it.
+pub(super) fn options(
+    headers: &HeaderMap,
+    expect_plan: Option<gpu_api::Text<128>>,
+) -> Result<ReloadOptions, Refusal> {
+    Ok(ReloadOptions {
+        expect_live: expected(headers)?,
+        expect_plan: expect_plan.map(gpu_api::Text::into_string),
+        ..ReloadOptions::default()
+    })
+}
+
+/// The hash of the plan that waits, where `hash` is the beginning of it: people are shown no more.
+fn whole_hash(bridge: &Bridge, hash: String) -> String {
+    let pending = Reloads::of(bridge).pending();
+    let named = |pending: &String| {
+        hash.len() >= CONFIRM_CHARS_MIN && pending.starts_with(&hash.to_ascii_lowercase())
+    };
+    pending.filter(named).unwrap_or(hash)
+}
+
 /// The hash of the policy that the caller expects to be live; `*` is any.
-pub(super) fn expected(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+fn expected(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let mut values = headers.get_all(IF_MATCH).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -149,8 +174,9 @@ fn answered(result: &ReloadResult) -> Response<Body> {
     json(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), result)
 }
 
-fn running(bridge: &Bridge, by: &str, waited: Duration) -> ReloadResult {
+fn running(bridge: &Bridge, id: u64, by: &str, waited: Duration) -> ReloadResult {
     ReloadResult {
+        id: id.to_string(),
         summary: "it goes on; the history of `GET /v1/hot-reload` says later what came of it"
             .to_owned(),
         took_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),

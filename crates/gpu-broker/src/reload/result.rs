@@ -79,6 +79,8 @@ pub struct ReloadOptions {
     pub expect_live: Option<String>,
     /// The hash of the plan that it must be; that confirms it too.
     pub expect_plan: Option<String>,
+    /// The id that its result is to have, from [`crate::Reloader::new_id`]; another one if it is not said.
+    pub id: Option<u64>,
 }
 
 /// What became of one reload.

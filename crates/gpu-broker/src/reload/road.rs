@@ -27,7 +27,6 @@ const SWITCH_TRIES_MAX: usize = 16;
 
 /// What one reload leaves for the next.
 pub(super) struct Road {
-    pub(super) reloads: u64,
     /// As they are now, and as they were last stored.
     pub(super) settings: Settings,
     pub(super) stored: Settings,
@@ -94,7 +93,6 @@ pub(super) struct Draft {
 impl Road {
     pub(super) fn new(settings: Settings, kept: VecDeque<Kept>, on_disk: String) -> Self {
         Self {
-            reloads: 0,
             stored: settings.clone(),
             settings,
             attempts: 0,
@@ -179,7 +177,7 @@ impl Reloader {
         wanted: Wanted<'_>,
         read: impl FnOnce() -> Result<Vec<SourceFile>, String>,
     ) -> Arc<ReloadResult> {
-        let mut draft = self.begin(road, &wanted);
+        let mut draft = self.begin(&wanted);
         let began = Instant::now();
         let files = read();
         draft.phases.read = wanted.timing.read.or_else(|| Some(began.elapsed()));
@@ -192,8 +190,7 @@ impl Reloader {
         if let Some(known) = before {
             return known;
         }
-        road.reloads += 1;
-        draft.id = road.reloads;
+        draft.id = wanted.options.id.unwrap_or_else(|| self.new_id());
         if wanted.is_about_disk() && files.is_ok() {
             road.on_disk.clone_from(&draft.set);
         }
@@ -213,9 +210,10 @@ impl Reloader {
         result
     }
 
-    fn begin(&self, road: &Road, wanted: &Wanted<'_>) -> Draft {
+    fn begin(&self, wanted: &Wanted<'_>) -> Draft {
         Draft {
-            id: road.reloads + 1,
+            // Given once it is known that it is no repetition.
+            id: 0,
             at: self.handle.now(),
             began: Instant::now(),
             phases: Phases {
