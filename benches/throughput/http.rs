@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use gpu_bridge::{App, Listeners, Secrets};
-use gpu_broker::{ReloadState, Reloader, Started};
+use gpu_broker::{ReloadStart, Reloader, Started};
 use gpu_manager_benches::{Case, Sample, compare};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -67,7 +67,7 @@ impl Served {
             started.handle.clone(),
             Box::new(|| Ok(Vec::new())),
             Vec::new(),
-            ReloadState::default(),
+            ReloadStart::default(),
         );
         let app = App {
             watch: Box::new(|_| None),

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_api::{ErrorCode, Problem, WatchState};
-use gpu_broker::{Handle, Reloader};
+use gpu_api::{ErrorCode, PolicyOverride, Problem, WatchState};
+use gpu_broker::{Handle, Reloader, SourceFile};
 use gpu_lease::At;
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::guard::{Authority, Guard, Origin};
@@ -20,9 +21,51 @@ pub const EVENT_STREAMS_MAX: usize = 128;
 /// Requests that wait on their connection at once, for a lease or for a change of one. What is left of the
 /// connections is for requests that are answered now.
 pub const WAITING_REQUESTS_MAX: usize = 320;
+/// Reloads that callers asked for at once: one runs, the others wait for their turn.
+pub const RELOADS_IN_LINE_MAX: usize = 8;
+/// Policies that are checked or planned for callers at once.
+pub const POLICY_LOOKS_MAX: usize = 8;
 
 /// Says how the watch of the policy files is doing.
 pub type WatchReport = Box<dyn Fn(At) -> Option<WatchState> + Send + Sync>;
+
+/// The policy files on disk: what may be said of them, and a way to write them.
+pub trait PolicyFiles: Send + Sync {
+    /// Whether messages may quote what the file of this name says: not if a link leads outside of the
+    /// directories that are watched.
+    fn quotes(&self, name: &str) -> bool;
+
+    /// `files` under the names that they have on disk, in the order in which they apply. Writes nothing.
+    ///
+    /// # Errors
+    /// They may not be written, or not under these names.
+    fn place(&self, files: Vec<SourceFile>) -> Result<Vec<SourceFile>, PolicyFilesError>;
+
+    /// Makes `files`, as [`Self::place`] answered them, the whole set on disk, and answers the set before.
+    ///
+    /// # Errors
+    /// They cannot be written; what was there before is there still.
+    fn write(&self, files: &[SourceFile]) -> Result<Vec<SourceFile>, PolicyFilesError>;
+}
+
+/// Policy files are not written.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PolicyFilesError {
+    /// Something went wrong on the way.
+    #[error("the policy files cannot be written: {0}")]
+    Failed(String),
+    /// A name that no policy file can have here.
+    #[error("`{name}`: {why}")]
+    Name {
+        /// The name, fit for a message.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The broker may not, for the reason given.
+    #[error("the broker does not write the policy files: {0}")]
+    ReadOnly(String),
+}
 
 /// A broker with everything that its HTTP side needs to know.
 pub struct App {
@@ -34,6 +77,8 @@ pub struct App {
     pub config: Config,
     /// How the watch of the policy files is doing at this moment, if there is one.
     pub watch: WatchReport,
+    /// Its policy files on disk.
+    pub policy_files: Arc<dyn PolicyFiles>,
 }
 
 /// What an operator should know at this moment, one line each: whoever knows better writes it anew.
@@ -56,8 +101,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Where policy files are read from.
     pub policy_paths: Vec<PathBuf>,
-    /// Settings above the policy files, such as `placement.strategy=spread (--set)`.
-    pub overrides: Vec<String>,
+    /// Settings above the policy files that last as long as the broker, the lowest layer first.
+    pub overrides: Vec<PolicyOverride>,
     /// Who decided whether policy files are watched, unless somebody switched it since.
     pub watch_reason: String,
     /// What an operator should know.
@@ -107,6 +152,9 @@ pub(crate) struct Bridge {
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) config: Config,
     pub(crate) watch: WatchReport,
+    pub(crate) policy_files: Arc<dyn PolicyFiles>,
+    /// Held from the plan of a set of files until it is written and live.
+    pub(crate) policy_writes: Mutex<()>,
     pub(crate) guard: Guard,
     pub(crate) metrics: Metrics,
     /// The addresses served, as a client would write them.
@@ -114,6 +162,8 @@ pub(crate) struct Bridge {
     pub(crate) started: At,
     event_streams: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    reloads: Arc<Semaphore>,
+    policy_looks: Arc<Semaphore>,
 }
 
 impl Bridge {
@@ -123,13 +173,18 @@ impl Bridge {
             reloader,
             config,
             watch,
+            policy_files,
         } = app;
         Self {
             guard: Guard::new(bound, &config.allowed_hosts, &config.allowed_origins),
-            metrics: Metrics::new(handle.snapshot().counters.next_fence),
+            metrics: Metrics::new(&handle),
             started: handle.now(),
             event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
             waiting: Arc::new(Semaphore::new(WAITING_REQUESTS_MAX)),
+            reloads: Arc::new(Semaphore::new(RELOADS_IN_LINE_MAX)),
+            policy_looks: Arc::new(Semaphore::new(POLICY_LOOKS_MAX)),
+            policy_files,
+            policy_writes: Mutex::new(()),
             handle,
             reloader,
             config,
@@ -149,6 +204,24 @@ impl Bridge {
             &self.waiting,
             "requests wait on their connections",
             WAITING_REQUESTS_MAX,
+        )
+    }
+
+    /// Room for one more reload that a caller asked for, until it is over.
+    pub(crate) fn reload(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.reloads.clone().try_acquire_owned().map_err(|_full| {
+            let detail = format!("{RELOADS_IN_LINE_MAX} reloads run or wait already");
+            Problem::new(ErrorCode::TooManyReloads, detail)
+                .with_hint("the last of them reads the files as they are then")
+        })
+    }
+
+    /// Room to check or plan one more policy.
+    pub(crate) fn policy_look(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        room(
+            &self.policy_looks,
+            "policies are looked at",
+            POLICY_LOOKS_MAX,
         )
     }
 }

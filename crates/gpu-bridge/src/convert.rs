@@ -4,22 +4,26 @@ mod denial;
 mod device;
 mod emergency;
 mod event;
+mod explain;
 mod lease;
+mod plan;
 mod policy;
 mod reload;
 mod request;
 mod time;
 
 pub(crate) use denial::{
-    acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease, over,
-    unavailable,
+    acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease,
+    override_refused, over, policy_files_refused, rollback_refused, unavailable,
 };
 pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{assets_changed, event, reset};
+pub(crate) use explain::{explained_at, explanation};
 pub(crate) use lease::state;
+pub(crate) use plan::{in_words, policy_plan};
 pub(crate) use policy::policy;
 pub use policy::policy_check;
-pub(crate) use reload::{disk, error_state, reload_result, reload_state};
+pub(crate) use reload::{Held, Reloads, counts, unquote};
 pub(crate) use request::{idempotency, request};
 pub(crate) use time::deadline;
 pub use time::rfc3339;
@@ -46,6 +50,11 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// How the tenants of the policy stand.
+    pub(crate) fn tenants(&self) -> Vec<gpu_api::TenantStanding> {
+        self.snapshot.tenants.iter().map(policy::tenant).collect()
+    }
+
     pub(crate) fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
         self.handle?.find(id)
     }
@@ -62,6 +71,7 @@ pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
             recovering: true,
             devices: Vec::new(),
             waiting: Arc::default(),
+            tenants: Vec::new(),
             policy: Arc::new(Policy::built_in()),
         }),
     };

@@ -18,6 +18,7 @@ use crate::identity::Caller;
 use crate::line::Line;
 use crate::problem::Refusal;
 use crate::routes::Shared;
+use crate::shown::shown;
 
 /// Bytes of a body that is too large which are read and dropped, so that the client gets to hear why.
 const DISCARDED_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -26,7 +27,7 @@ const DISCARDED_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct Json<T, const BYTES_MAX: usize = PLAIN_BODY_BYTES_MAX>(pub(crate) T);
 
 /// A body that may be left out, which is the same as `{}`.
-pub(crate) struct OptionalJson<T>(pub(crate) T);
+pub(crate) struct OptionalJson<T, const BYTES_MAX: usize = PLAIN_BODY_BYTES_MAX>(pub(crate) T);
 
 /// The query; a parameter that is not known is refused.
 pub(crate) struct Query<T>(pub(crate) T);
@@ -53,16 +54,13 @@ impl<T: DeserializeOwned, const BYTES_MAX: usize> FromRequest<Shared> for Json<T
     }
 }
 
-impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalJson<T> {
+impl<T: DeserializeOwned + Default, const BYTES_MAX: usize> FromRequest<Shared>
+    for OptionalJson<T, BYTES_MAX>
+{
     type Rejection = Refusal;
 
     async fn from_request(request: Request, bridge: &Shared) -> Result<Self, Refusal> {
-        let body = read(
-            request,
-            PLAIN_BODY_BYTES_MAX,
-            bridge.config.limits.body_read,
-        )
-        .await?;
+        let body = read(request, BYTES_MAX, bridge.config.limits.body_read).await?;
         match body.is_empty() {
             true => Ok(Self(T::default())),
             false => Ok(Self(gpu_api::decode(&body)?)),
@@ -86,12 +84,8 @@ impl FromRequestParts<Shared> for LeaseInPath {
     async fn from_request_parts(parts: &mut Parts, bridge: &Shared) -> Result<Self, Refusal> {
         let text = path_id(parts, bridge).await?;
         text.parse().map(Self).map_err(|error| {
-            let shown: String = text.chars().take(64).collect();
-            Problem::new(
-                ErrorCode::NotFound,
-                format!("no lease `{}`", shown.escape_debug()),
-            )
-            .with_hint(format!("{error}"))
+            Problem::new(ErrorCode::NotFound, format!("no lease `{}`", shown(&text)))
+                .with_hint(format!("{error}"))
             .into()
         })
     }

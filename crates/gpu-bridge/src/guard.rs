@@ -9,6 +9,8 @@ use axum::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
 use axum::http::{HeaderMap, Method, Uri};
 use gpu_api::{ErrorCode, Problem};
 
+use crate::shown::shown;
+
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const LOOPBACK_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -323,15 +325,6 @@ fn is_wildcard(host: &str) -> bool {
 fn port_number(digits: &str) -> Option<u16> {
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| digits.parse().ok()).flatten()
-}
-
-/// Hostile text for a message: short, and without anything that a terminal would act on.
-fn shown(text: &str) -> String {
-    const SHOWN_CHARS_MAX: usize = 80;
-    text.chars()
-        .take(SHOWN_CHARS_MAX)
-        .flat_map(char::escape_debug)
-        .collect()
 }
 
 #[cfg(test)]

@@ -173,9 +173,14 @@ impl Approach<'_> {
         Err(unauthorized("this needs the token"))
     }
 
-    /// Nothing is changed by it, although two of them carry a body.
+    /// Nothing is changed by it, although some carry a body.
     fn is_read(&self) -> bool {
-        let questions = [paths::FENCES_CHECK, paths::POLICY_CHECK];
+        let questions = [
+            paths::FENCES_CHECK,
+            paths::POLICY_CHECK,
+            paths::POLICY_EXPLAIN,
+            paths::POLICY_PLAN,
+        ];
         self.method.is_safe() || (self.method == Method::POST && questions.contains(&self.path))
     }
 }

@@ -17,9 +17,11 @@ mod problem;
 mod routes;
 mod secrets;
 mod serve;
+mod shown;
 
 pub use app::{
-    App, Assets, Config, EVENT_STREAMS_MAX, Limits, WAITING_REQUESTS_MAX, Warnings, WatchReport,
+    App, Assets, Config, EVENT_STREAMS_MAX, Limits, POLICY_LOOKS_MAX, PolicyFiles,
+    PolicyFilesError, RELOADS_IN_LINE_MAX, WAITING_REQUESTS_MAX, Warnings, WatchReport,
 };
 pub use convert::{policy_check, rfc3339, stored_leases};
 pub use guard::{Authority, Origin, ParseOriginError};

@@ -1,11 +1,13 @@
 //! Numbers for Prometheus: what the bridge counts itself, and what is read from the broker when asked.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::Method;
-use gpu_api::{ErrorCode, LeaseState};
-use gpu_broker::{Handle, ReloadOutcome, ReloadState};
+use gpu_api::{ErrorCode, LeaseState, WatchState};
+use gpu_broker::Handle;
 use gpu_lease::{DeviceState, Fence};
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
@@ -15,7 +17,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::convert::Reloads;
 use crate::routes::lease_counts;
+use policy::PolicyReadings;
 
 type Label = (&'static str, String);
 type Gauges = Family<[Label; 1], Gauge>;
@@ -26,6 +30,9 @@ type Latency = Family<[Label; 2], Histogram, fn() -> Histogram>;
 const LATENCY_BUCKETS_SECS: [f64; 12] = [
     0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 30.0, 120.0,
 ];
+
+/// A label is no longer than this.
+const LABEL_CHARS_MAX: usize = 128;
 
 /// Every metric of a broker.
 pub(crate) struct Metrics {
@@ -41,20 +48,18 @@ struct Readings {
     leases: Gauges,
     waiters: Gauge,
     grants: Counter,
-    reloads: Counters,
-    reloads_seen: u64,
     memory_total: Gauges,
     memory_granted: Gauges,
     memory_observed: Gauges,
     memory_foreign: Gauges,
-    policy_generation: Gauge,
+    policy: PolicyReadings,
 }
 
 impl Metrics {
-    /// Nothing counted yet; grants are counted from `first_fence` on.
-    pub(crate) fn new(first_fence: Fence) -> Self {
+    /// Nothing counted yet: what there is in the broker now is not counted as new.
+    pub(crate) fn new(handle: &Handle) -> Self {
         let mut registry = Registry::with_prefix("gpu_manager");
-        let readings = Readings::registered(&mut registry);
+        let readings = Readings::registered(&mut registry, handle);
         let denials = Counters::default();
         registry.register(
             "denials",
@@ -72,7 +77,7 @@ impl Metrics {
             denials,
             latency,
             readings: Mutex::new(readings),
-            first_fence,
+            first_fence: handle.snapshot().counters.next_fence,
         }
     }
 
@@ -94,11 +99,17 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// Everything as text.
-    pub(crate) fn text(&self, handle: &Handle, reloads: &ReloadState) -> String {
+    /// Everything as text. `set_at_start` settings stand above the policy files beside those of the API.
+    pub(crate) fn text(
+        &self,
+        handle: &Handle,
+        reloads: &Reloads<'_>,
+        watch: Option<&WatchState>,
+        set_at_start: usize,
+    ) -> String {
         let mut readings = self.readings.lock();
         readings.take(handle, self.first_fence);
-        readings.count_reloads(reloads);
+        readings.policy.take(handle, reloads, watch, set_at_start);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
         text
@@ -106,18 +117,16 @@ impl Metrics {
 }
 
 impl Readings {
-    fn registered(registry: &mut Registry) -> Self {
+    fn registered(registry: &mut Registry, handle: &Handle) -> Self {
         let readings = Self {
             leases: Gauges::default(),
             waiters: Gauge::default(),
             grants: Counter::default(),
-            reloads: Counters::default(),
-            reloads_seen: 0,
             memory_total: Gauges::default(),
             memory_granted: Gauges::default(),
             memory_observed: Gauges::default(),
             memory_foreign: Gauges::default(),
-            policy_generation: Gauge::default(),
+            policy: PolicyReadings::registered(registry, handle),
         };
         let r = &readings;
         registry.register(
@@ -134,16 +143,6 @@ impl Readings {
             "grants",
             "Grants since the start of the broker",
             r.grants.clone(),
-        );
-        registry.register(
-            "reloads",
-            "Reloads of the policy, by result",
-            r.reloads.clone(),
-        );
-        registry.register(
-            "policy_generation",
-            "The generation of the policy in force",
-            r.policy_generation.clone(),
         );
         for (name, help, gauges) in [
             (
@@ -178,8 +177,6 @@ impl Readings {
             set(&self.leases, "state", state, count);
         }
         self.waiters.set(gauge_value(snapshot.waiting.len() as u64));
-        self.policy_generation
-            .set(gauge_value(snapshot.counters.generation));
         let granted = snapshot.counters.next_fence.0.saturating_sub(first_fence.0);
         self.grants
             .inc_by(granted.saturating_sub(self.grants.get()));
@@ -206,20 +203,6 @@ impl Readings {
             }
         }
     }
-
-    fn count_reloads(&mut self, state: &ReloadState) {
-        let unseen = state
-            .history
-            .iter()
-            .filter(|result| result.id > self.reloads_seen);
-        for result in unseen {
-            self.reloads
-                .get_or_create(&[("result", reload_label(&result.outcome).to_owned())])
-                .inc();
-        }
-        let newest = state.history.iter().map(|result| result.id).max();
-        self.reloads_seen = newest.unwrap_or(self.reloads_seen);
-    }
 }
 
 fn by_state(handle: &Handle) -> BTreeMap<&'static str, u64> {
@@ -242,26 +225,20 @@ fn by_state(handle: &Handle) -> BTreeMap<&'static str, u64> {
 }
 
 fn set(gauges: &Gauges, label: &'static str, value: &str, number: u64) {
-    // The encoder writes labels as they are.
-    let plain = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
-    let value = value.chars().filter(|&c| plain(c)).collect();
     gauges
-        .get_or_create(&[(label, value)])
+        .get_or_create(&[(label, plain(value))])
         .set(gauge_value(number));
+}
+
+/// `text` as a label: the encoder writes labels as they are.
+fn plain(text: &str) -> String {
+    let plain = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
+    let chars = text.chars().filter(|&c| plain(c));
+    chars.take(LABEL_CHARS_MAX).collect()
 }
 
 fn gauge_value(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn reload_label(outcome: &ReloadOutcome) -> &'static str {
-    match outcome {
-        ReloadOutcome::Applied { .. } => "applied",
-        ReloadOutcome::Refused { .. } => "refused",
-        ReloadOutcome::Stopped(_) => "stopped",
-        ReloadOutcome::Unchanged => "unchanged",
-        ReloadOutcome::Unreadable(_) => "unreadable",
-    }
 }
 
 /// A method as a label; what clients make up is one label.

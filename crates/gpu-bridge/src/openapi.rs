@@ -5,10 +5,11 @@ use std::sync::LazyLock;
 
 use gpu_api::{
     AcquireRequest, CordonRequest, Device, DeviceDrainResult, DeviceList, DrainRequest,
-    EmergencyRequest, EmergencyResult, ErrorCode, Event, FenceAnswer, FenceCheck, Health,
-    IDEMPOTENCY_KEY_HEADER, LEASE_SECRET_HEADER, Lease, LeaseList, LeaseListQuery, LeaseQuery,
-    Policy, PolicyCheck, PolicyCheckRequest, Problem, Queue, ReloadRequest, ReloadResult,
-    ReloadState, ReloadSwitch, Status, paths,
+    EmergencyRequest, EmergencyResult, ErrorCode, Event, ExplainRequest, Explanation, FenceAnswer,
+    FenceCheck, Health, IDEMPOTENCY_KEY_HEADER, LEASE_SECRET_HEADER, Lease, LeaseList,
+    LeaseListQuery, LeaseQuery, OverridesRequest, Policy, PolicyCheck, PolicyCheckRequest,
+    PolicyPlan, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, Problem, Queue, ReloadOutcome,
+    ReloadQuery, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch, Status, paths,
 };
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem,
@@ -41,6 +42,8 @@ struct Operation {
     parameters: Vec<Parameter>,
     body: Option<(RefOr<Schema>, Required)>,
     answers: Vec<Answer>,
+    /// What is answered whatever becomes of it, with the status of its outcome.
+    result: Option<RefOr<Schema>>,
     problems: Vec<ErrorCode>,
 }
 
@@ -85,6 +88,7 @@ impl Operation {
             parameters: parameters.into_iter().collect(),
             body: None,
             answers: Vec::new(),
+            result: None,
             problems: Vec::new(),
         }
     }
@@ -128,6 +132,20 @@ impl Operation {
         self
     }
 
+    /// Loads a policy.
+    fn loads(mut self, result: RefOr<Schema>) -> Self {
+        self.result = Some(result);
+        let live = text_parameter(
+            "if-match",
+            ParameterIn::Header,
+            "The hash of the policy that must be in force, in quotes; otherwise nothing changes.",
+        );
+        self.with(live)
+            .query::<ReloadQuery>()
+            .or(&ADMIN_PROBLEMS)
+            .or(&[ErrorCode::TooManyReloads])
+    }
+
     fn text(mut self, words: &'static str, kind: &'static str) -> Self {
         self.answers.push(Answer {
             status: 200,
@@ -152,7 +170,23 @@ impl Operation {
                 .content(answer.kind, content);
             responses = responses.response(answer.status.to_string(), described);
         }
-        for (status, words) in by_status(&self.problems) {
+        let result = self.result.as_ref();
+        let results = result.map_or_else(BTreeMap::new, |_| outcomes_by_status());
+        let mut problems = by_status(&self.problems);
+        for (status, outcomes) in results {
+            // One status can be a result or a problem; the content type says which.
+            let mut described = ResponseBuilder::new();
+            let mut words = format!("The result; `outcome` is {outcomes}.");
+            let content = ContentBuilder::new().schema(result.cloned()).build();
+            described = described.content(JSON, content);
+            if let Some(codes) = problems.remove(&status) {
+                words = format!("{words} Or a problem: {codes}");
+                let content = ContentBuilder::new().schema(Some(problem.clone())).build();
+                described = described.content(PROBLEM, content);
+            }
+            responses = responses.response(status.to_string(), described.description(words));
+        }
+        for (status, words) in problems {
             let content = ContentBuilder::new().schema(Some(problem.clone())).build();
             let described = ResponseBuilder::new()
                 .description(words)
@@ -438,24 +472,18 @@ fn device_operations(schemas: &mut Schemas) -> Vec<Operation> {
 
 fn policy_operations(schemas: &mut Schemas) -> Vec<Operation> {
     let state = schemas.of::<ReloadState>();
-    vec![
+    let mut operations = vec![
         Operation::post(
             paths::HOT_RELOAD,
             "reload",
             "Admin: reload the policy now, and wait for the result",
         )
         .optional_body(schemas.of::<ReloadRequest>())
-        .answers(
-            200,
-            "What came of it; files that do not compile are a result.",
-            schemas.of::<ReloadResult>(),
-        )
-        .or(&[ErrorCode::PolicyChanged])
-        .or(&ADMIN_PROBLEMS),
+        .loads(schemas.of::<ReloadResult>()),
         Operation::get(
             paths::HOT_RELOAD,
             "reload_state",
-            "How the policy watch stands",
+            "How the policy watch stands, and the last reloads",
         )
         .answers(200, "The policy watch.", state.clone()),
         Operation {
@@ -468,12 +496,22 @@ fn policy_operations(schemas: &mut Schemas) -> Vec<Operation> {
             .body(schemas.of::<ReloadSwitch>())
             .answers(200, "The policy watch.", state)
             .or(&ADMIN_PROBLEMS)
+            .or(&[ErrorCode::TooManyReloads])
         },
-        Operation::get(paths::POLICY, "policy", "The policy in force").answers(
-            200,
-            "The policy.",
-            schemas.of::<Policy>(),
-        ),
+        Operation::get(
+            paths::POLICY,
+            "policy",
+            "The policy in force; its hash is the `ETag`",
+        )
+        .answers(200, "The policy.", schemas.of::<Policy>()),
+    ];
+    operations.extend(policy_questions(schemas));
+    operations.extend(policy_changes(schemas));
+    operations
+}
+
+fn policy_questions(schemas: &mut Schemas) -> Vec<Operation> {
+    vec![
         Operation::post(
             paths::POLICY_CHECK,
             "check_policy",
@@ -484,7 +522,67 @@ fn policy_operations(schemas: &mut Schemas) -> Vec<Operation> {
             200,
             "What they would change, or all that is wrong with them.",
             schemas.of::<PolicyCheck>(),
-        ),
+        )
+        .or(&[ErrorCode::Overloaded]),
+        Operation::post(
+            paths::POLICY_PLAN,
+            "plan_policy",
+            "What texts would mean for what is held and what waits, without loading them",
+        )
+        .optional_body(schemas.of::<PolicyPlanRequest>())
+        .answers(
+            200,
+            "The plan, or all that is wrong with them.",
+            schemas.of::<PolicyPlan>(),
+        )
+        .or(&[ErrorCode::Overloaded]),
+        Operation::post(
+            paths::POLICY_EXPLAIN,
+            "explain_policy",
+            "What would become of a request, now or at another time of the day",
+        )
+        .body(schemas.of::<ExplainRequest>())
+        .answers(
+            200,
+            "Which rules apply, where it would go, or why it would not.",
+            schemas.of::<Explanation>(),
+        )
+        .or(&ADMIN_PROBLEMS),
+    ]
+}
+
+fn policy_changes(schemas: &mut Schemas) -> Vec<Operation> {
+    let result = schemas.of::<ReloadResult>();
+    vec![
+        Operation {
+            method: HttpMethod::Put,
+            ..Operation::post(
+                paths::POLICY,
+                "put_policy",
+                "Admin: write the whole set of policy files and load it",
+            )
+            .body(schemas.of::<PolicyPut>())
+            .loads(result.clone())
+            .or(&[ErrorCode::PolicyReadOnly])
+        },
+        Operation::post(
+            paths::POLICY_ROLLBACK,
+            "rollback_policy",
+            "Admin: back to an earlier policy",
+        )
+        .optional_body(schemas.of::<PolicyRollbackRequest>())
+        .loads(result.clone())
+        .or(&[ErrorCode::NotFound, ErrorCode::WrongState]),
+        Operation {
+            method: HttpMethod::Put,
+            ..Operation::post(
+                paths::POLICY_OVERRIDES,
+                "set_overrides",
+                "Admin: replace the settings above the policy files, for a while",
+            )
+            .body(schemas.of::<OverridesRequest>())
+            .loads(result)
+        },
     ]
 }
 
@@ -563,6 +661,17 @@ fn by_status(codes: &[ErrorCode]) -> BTreeMap<u16, String> {
             line.push_str(", ");
         }
         line.push_str(&format!("`{code}`"));
+    }
+    lines
+}
+
+/// The outcomes of a reload that each status stands for, as one line.
+fn outcomes_by_status() -> BTreeMap<u16, String> {
+    let mut lines: BTreeMap<u16, String> = BTreeMap::new();
+    for outcome in ReloadOutcome::ALL {
+        let line = lines.entry(outcome.status()).or_default();
+        let or = if line.is_empty() { "" } else { " or " };
+        line.push_str(&format!("{or}`{}`", outcome.as_str()));
     }
     lines
 }

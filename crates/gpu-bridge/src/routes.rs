@@ -25,7 +25,7 @@ use axum::http::header::{
 use axum::http::{Method, Response, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use gpu_api::{ErrorCode, Problem, paths};
 use hyper::body::Body as _;
 use serde::Serialize;
@@ -35,6 +35,7 @@ use crate::extract::bad_request;
 use crate::guard::{Passed, is_preflight};
 use crate::identity::{Approach, Caller, Peer};
 use crate::problem::Refusal;
+use crate::shown::shown;
 
 pub(crate) use status::lease_counts;
 
@@ -45,7 +46,14 @@ pub(crate) type Shared = Arc<Bridge>;
 type Answer = Result<Response<Body>, Refusal>;
 
 /// Paths that take a query.
-const WITH_QUERY: [&str; 2] = [paths::LEASES, paths::LEASE];
+const WITH_QUERY: [&str; 6] = [
+    paths::HOT_RELOAD,
+    paths::LEASE,
+    paths::LEASES,
+    paths::POLICY,
+    paths::POLICY_OVERRIDES,
+    paths::POLICY_ROLLBACK,
+];
 
 /// The whole server without a listener: a request carries its [`Peer`] as an extension, and one without it
 /// counts as a stranger. `bound` are addresses that the Host header may name.
@@ -84,8 +92,12 @@ fn routes() -> Router<Shared> {
             paths::HOT_RELOAD,
             get(reload::state).post(reload::trigger).put(reload::switch),
         )
-        .route(paths::POLICY, get(policy::live))
+        .route(paths::POLICY, get(policy::live).put(policy::write))
         .route(paths::POLICY_CHECK, post(policy::check))
+        .route(paths::POLICY_EXPLAIN, post(policy::explain))
+        .route(paths::POLICY_OVERRIDES, put(policy::set_overrides))
+        .route(paths::POLICY_PLAN, post(policy::plan))
+        .route(paths::POLICY_ROLLBACK, post(policy::roll_back))
         .route(paths::QUEUE, get(lease::queue))
         .route(paths::EVENTS, get(events::stream))
         .route(paths::STATUS, get(status::status))
@@ -166,7 +178,7 @@ fn preflight() -> Response<Body> {
     set(ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE");
     set(
         ACCESS_CONTROL_ALLOW_HEADERS,
-        "authorization, content-type, idempotency-key, last-event-id, x-lease-secret",
+        "authorization, content-type, idempotency-key, if-match, last-event-id, x-lease-secret",
     );
     set(ACCESS_CONTROL_MAX_AGE, "600");
     response
@@ -187,34 +199,27 @@ fn with_common_headers(
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(
             ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("retry-after"),
+            HeaderValue::from_static("etag, retry-after"),
         );
     }
     response
 }
 
 async fn no_such_path(request: Request) -> Refusal {
-    let shown: String = request
-        .uri()
-        .path()
-        .chars()
-        .take(128)
-        .flat_map(char::escape_debug)
-        .collect();
-    Problem::new(ErrorCode::NotFound, format!("no path `{shown}`"))
+    let path = shown(request.uri().path());
+    Problem::new(ErrorCode::NotFound, format!("no path `{path}`"))
         .with_hint("`GET /openapi.json` describes every path")
         .into()
 }
 
 async fn no_such_method(method: Method, request: Request) -> Refusal {
-    let shown: String = method.as_str().chars().take(32).collect();
     let path = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("this path", |path| path.as_str());
     Problem::new(
         ErrorCode::MethodNotAllowed,
-        format!("`{path}` has no `{shown}`"),
+        format!("`{path}` has no `{}`", shown(method.as_str())),
     )
     .with_hint("the header `Allow` names what it has")
     .into()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gpu_lease::{At, Books, BootMs, Command, Expect, Fence, Ms, Phase, Policy, Switch};
 use gpu_policy::{Diagnostics, Override, SourceFile, compile};
-use gpu_store::{LastGood, ReadError, Store, Stored};
+use gpu_store::{BreakerRow, LastGood, ReadError, RejectedFiles, Settings, Store, Stored};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::effects::{Effects, ReadNow};
 use crate::handle::{Handle, Shared};
 use crate::inbox::{self, Inbox, Message};
+use crate::reload::{ReloadStart, api_layers, files_hash, unexpired};
 use crate::turn::{Fatal, Turn};
 use crate::view::View;
 
@@ -55,6 +56,16 @@ pub enum StartError {
     /// The policy has errors, and no earlier one is stored.
     #[error("the policy has errors and no last good one is stored\n{0}")]
     Policy(Diagnostics),
+    /// The policy has errors, and the last good one has errors too.
+    #[error(
+        "the policy has errors, and so has the last good one that is stored\n{files}\nthe last good one:\n{last_good}"
+    )]
+    LastGood {
+        /// Of the files.
+        files: Diagnostics,
+        /// Of the last good ones, as this version reads them under the settings above them.
+        last_good: Diagnostics,
+    },
     /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -73,13 +84,32 @@ pub struct Started {
     /// To ask it.
     pub handle: Handle,
     /// Why it runs on the last good policy and not on the files, if it does.
-    pub degraded: Option<Diagnostics>,
+    pub degraded: Option<String>,
     /// Leases that were held when the broker ended and still are.
     pub kept: usize,
     /// Whether the host was booted since, so that every lease of before has ended.
     pub rebooted: bool,
-    /// What was stored beside the rows.
-    pub settings: gpu_store::Settings,
+    /// What was stored beside the rows, without what ended meanwhile.
+    pub settings: Settings,
+    /// The policy that was live when the broker ended, if this start replaced it.
+    previous: Option<LastGood>,
+    files_hash: String,
+}
+
+impl Started {
+    /// What reloads begin with: what was stored of them, and how the start went. Whether files are
+    /// watched is what was switched last, else it is not.
+    pub fn reload_start(&self) -> ReloadStart {
+        let switched = self.settings.policy_watch.as_ref();
+        ReloadStart {
+            watching: switched.is_some_and(|switch| switch.enabled),
+            settings: self.settings.clone(),
+            degraded: self.degraded.clone(),
+            previous: self.previous.clone(),
+            files_hash: self.files_hash.clone(),
+            dev: false,
+        }
+    }
 }
 
 /// The running loop.
@@ -96,21 +126,26 @@ impl Broker {
     pub fn start(config: Config) -> Result<Started, StartError> {
         let stored = config.store.load()?;
         let at = config.clock.now();
-        let (policy, degraded) = choose_policy(&config.policy, stored.policy.as_ref())?;
-        let books = recover(&stored, &policy, &config.policy.overrides, at);
+        let rebooted = stored
+            .boot_id
+            .as_ref()
+            .is_some_and(|boot| *boot != config.boot_id);
+        let settings = still_true(&stored.settings, rebooted, at);
+        let start = Start::of(&config.policy, &settings);
+        let (policy, degraded) = start.choose_policy(stored.policy.as_ref())?;
+        let previous = stored.policy.clone();
+        let previous = previous.filter(|last| last.source.hash != policy.source.hash);
+        let books = recover(&stored, &policy, &start.layers, at);
         // Before anything is decided, so that what is decided now is not begun twice.
         let standing = books.standing_effects();
         let grace = grace_at_start(&books, at);
         let view = Arc::new(View::of(&books, at));
         let inbox = Arc::new(Inbox::default());
-        let rebooted = stored
-            .boot_id
-            .as_ref()
-            .is_some_and(|boot| *boot != config.boot_id);
         let mut turn = Turn::new(books, config.store.clone(), view.clone(), at);
         let opened = turn.open(
             at,
             config.boot_id.clone(),
+            (settings != stored.settings).then(|| settings.clone()),
             opening_commands(rebooted, grace, policy),
         )?;
         let kept = turn
@@ -118,7 +153,12 @@ impl Broker {
             .leases()
             .filter(|lease| lease.held().is_some())
             .count();
-        let effects = Effects::start(inbox.clone(), view.clone(), config.boot_id, config.read_now)?;
+        let effects = Effects::start(
+            inbox.clone(),
+            view.clone(),
+            config.boot_id.clone(),
+            config.read_now,
+        )?;
         effects.perform(standing);
         effects.perform(opened);
         let shared = Arc::new(Shared {
@@ -126,6 +166,7 @@ impl Broker {
             view,
             store: config.store,
             clock: config.clock,
+            boot_id: config.boot_id,
             store_id: stored.store_id,
             stopping: watch::Sender::new(false),
         });
@@ -147,13 +188,10 @@ impl Broker {
             degraded,
             kept,
             rebooted,
-            settings: stored.settings,
+            files_hash: start.files_hash,
+            previous,
+            settings,
         })
-    }
-
-    /// Whether the loop has ended, in order or not.
-    pub fn is_over(&self) -> bool {
-        self.thread.is_finished()
     }
 
     /// Takes no more requests and tells those who wait; what is held stays held.
@@ -175,27 +213,92 @@ impl Broker {
     }
 }
 
-/// The files if they compile, else what was last good.
-fn choose_policy(
-    start: &StartPolicy,
-    last_good: Option<&LastGood>,
-) -> Result<(Arc<Policy>, Option<Diagnostics>), StartError> {
-    match compile(&start.files, &start.overrides) {
-        Ok(policy) => Ok((Arc::new(policy), None)),
-        Err(diagnostics) => match last_good.and_then(|good| recompile(good, &start.overrides)) {
-            Some(policy) => Ok((policy, Some(diagnostics))),
-            None => Err(StartError::Policy(diagnostics)),
+/// What to start with, all layers known.
+struct Start<'a> {
+    files: &'a [SourceFile],
+    files_hash: String,
+    /// The layers above the files that last as long as the broker.
+    base: &'a [Override],
+    /// All of them.
+    layers: Vec<Override>,
+    rejected: Option<&'a RejectedFiles>,
+}
+
+impl<'a> Start<'a> {
+    fn of(policy: &'a StartPolicy, settings: &'a Settings) -> Self {
+        let base = policy.overrides.iter().cloned();
+        Self {
+            files: &policy.files,
+            files_hash: files_hash(&policy.files),
+            base: &policy.overrides,
+            layers: base.chain(api_layers(&settings.overrides)).collect(),
+            rejected: settings.rejected.as_ref(),
+        }
+    }
+
+    /// The files if they compile and were not taken back, else what was last good.
+    fn choose_policy(
+        &self,
+        last_good: Option<&LastGood>,
+    ) -> Result<(Arc<Policy>, Option<String>), StartError> {
+        match compile(self.files, &self.layers) {
+            Ok(policy) => {
+                let taken_back = self.taken_back().zip(last_good);
+                let good = taken_back.and_then(|(why, good)| {
+                    let good = recompile(good, &self.layers).ok()?;
+                    Some((good, Some(format!("the files were withdrawn: {why}"))))
+                });
+                Ok(good.unwrap_or_else(|| (Arc::new(policy), None)))
+            }
+            Err(files) => {
+                let Some(good) = last_good else {
+                    return Err(StartError::Policy(files));
+                };
+                let why = files.to_string();
+                match self.recompile_last(good) {
+                    Ok(policy) => Ok((policy, Some(why))),
+                    Err(last_good) => Err(StartError::LastGood { files, last_good }),
+                }
+            }
+        }
+    }
+
+    /// Why these very files were live and are to be no more; those that only failed may be good by now.
+    fn taken_back(&self) -> Option<&str> {
+        let rejected = self.rejected?;
+        let is_it = rejected.hash == self.files_hash && rejected.attempt == 0;
+        is_it.then_some(rejected.why.as_str())
+    }
+
+    /// With the API overrides, or without them if they do not fit.
+    fn recompile_last(&self, good: &LastGood) -> Result<Arc<Policy>, Diagnostics> {
+        recompile(good, &self.layers).or_else(|errors| {
+            let bare = recompile(good, self.base);
+            bare.map_err(|_| errors)
+        })
+    }
+}
+
+/// What is stored of settings, without what ended with its boot or by its time.
+fn still_true(stored: &Settings, rebooted: bool, at: At) -> Settings {
+    match rebooted {
+        true => Settings {
+            overrides: Vec::new(),
+            breaker: BreakerRow::default(),
+            ..stored.clone()
+        },
+        false => Settings {
+            overrides: unexpired(&stored.overrides, at),
+            ..stored.clone()
         },
     }
 }
 
-fn recompile(good: &LastGood, overrides: &[Override]) -> Option<Arc<Policy>> {
-    let files = good.source.files.iter().map(|(name, text)| SourceFile {
-        name: name.clone(),
-        bytes: text.clone().into_bytes(),
-    });
-    let files: Vec<SourceFile> = files.collect();
-    compile(&files, overrides).ok().map(Arc::new)
+fn recompile(good: &LastGood, overrides: &[Override]) -> Result<Arc<Policy>, Diagnostics> {
+    let files = good.source.files.iter();
+    let file = |(name, text): &(String, String)| SourceFile::new(name.clone(), text.clone());
+    let files: Vec<SourceFile> = files.map(file).collect();
+    compile(&files, overrides).map(Arc::new)
 }
 
 /// The books that wrote the rows, under the policy that they decided by, so that a policy which changed
@@ -212,11 +315,15 @@ fn recover(stored: &Stored, policy: &Arc<Policy>, overrides: &[Override], at: At
 /// The policy of before. What lay over its files is not stored: if neither the present overrides nor none
 /// make it what it was, it is at least known to be another one than `policy`.
 fn decided_by(good: &LastGood, policy: &Arc<Policy>, overrides: &[Override]) -> Arc<Policy> {
-    let bare = recompile(good, &[]).filter(|bare| bare.source.hash == good.source.hash);
-    let last = bare.or_else(|| recompile(good, overrides));
+    let bare = recompile(good, &[]).ok();
+    let bare = bare.filter(|bare| bare.source.hash == good.source.hash);
+    let last = bare.map_or_else(|| recompile(good, overrides), Ok);
+    let last = last.inspect_err(|why| {
+        tracing::warn!("the policy of before cannot be read any more and is ignored\n{why}");
+    });
     Arc::new(Policy {
         source: good.source.clone(),
-        ..Policy::clone(&last.unwrap_or_else(|| policy.clone()))
+        ..Policy::clone(&last.unwrap_or_else(|_| policy.clone()))
     })
 }
 

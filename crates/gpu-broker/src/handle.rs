@@ -1,11 +1,12 @@
 //! The way to the loop, and to what it published.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_lease::{
-    Answer, At, Command, Denial, Device, Emergency, Event, Lease, LeaseError, LeaseId, Reading,
-    Request, Switch, Switched, Unexpected, UnknownDevice,
+    Answer, At, Command, Denial, Device, Emergency, Event, Explanation, Fence, Lease, LeaseError,
+    LeaseId, Planned, Policy, Reading, Request, Switched, Unexpected, UnknownDevice, WallMs, plan,
 };
 use gpu_store::{EventPage, EventPosition, ReadError, Settings, Store, StoreId, StoredEvent};
 use thiserror::Error;
@@ -13,7 +14,8 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::attribute::attribute;
 use crate::clock::Clock;
-use crate::inbox::{Inbox, Message};
+use crate::inbox::{Inbox, Message, Reload};
+use crate::process;
 use crate::view::{Snapshot, View};
 
 /// How often it is looked whether a full inbox has room again.
@@ -28,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) view: Arc<View>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) boot_id: String,
     pub(crate) store_id: StoreId,
     pub(crate) stopping: watch::Sender<bool>,
 }
@@ -128,6 +131,22 @@ impl Handle {
         match self.submit(command).await? {
             Answer::Device(result) => result.map_err(DeviceCommandError::Unknown),
             other => unreachable!("a command about a device is answered by {other:?}"),
+        }
+    }
+
+    /// What would become of a request if it came now, or at another civil time. Changes nothing.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub async fn explain(
+        &self,
+        request: Request,
+        wall: Option<WallMs>,
+    ) -> Result<Explanation, Unavailable> {
+        let request = Box::new(request);
+        match self.submit(Command::Explain { request, wall }).await? {
+            Answer::Explain(explanation) => Ok(*explanation),
+            other => unreachable!("an explanation is answered by {other:?}"),
         }
     }
 
@@ -233,13 +252,28 @@ impl Handle {
         self.tell(Command::Note(event));
     }
 
-    /// Switches the policy, from a thread that may wait. `None`: it is the one that is live.
-    pub(crate) fn set_policy_blocking(
+    /// What `policy` would mean, by the rows as readers see them; the loop does nothing for it.
+    pub(crate) fn plan(&self, policy: &Policy) -> Planned {
+        // The snapshot first: a row that is newer is planned again by the switch.
+        let snapshot = self.snapshot();
+        let rows = self.page(None, usize::MAX);
+        let concerned = |lease: &&Lease| lease.occupying().is_some() || lease.waiting().is_some();
+        let leases: Vec<&Lease> = rows.iter().map(AsRef::as_ref).filter(concerned).collect();
+        let (live, devices) = (&snapshot.policy, &snapshot.devices);
+        Planned {
+            live: live.source.hash.clone(),
+            revision: snapshot.counters.revision,
+            plan: plan(live, policy, &leases, devices, self.now()),
+        }
+    }
+
+    /// Does the last step of a reload, from a thread that may wait. `None`: it is the policy that is live.
+    pub(crate) fn switch_blocking(
         &self,
-        switch: Switch,
+        reload: Reload,
     ) -> Result<Result<Option<Switched>, Unexpected>, Unavailable> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Apply(Command::SetPolicy(Box::new(switch)), Some(reply));
+        let message = Message::Switch(Box::new(reload), reply);
         self.0.inbox.push_control(message)?;
         match answer
             .blocking_recv()
@@ -247,6 +281,38 @@ impl Handle {
         {
             Answer::Policy(switched) => Ok(switched),
             other => unreachable!("a policy is answered by {other:?}"),
+        }
+    }
+
+    /// The grants whose holder registered a process.
+    pub(crate) fn grants_with_process(&self) -> Vec<(LeaseId, Fence)> {
+        let snapshot = self.snapshot();
+        let devices = snapshot.devices.iter();
+        let ids: BTreeSet<LeaseId> = devices
+            .flat_map(|device| device.occupants.iter().copied())
+            .collect();
+        let leases = ids.into_iter().filter_map(|id| self.find(id));
+        let with_process = leases.filter(|lease| lease.process().is_some());
+        with_process
+            .filter_map(|lease| Some((lease.id, lease.held()?.fence)))
+            .collect()
+    }
+
+    /// Whether the process of `lease` is proven gone; in doubt it is not.
+    pub(crate) fn is_process_gone(&self, lease: &Lease) -> bool {
+        let gone = |process| process::is_gone(process, &self.0.boot_id);
+        lease
+            .process()
+            .is_some_and(|process| gone(process).unwrap_or(false))
+    }
+
+    /// Says something that needs no answer, and waits until it is done.
+    pub(crate) fn tell_blocking(&self, command: Command) {
+        let (reply, done) = oneshot::channel();
+        let message = Message::Apply(command, Some(reply));
+        if self.0.inbox.push_control(message).is_ok() {
+            // A loop that ended has done all that it will.
+            drop(done.blocking_recv());
         }
     }
 

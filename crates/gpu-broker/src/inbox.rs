@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use gpu_lease::{Answer, Command, LeaseId};
+use gpu_lease::{Answer, Command, Event, LeaseId, Switch};
 use gpu_store::Settings;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -22,8 +22,22 @@ const BATCH_MAX: usize = 512;
 pub(crate) enum Message {
     /// Apply a command; tell what came of it, if anybody asks.
     Apply(Command, Option<oneshot::Sender<Answer>>),
+    /// Switch the policy.
+    Switch(Box<Reload>, oneshot::Sender<Answer>),
     /// Store operator settings.
     Settings(Settings, oneshot::Sender<()>),
+}
+
+/// The last step of a reload: all of it is one durable write, or none.
+pub(crate) struct Reload {
+    /// Which one.
+    pub(crate) id: u64,
+    /// The switch.
+    pub(crate) switch: Switch,
+    /// What led to it; goes before the events of the switch.
+    pub(crate) notes: Vec<Event>,
+    /// The operator settings from there on.
+    pub(crate) settings: Settings,
 }
 
 /// The messages on their way to the loop.

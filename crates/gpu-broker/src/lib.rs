@@ -19,14 +19,18 @@ pub use broker::{Broker, Config, StartError, StartPolicy, Started};
 pub use clock::{BootClock, Clock, boot_id};
 pub use gpu_policy::{Diagnostics, Override, SelectError, SourceFile, parse_select};
 pub use gpu_store::{
-    EVENTS_PER_PAGE_MAX, EventId, EventPage, EventPosition, ParseEventIdError, ReadError, Settings,
-    StoreId, StoredEvent,
+    ApiOverride, EVENTS_PER_PAGE_MAX, EventId, EventPage, EventPosition, ParseEventIdError,
+    ReadError, Settings, StoreId, StoredEvent, SwitchedBy,
 };
 pub use handle::{
     AbandonGuard, AcquireError, DeviceCommandError, Follower, Handle, LeaseCommandError,
     Unavailable,
 };
 pub use process::{RegisterError, register_process};
-pub use reload::{Checked, ReloadOutcome, ReloadResult, ReloadState, Reloader, Trigger};
+pub use reload::{
+    Breaker, Candidate, CandidateState, Checked, OVERRIDE_TTL_MAX, OVERRIDES_MAX, Phases, Planning,
+    ReloadOptions, ReloadOutcome, ReloadResult, ReloadStart, ReloadState, Reloader, RollbackError,
+    SetOverrideError, Trigger, WatchTiming,
+};
 pub use turn::Fatal;
 pub use view::Snapshot;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 
 use gpu_lease::Process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
@@ -78,6 +79,18 @@ pub(crate) fn open(process: &Process, boot_id: &str) -> io::Result<Option<OwnedF
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the very process that was registered has ended, reaped or not.
+///
+/// # Errors
+/// The kernel would not say.
+pub(crate) fn is_gone(process: &Process, boot_id: &str) -> io::Result<bool> {
+    let Some(fd) = open(process, boot_id)? else {
+        return Ok(true);
+    };
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
 }
 
 /// What `/proc/<pid>/stat` says that matters here.

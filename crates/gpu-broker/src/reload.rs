@@ -1,132 +1,52 @@
 //! From the bytes of policy files to a live policy: one road for every trigger, one result for everybody.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+mod breaker;
+mod hash;
+mod overrides;
+mod result;
+mod road;
+mod rollback;
+mod settle;
+mod state;
 
-use gpu_lease::{Event, EventKind, Expect, Ms, Plan, Policy, Switch, WallMs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gpu_lease::Policy;
 use gpu_policy::{Diagnostics, Override, SourceFile, compile, diff};
-use gpu_store::{Settings, SwitchedBy};
+use gpu_store::{ApiOverride, LastGood, Settings, SwitchedBy};
 use parking_lot::Mutex;
 
 use crate::handle::{Handle, Unavailable};
+use hash::plan_hash;
+use road::{Road, Wanted};
+use rollback::Kept;
 
-/// Results that are kept for those who ask.
-const HISTORY_MAX: usize = 32;
+pub(crate) use hash::files_hash;
+pub use overrides::{OVERRIDE_TTL_MAX, OVERRIDES_MAX, SetOverrideError};
+pub(crate) use overrides::{api_layers, unexpired};
+pub use result::{
+    Checked, Phases, Planning, ReloadOptions, ReloadOutcome, ReloadResult, Trigger, WatchTiming,
+};
+pub use rollback::RollbackError;
+pub use state::{Breaker, Candidate, CandidateState, ReloadStart, ReloadState};
 
 /// Reads the policy files as they are now.
 type ReadFiles = Box<dyn Fn() -> Result<Vec<SourceFile>, String> + Send + Sync>;
-
-/// Who wanted a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// A caller of the HTTP API.
-    Api,
-    /// A command line.
-    CommandLine,
-    /// A saved file.
-    File,
-    /// SIGHUP.
-    Signal,
-    /// The start of the broker.
-    Start,
-}
-
-/// What became of one reload.
-#[derive(Debug)]
-pub struct ReloadResult {
-    /// Counts the reloads of this broker's life, from 1.
-    pub id: u64,
-    /// Who wanted it.
-    pub trigger: Trigger,
-    /// The caller, where there is one.
-    pub by: String,
-    /// When it began.
-    pub at: WallMs,
-    /// How long it took.
-    pub took: Ms,
-    /// The files that were read.
-    pub files: Vec<String>,
-    /// The policy before.
-    pub hash_before: String,
-    /// The policy that the files say, if they say one.
-    pub hash_after: Option<String>,
-    /// What happened.
-    pub outcome: ReloadOutcome,
-}
-
-/// What a reload did.
-#[derive(Debug)]
-pub enum ReloadOutcome {
-    /// Another policy is live.
-    Applied {
-        /// Its generation.
-        generation: u64,
-        /// What differs from the one before, a line each.
-        changes: Vec<String>,
-        /// What it meant for leases and waiters.
-        plan: Plan,
-    },
-    /// The files have errors; the policy before stays.
-    Refused {
-        /// All of them.
-        diagnostics: Diagnostics,
-        /// How many failures there were since the last good save; a save that fails like the one before
-        /// is no other.
-        attempt: u32,
-    },
-    /// The broker did not take it.
-    Stopped(Unavailable),
-    /// The files say what is live.
-    Unchanged,
-    /// The files cannot be read, for the reason given; the policy before stays.
-    Unreadable(String),
-}
-
-/// What a good set of files says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// Its hash.
-    pub hash: String,
-    /// What differs from the live policy, a line each.
-    pub changes: Vec<String>,
-}
-
-/// What can be asked about reloads.
-#[derive(Clone, Debug, Default)]
-pub struct ReloadState {
-    /// Whether saved files are applied.
-    pub watching: bool,
-    /// Who switched that, if anybody did.
-    pub switched_by: Option<String>,
-    /// The last reload that changed something, was refused, or ended a refusal.
-    pub last: Option<Arc<ReloadResult>>,
-    /// The last reload, if the files on disk are refused or cannot be read.
-    pub refused: Option<Arc<ReloadResult>>,
-    /// Why the last good policy is live instead of the files, since the start.
-    pub degraded: Option<String>,
-    /// The last reloads, newest first.
-    pub history: VecDeque<Arc<ReloadResult>>,
-}
 
 /// Compiles and switches policies, one at a time.
 pub struct Reloader {
     handle: Handle,
     read: ReadFiles,
+    /// The layers above the files that last as long as the broker.
     overrides: Vec<Override>,
+    /// Nothing waits for a confirmation.
+    dev: bool,
     state: Mutex<ReloadState>,
+    /// Ids that were given away.
+    ids: AtomicU64,
     /// Held for a whole reload, and to switch watching: triggers are served in order, none is lost.
-    one_at_a_time: Mutex<Count>,
-}
-
-/// What is counted of reloads.
-#[derive(Default)]
-struct Count {
-    /// All of them.
-    reloads: u64,
-    /// The refused ones since the last good save.
-    attempts: u32,
-    /// What the last of them said.
-    complaint: String,
+    one_at_a_time: Mutex<Road>,
 }
 
 impl Reloader {
@@ -135,48 +55,112 @@ impl Reloader {
         handle: Handle,
         read: ReadFiles,
         overrides: Vec<Override>,
-        state: ReloadState,
+        start: ReloadStart,
     ) -> Self {
+        let snapshot = handle.snapshot();
+        let live = Kept::from(&LastGood {
+            generation: snapshot.counters.generation,
+            source: snapshot.policy.source.clone(),
+        });
+        let live = match start.degraded {
+            Some(_) => live,
+            None => Kept {
+                set: start.files_hash.clone(),
+                ..live
+            },
+        };
+        let kept = start.previous.as_ref().map(Kept::from);
+        let kept = kept.into_iter().chain([live]).collect();
+        // A switch that the command line overruled decides nothing.
+        let switch = start.settings.policy_watch.clone();
+        let switched_by = switch.filter(|switch| switch.enabled == start.watching);
+        let state = ReloadState {
+            watching: start.watching,
+            switched_by,
+            degraded: start.degraded,
+            breaker: breaker::shown(&start.settings.breaker),
+            overrides: start.settings.overrides.clone(),
+            ..ReloadState::default()
+        };
         Self {
             handle,
             read,
             overrides,
+            dev: start.dev,
             state: Mutex::new(state),
-            one_at_a_time: Mutex::default(),
+            ids: AtomicU64::new(0),
+            one_at_a_time: Mutex::new(Road::new(start.settings, kept, start.files_hash)),
         }
+    }
+
+    /// An id for a reload, for whoever has to name it before it is over.
+    pub fn new_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.
-    pub fn reload(&self, trigger: Trigger, by: &str) -> Arc<ReloadResult> {
-        let mut count = self.one_at_a_time.lock();
-        match (self.read)() {
-            Ok(files) => self.apply(&mut count, trigger, by, files),
-            Err(why) => self.unread(&mut count, trigger, by, why),
-        }
+    pub fn reload(&self, trigger: Trigger, by: &str, options: &ReloadOptions) -> Arc<ReloadResult> {
+        let mut road = self.one_at_a_time.lock();
+        let wanted = Wanted::new(trigger, by, options);
+        self.run(&mut road, wanted, || (self.read)())
+    }
+
+    /// The same for files that the caller has just written.
+    pub fn apply_files(
+        &self,
+        files: Vec<SourceFile>,
+        by: &str,
+        options: &ReloadOptions,
+    ) -> Arc<ReloadResult> {
+        let mut road = self.one_at_a_time.lock();
+        let wanted = Wanted::new(Trigger::Api, by, options);
+        self.run(&mut road, wanted, || Ok(files))
     }
 
     /// The same for bytes that a watcher has read; nothing while watching is switched off.
-    pub fn offer(&self, files: Vec<SourceFile>) -> Option<Arc<ReloadResult>> {
-        let mut count = self.one_at_a_time.lock();
-        if !self.state.lock().watching {
-            return None;
-        }
-        Some(self.apply(&mut count, Trigger::File, "", files))
+    pub fn offer(&self, files: Vec<SourceFile>, timing: WatchTiming) -> Option<Arc<ReloadResult>> {
+        self.offered(timing, Ok(files))
     }
 
     /// A watcher cannot read the files; what is live stays. Nothing while watching is switched off.
     pub fn offer_unreadable(&self, why: String) {
-        let mut count = self.one_at_a_time.lock();
-        if self.state.lock().watching {
-            self.unread(&mut count, Trigger::File, "", why);
-        }
+        self.offered(WatchTiming::default(), Err(why));
     }
 
     /// A watcher can read the files again, and they are what it offered last: which may have been refused.
     pub fn offer_recovered(&self) {
-        if self.state().watching {
-            self.reload(Trigger::File, "");
+        if self.state.lock().watching {
+            self.reload(Trigger::File, "", &ReloadOptions::default());
         }
+    }
+
+    fn offered(
+        &self,
+        timing: WatchTiming,
+        files: Result<Vec<SourceFile>, String>,
+    ) -> Option<Arc<ReloadResult>> {
+        let mut road = self.one_at_a_time.lock();
+        if !self.state.lock().watching {
+            return None;
+        }
+        let options = ReloadOptions::default();
+        let wanted = Wanted {
+            timing,
+            ..Wanted::new(Trigger::File, "", &options)
+        };
+        Some(self.run(&mut road, wanted, || files))
+    }
+
+    /// Does what has come due: takes a policy back whose rules fail, ends overrides, tries what rested.
+    /// To be called about once a second, from a thread that may wait.
+    pub fn tick(&self) {
+        let mut road = self.one_at_a_time.lock();
+        let now = self.handle.now();
+        self.withdraw_if_failing(&mut road, now);
+        self.end_overrides(&mut road, now);
+        self.end_rest(&mut road, now);
+        self.store(&mut road);
+        self.publish(&road, None);
     }
 
     /// The policy files as they are now.
@@ -192,16 +176,39 @@ impl Reloader {
     /// # Errors
     /// All errors of the files.
     pub fn check(&self, files: &[SourceFile]) -> Result<Checked, Diagnostics> {
-        let policy = compile(files, &self.overrides)?;
+        let policy = compile(files, &self.layers(&self.overrides()))?;
         Ok(Checked {
             hash: policy.source.hash.clone(),
             changes: changes(&self.handle.snapshot().policy, &policy),
         })
     }
 
+    /// What `files` would mean now for what is held and what waits, without doing it.
+    ///
+    /// # Errors
+    /// All errors of the files.
+    pub fn plan(&self, files: &[SourceFile]) -> Result<Planning, Diagnostics> {
+        let policy = compile(files, &self.layers(&self.overrides()))?;
+        let snapshot = self.handle.snapshot();
+        let planned = self.handle.plan(&policy);
+        let confirm = self.confirm(&snapshot.policy, &policy);
+        Ok(Planning {
+            hash: policy.source.hash.clone(),
+            changes: changes(&snapshot.policy, &policy),
+            plan_hash: plan_hash(&policy.source.hash, &planned.plan),
+            revision: planned.revision,
+            live: planned.live,
+            confirm_needed: planned.plan.needs(confirm),
+            plan: planned.plan,
+        })
+    }
+
     /// What can be asked about reloads.
     pub fn state(&self) -> ReloadState {
-        self.state.lock().clone()
+        ReloadState {
+            erring: self.handle.snapshot().policy.rules.errors(),
+            ..self.state.lock().clone()
+        }
     }
 
     /// Switches whether saved files are applied; that is stored. What was saved while they were not is
@@ -212,187 +219,35 @@ impl Reloader {
     pub fn set_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
         self.switch_watching(enabled, by)?;
         if enabled {
-            self.reload(Trigger::Api, by);
+            self.reload(Trigger::Api, by, &ReloadOptions::default());
         }
         Ok(())
     }
 
     fn switch_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
         // What is stored last must be what is switched last.
-        let _count = self.one_at_a_time.lock();
-        self.handle.store_settings_blocking(Settings {
-            policy_watch: Some(SwitchedBy {
-                enabled,
-                by: by.to_owned(),
-                at: self.handle.now().wall,
-            }),
-        })?;
+        let mut road = self.one_at_a_time.lock();
+        let switched = SwitchedBy {
+            enabled,
+            by: by.to_owned(),
+            at: self.handle.now().wall,
+        };
+        let settings = Settings {
+            policy_watch: Some(switched.clone()),
+            ..road.settings.clone()
+        };
+        self.handle.store_settings_blocking(settings.clone())?;
+        road.settings = settings;
         let mut state = self.state.lock();
         state.watching = enabled;
-        state.switched_by = Some(by.to_owned());
+        state.switched_by = Some(switched);
         Ok(())
     }
 
-    fn apply(
-        &self,
-        count: &mut Count,
-        trigger: Trigger,
-        by: &str,
-        files: Vec<SourceFile>,
-    ) -> Arc<ReloadResult> {
-        let began = self.handle.now();
-        let before = self.handle.snapshot().policy.clone();
-        let names = files.iter().map(|file| file.name.clone()).collect();
-        let compiled = compile(&files, &self.overrides);
-        let hash_after = compiled
-            .as_ref()
-            .ok()
-            .map(|policy| policy.source.hash.clone());
-        let result = Arc::new(ReloadResult {
-            id: count.next(),
-            trigger,
-            by: by.to_owned(),
-            at: began.wall,
-            files: names,
-            hash_before: before.source.hash.clone(),
-            hash_after,
-            outcome: match compiled {
-                Ok(policy) => {
-                    count.good();
-                    self.switch(&before, policy)
-                }
-                Err(diagnostics) => ReloadOutcome::Refused {
-                    attempt: count.bad(trigger, &diagnostics),
-                    diagnostics,
-                },
-            },
-            took: self.handle.now().boot - began.boot,
-        });
-        self.remember(&result);
-        result
-    }
-
-    fn unread(
-        &self,
-        count: &mut Count,
-        trigger: Trigger,
-        by: &str,
-        why: String,
-    ) -> Arc<ReloadResult> {
-        let result = Arc::new(ReloadResult {
-            id: count.next(),
-            trigger,
-            by: by.to_owned(),
-            at: self.handle.now().wall,
-            took: Ms(0),
-            files: Vec::new(),
-            hash_before: self.handle.snapshot().policy.source.hash.clone(),
-            hash_after: None,
-            outcome: ReloadOutcome::Unreadable(why),
-        });
-        self.remember(&result);
-        result
-    }
-
-    fn switch(&self, before: &Policy, policy: Policy) -> ReloadOutcome {
-        let changes = changes(before, &policy);
-        let switch = Switch {
-            policy: Arc::new(policy),
-            changes: changes.join("; "),
-            planned: None,
-            expect: Expect::default(),
-        };
-        match self.handle.set_policy_blocking(switch) {
-            Ok(Ok(None) | Err(_)) => ReloadOutcome::Unchanged,
-            Ok(Ok(Some(switched))) => ReloadOutcome::Applied {
-                generation: switched.generation,
-                changes,
-                plan: switched.plan,
-            },
-            Err(unavailable) => ReloadOutcome::Stopped(unavailable),
-        }
-    }
-
-    fn remember(&self, result: &Arc<ReloadResult>) {
-        self.report(result);
-        let mut state = self.state.lock();
-        let mended = state.refused.is_some();
-        match &result.outcome {
-            ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => {
-                state.refused = None;
-                state.degraded = None;
-            }
-            ReloadOutcome::Refused { .. } | ReloadOutcome::Unreadable(_) => {
-                state.refused = Some(result.clone());
-            }
-            ReloadOutcome::Stopped(_) => {}
-        }
-        let told = !matches!(result.outcome, ReloadOutcome::Unchanged);
-        if told || mended {
-            state.last = Some(result.clone());
-        }
-        state.history.push_front(result.clone());
-        state.history.truncate(HISTORY_MAX);
-    }
-
-    /// The log says it all; the event stream says what the switch itself did not.
-    fn report(&self, result: &ReloadResult) {
-        match &result.outcome {
-            ReloadOutcome::Applied {
-                generation,
-                changes,
-                ..
-            } => {
-                tracing::info!(generation, took = %result.took, "policy is live: {}", changes.join("; "));
-            }
-            ReloadOutcome::Refused {
-                diagnostics,
-                attempt,
-            } => {
-                tracing::error!(
-                    attempt,
-                    "policy is refused, the one before stays live\n{diagnostics}"
-                );
-                self.note_refusal(result, diagnostics.to_string());
-            }
-            ReloadOutcome::Stopped(why) => tracing::warn!("policy is not applied: {why}"),
-            ReloadOutcome::Unchanged => tracing::info!("policy files say what is live already"),
-            ReloadOutcome::Unreadable(why) => {
-                tracing::error!("policy files cannot be read, the policy before stays live: {why}");
-                self.note_refusal(result, why.clone());
-            }
-        }
-    }
-
-    fn note_refusal(&self, result: &ReloadResult, text: String) {
-        self.handle.note(Event {
-            kind: EventKind::PolicyRefused,
-            lease: None,
-            device: None,
-            by: Some(result.by.clone()).filter(|by| !by.is_empty()),
-            text,
-        });
-    }
-}
-
-impl Count {
-    fn next(&mut self) -> u64 {
-        self.reloads += 1;
-        self.reloads
-    }
-
-    fn good(&mut self) {
-        self.attempts = 0;
-        self.complaint.clear();
-    }
-
-    /// Which attempt this is. Whoever asks makes one; a save only if it fails in another way.
-    fn bad(&mut self, trigger: Trigger, diagnostics: &Diagnostics) -> u32 {
-        let complaint = diagnostics.to_string();
-        let is_another = trigger != Trigger::File || complaint != self.complaint;
-        self.attempts += u32::from(is_another);
-        self.complaint = complaint;
-        self.attempts
+    /// All that lies above the files, the lowest first.
+    fn layers(&self, set: &[ApiOverride]) -> Vec<Override> {
+        let base = self.overrides.iter().cloned();
+        base.chain(api_layers(set)).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use gpu_store::{Batch, CommitError, EventPosition, LastGood, Settings, Store, St
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::inbox::{self, Message};
+use crate::inbox::{self, Message, Reload};
 use crate::view::{Snapshot, View};
 
 /// Waiters hear again how things are at least this often, so that rules by the hour take effect.
@@ -32,6 +32,8 @@ pub(crate) struct Turn {
     store: Arc<dyn Store>,
     view: Arc<View>,
     reviewed: BootMs,
+    /// When rules by the hour change what they say.
+    changes_at: Option<BootMs>,
     /// Reasons are not looked for again before.
     reasons_rest: BootMs,
     /// The reasons that are published are of an earlier turn.
@@ -57,14 +59,17 @@ struct Work {
 
 impl Turn {
     pub(crate) fn new(books: Books, store: Arc<dyn Store>, view: Arc<View>, at: At) -> Self {
-        Self {
+        let mut turn = Self {
             books,
             store,
             view,
             reviewed: at.boot,
+            changes_at: None,
             reasons_rest: at.boot,
             reasons_stale: false,
-        }
+        };
+        turn.look_ahead(at);
+        turn
     }
 
     pub(crate) fn books(&self) -> &Books {
@@ -72,15 +77,17 @@ impl Turn {
     }
 
     /// The first turn of a life: what the start means for the rows, durable together with the boot
-    /// that they belong to from here on, and with the policy that they are decided by.
+    /// that they belong to from here on, the policy that they are decided by, and settings that changed.
     pub(crate) fn open(
         &mut self,
         at: At,
         boot_id: String,
+        settings: Option<Settings>,
         commands: Vec<Command>,
     ) -> Result<Vec<Effect>, Fatal> {
         let mut work = Work {
             boot_id: Some(boot_id),
+            settings,
             policy: Some(self.live_policy()),
             touched: true,
             ..Work::default()
@@ -88,6 +95,7 @@ impl Turn {
         for command in commands {
             self.apply(&mut work, at, command);
         }
+        self.look_ahead(at);
         self.commit(&mut work)?;
         Ok(self.release(work, at))
     }
@@ -103,6 +111,7 @@ impl Turn {
         }
         if self.is_due(at) {
             self.reviewed = at.boot;
+            self.look_ahead(at);
             // Places and reasons move by time alone.
             work.touched = true;
             self.apply(&mut work, at, Command::Expire);
@@ -118,13 +127,25 @@ impl Turn {
     pub(crate) fn wake_at(&self) -> BootMs {
         let review = self.reviewed + REVIEW_MS;
         let publish = self.reasons_stale.then_some(self.reasons_rest);
-        let wakes = [self.books.next_deadline(), Some(review), publish];
+        let wakes = [
+            self.books.next_deadline(),
+            self.changes_at,
+            Some(review),
+            publish,
+        ];
         wakes.into_iter().flatten().min().unwrap_or(review)
     }
 
     fn is_due(&self, at: At) -> bool {
         let deadline = self.books.next_deadline().is_some_and(|due| due <= at.boot);
-        deadline || self.reviewed + REVIEW_MS <= at.boot
+        let changes = self.changes_at.is_some_and(|changes| changes <= at.boot);
+        deadline || changes || self.reviewed + REVIEW_MS <= at.boot
+    }
+
+    /// The civil clock may be set meanwhile, so this is asked again with every review.
+    fn look_ahead(&mut self, at: At) {
+        let next = self.books.policy().rules.next_change(at.wall);
+        self.changes_at = next.map(|next| at.boot + Ms(next.0.saturating_sub(at.wall.0).max(1)));
     }
 
     fn take(&mut self, work: &mut Work, at: At, message: Message) {
@@ -132,6 +153,10 @@ impl Turn {
             Message::Apply(command, reply) => {
                 let answer = self.apply(work, at, command);
                 work.answers.extend(reply.map(|reply| (reply, answer)));
+            }
+            Message::Switch(reload, reply) => {
+                let answer = self.switch(work, at, *reload);
+                work.answers.push((reply, answer));
             }
             Message::Settings(settings, done) => {
                 work.settings = Some(settings);
@@ -143,13 +168,35 @@ impl Turn {
     fn apply(&mut self, work: &mut Work, at: At, command: Command) -> Answer {
         let volatile = matches!(command, Command::Inventory(_) | Command::Telemetry(_));
         let before = self.books.counters().revision;
+        let outcome = self.books.apply(at, command);
+        work.touched |= volatile || self.books.counters().revision != before;
+        self.collect(work, at, outcome)
+    }
+
+    /// Everything of a switch says which reload it belongs to, and what led to it goes before it.
+    fn switch(&mut self, work: &mut Work, at: At, reload: Reload) -> Answer {
+        let command = Command::SetPolicy(Box::new(reload.switch));
+        let mut outcome = self.books.apply(at, command);
+        let switched = matches!(outcome.answer, Answer::Policy(Ok(Some(_))));
+        if switched {
+            for event in &mut outcome.events {
+                event.text = format!("reload {}: {}", reload.id, event.text);
+            }
+            outcome.events.splice(0..0, reload.notes);
+            work.settings = Some(reload.settings);
+            work.touched = true;
+            self.look_ahead(at);
+        }
+        self.collect(work, at, outcome)
+    }
+
+    fn collect(&mut self, work: &mut Work, at: At, outcome: Outcome) -> Answer {
         let Outcome {
             answer,
             changes,
             events,
             effects,
-        } = self.books.apply(at, command);
-        work.touched |= volatile || self.books.counters().revision != before;
+        } = outcome;
         self.note(work, at, events);
         work.effects.extend(effects);
         work.add(changes, self.books.counters().generation);
@@ -228,7 +275,7 @@ impl Turn {
             true => self.books.waiting(at).into(),
             false => self.view.snapshot().waiting.clone(),
         };
-        let snapshot = Snapshot::of(&self.books, waiting);
+        let snapshot = Snapshot::of(&self.books, waiting, at);
         self.reasons_stale = !rested;
         if rested {
             self.reasons_rest = at.boot + rest_after(snapshot.holders_named());

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gpu_lease::{At, Books, Cause, Counters, DeviceState, Lease, LeaseId, Phase, Policy, Why};
+use gpu_lease::{
+    At, Books, Cause, Counters, DeviceState, Lease, LeaseId, Phase, Policy, TenantStanding, Why,
+};
 use gpu_store::StoredEvent;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
@@ -22,6 +24,8 @@ pub struct Snapshot {
     pub devices: Vec<DeviceState>,
     /// Who waits and why, in the order in which they are served.
     pub waiting: Arc<[(LeaseId, Why)]>,
+    /// The tenants that hold something, wait, or had something of late.
+    pub tenants: Vec<TenantStanding>,
     /// The live policy.
     pub policy: Arc<Policy>,
 }
@@ -36,12 +40,13 @@ pub(crate) struct View {
 
 impl Snapshot {
     /// The books as they are, with what is known of why waiters wait.
-    pub(crate) fn of(books: &Books, waiting: Arc<[(LeaseId, Why)]>) -> Self {
+    pub(crate) fn of(books: &Books, waiting: Arc<[(LeaseId, Why)]>, at: At) -> Self {
         Self {
             counters: books.counters(),
             recovering: books.is_recovering(),
             devices: books.devices().cloned().collect(),
             waiting,
+            tenants: books.tenants(at),
             policy: books.policy().clone(),
         }
     }
@@ -65,7 +70,7 @@ impl View {
             .map(|lease| (lease.id, Arc::new(lease.clone())));
         Self {
             leases: RwLock::new(leases.collect()),
-            snapshot: RwLock::new(Arc::new(Snapshot::of(books, books.waiting(at).into()))),
+            snapshot: RwLock::new(Arc::new(Snapshot::of(books, books.waiting(at).into(), at))),
             followers: Mutex::default(),
             events: broadcast::Sender::new(LIVE_EVENTS_MAX),
         }

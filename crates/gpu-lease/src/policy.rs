@@ -398,6 +398,18 @@ pub trait Rules: fmt::Debug + Send + Sync {
 
     /// The next time after `now` at which a verdict can change by the hour alone.
     fn next_change(&self, now: WallMs) -> Option<WallMs>;
+
+    /// The next time after `now` at which the clock of the policy's timezone shows `hour` and `minute`; UTC
+    /// where it has none.
+    fn next_clock(&self, hour: u8, minute: u8, now: WallMs) -> WallMs {
+        const DAY_MS: u64 = 86_400_000;
+        let of_day = (u64::from(hour) * 60 + u64::from(minute)) * 60_000;
+        let today = WallMs(now.0 - now.0 % DAY_MS + of_day);
+        match today > now {
+            true => today,
+            false => WallMs(today.0 + DAY_MS),
+        }
+    }
 }
 
 /// Rules that allow everything and match every device.

@@ -3,6 +3,7 @@
 mod assets;
 pub(crate) mod config;
 mod devices;
+mod disk;
 mod listen;
 mod log;
 mod notify;
@@ -19,7 +20,10 @@ use std::time::Duration;
 use std::{env, fs};
 
 use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
-use gpu_broker::{BootClock, Broker, Reloader, StartPolicy, Started, Trigger};
+use gpu_broker::{
+    BootClock, Broker, CandidateState, ReloadOptions, ReloadState, Reloader, StartPolicy, Started,
+    Trigger,
+};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,7 +34,8 @@ use tokio::task::JoinHandle;
 use crate::cli::args::ServeArgs;
 use config::Config;
 use devices::{Devices, ReadNow};
-use policy::PolicyWatch;
+use disk::Disk;
+use policy::{PolicyWatch, Ticks};
 use reconfigure::Reconfigure;
 
 /// The store within the state directory.
@@ -72,8 +77,9 @@ fn fail(error: &str) -> ExitCode {
 
 /// `serve --check`: says what a start would say, and starts nothing.
 fn check(config: &Config) -> ExitCode {
+    let disk = Disk::new(config.policy_watch());
     let files = policy::read(config);
-    let start = files.and_then(|files| policy::start(config, files.as_ref()));
+    let start = files.and_then(|files| policy::start(config, &disk, files.as_ref()));
     match start.and_then(|start| policy::compile(&start)) {
         Ok(policy) => {
             println!(
@@ -106,27 +112,24 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
     let (read_now, wanted) = devices::read_now();
     let files = policy::read(&config)?;
-    let policy = policy::start(&config, files.as_ref())?;
+    let disk = Arc::new(Disk::new(config.policy_watch()));
+    let policy = policy::start(&config, &disk, files.as_ref())?;
     let started = start_broker(policy, store, read_now)?;
-    let watched = policy::Watched::new(config.policy_watch().into());
-    let reloader = Arc::new(policy::reloader(&config, watched.clone(), &started)?);
-    let policy_watch = PolicyWatch::start(reloader.clone(), watched, files.as_ref())?;
+    let reloader = Arc::new(policy::reloader(&config, disk.clone(), &started)?);
+    let policy_watch = PolicyWatch::start(reloader.clone(), disk.clone(), files.as_ref())?;
     let policy_watch = Arc::new(policy_watch);
+    let ticks = Ticks::start(reloader.clone())?;
     let (broken, mut trouble) = mpsc::channel::<String>(1);
     start_devices(&config, &started, (wanted, broken), notes)?;
-    let watching = reloader.state().watching;
-    introduce(
-        &config,
-        address.unwrap_or(config.listen),
-        &started,
-        watching,
-    );
+    let address = address.unwrap_or(config.listen);
+    introduce(&config, address, &started, &reloader.state());
 
     let app = App {
         handle: started.handle.clone(),
         reloader: reloader.clone(),
         config: bridge_config,
         watch: policy::watch_report(&policy_watch),
+        policy_files: disk,
     };
     let socket = config.socket.clone();
     let reconfigure = Arc::new(Reconfigure::new(args, config, policy_watch.clone()));
@@ -144,6 +147,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     notify::stopping();
     drop(config_watch);
     drop(asset_watch);
+    drop(ticks);
     policy_watch.stop();
     let code = take_apart(started, bridge, &mut signals, stop).await;
     if let Some(socket) = &socket {
@@ -175,7 +179,7 @@ async fn reload_on_hangup(
         let (reloader, reconfigure) = (reloader.clone(), reconfigure.clone());
         let reloaded = tokio::task::spawn_blocking(move || {
             reconfigure.look();
-            reloader.reload(Trigger::Signal, "SIGHUP")
+            reloader.reload(Trigger::Signal, "SIGHUP", &ReloadOptions::default())
         });
         let status = match reloaded.await.map(|result| policy::is_live(&result)) {
             Ok(true) => "serving",
@@ -237,11 +241,7 @@ fn bridge_config(
         secrets,
         state_dir: (!config.ephemeral).then(|| config.state_dir.clone()),
         policy_paths: config.policy_roots.clone(),
-        overrides: config
-            .policy_sets
-            .iter()
-            .map(|set| format!("{set} (--set)"))
-            .collect(),
+        overrides: policy::shown_overrides(config),
         watch_reason: config.hot_reload_reason.to_owned(),
         warnings: notes,
         assets,
@@ -316,32 +316,18 @@ fn start_devices(
 }
 
 /// The first lines that a person sees.
-fn introduce(config: &Config, address: SocketAddr, started: &Started, watching: bool) {
-    let watch = if watching {
-        "hot reload"
-    } else {
-        "read at start and on request"
-    };
-    let policies: Vec<_> = config
-        .policy_roots
-        .iter()
-        .map(|root| root.display().to_string())
-        .collect();
-    let policies = if policies.is_empty() {
-        "built-in".to_owned()
-    } else {
-        policies.join(", ")
-    };
+fn introduce(config: &Config, address: SocketAddr, started: &Started, reloads: &ReloadState) {
     eprintln!("gpu-manager {}", env!("CARGO_PKG_VERSION"));
     eprintln!("page      http://{address}/");
     if let Some(socket) = &config.socket {
         eprintln!("socket    {}", socket.display());
     }
-    eprintln!("policies  {policies} ({watch})");
+    eprintln!("policies  {}", policies(config, reloads.watching));
     match config.ephemeral {
         true => eprintln!("state     none: leases die with this process"),
         false => eprintln!("state     {}", config.state_dir.display()),
     }
+    introduce_settings(config, reloads);
     if config.dev {
         eprintln!("dev mode  every caller of this host may do everything, without a token");
         eprintln!("          a saved policy is applied at once, whatever it drains or ends");
@@ -355,14 +341,58 @@ fn introduce(config: &Config, address: SocketAddr, started: &Started, watching: 
             kept => eprintln!("{kept} leases are still held"),
         }
     }
+    introduce_troubles(started, reloads);
+    if io::stdin().is_terminal() && !config.dev {
+        eprintln!("hint: Ctrl-C stops the broker; what is held stays held");
+    }
+}
+
+/// Where policies are from and whether saves are applied.
+fn policies(config: &Config, watching: bool) -> String {
+    let watch = match watching {
+        true => "hot reload: a save is applied",
+        false => "read at start and on request",
+    };
+    let roots = config.policy_roots.iter();
+    let roots: Vec<_> = roots.map(|root| root.display().to_string()).collect();
+    match roots.as_slice() {
+        [] => format!("built-in ({watch})"),
+        roots => format!("{} ({watch})", roots.join(", ")),
+    }
+}
+
+/// What stands above the policy files: editing them there changes nothing.
+fn introduce_settings(config: &Config, reloads: &ReloadState) {
+    for set in policy::shown_overrides(config) {
+        eprintln!("override  {} = {} ({})", set.setting, set.value, set.origin);
+    }
+    for set in &reloads.overrides {
+        let until = gpu_bridge::rfc3339(set.until.wall);
+        eprintln!("override  {} (by {} until {until})", set.text, set.by);
+    }
+}
+
+/// What is on disk and is not live.
+fn introduce_troubles(started: &Started, reloads: &ReloadState) {
     if let Some(diagnostics) = &started.degraded {
         eprintln!(
             "degraded: the policy files have errors, the last good policy is live\n{diagnostics}"
         );
     }
-    if io::stdin().is_terminal() && !config.dev {
-        eprintln!("hint: Ctrl-C stops the broker; what is held stays held");
-    }
+    let Some(candidate) = &reloads.candidate else {
+        return;
+    };
+    let hint = match candidate.state {
+        CandidateState::NeedsConfirmation => "`gpu-manager reload --confirm HASH` applies them",
+        CandidateState::Failing | CandidateState::Rejected => {
+            "`gpu-manager policy check` says what is wrong"
+        }
+        CandidateState::NotLoaded | CandidateState::Resting | CandidateState::RolledBack => {
+            "`gpu-manager reload` applies them"
+        }
+    };
+    let state = candidate.state.as_str().replace('_', " ");
+    eprintln!("the policy files on disk are not live: {state}; {hint}");
 }
 
 /// Who wants the process to end.

@@ -17,4 +17,7 @@ pub use event::{
 };
 pub use memory::MemoryStore;
 pub use redb_store::{FORMAT, OpenError, RedbStore, StoreSnapshot};
-pub use store::{Batch, CommitError, LastGood, ReadError, Settings, Store, Stored, SwitchedBy};
+pub use store::{
+    ApiOverride, Batch, BreakerRow, CommitError, LastGood, ReadError, RejectedFiles, Settings,
+    Store, Stored, SwitchedBy,
+};

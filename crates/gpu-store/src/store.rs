@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId, PolicySource, Rows, WallMs};
+use gpu_lease::{
+    BootMs, Cordon, Counters, Deadline, DeviceKey, Lease, LeaseId, Ms, PolicySource, Rows, WallMs,
+};
 
 use crate::event::{EventPage, EventPosition, StoreId, StoredEvent};
 
@@ -94,6 +96,57 @@ pub struct LastGood {
 pub struct Settings {
     /// Whether policy files are watched; `None` leaves it to the configuration.
     pub policy_watch: Option<SwitchedBy>,
+    /// Policy settings above all others, each for a while.
+    pub overrides: Vec<ApiOverride>,
+    /// Policy files that are not tried again before they change.
+    pub rejected: Option<RejectedFiles>,
+    /// What is remembered of saved files that go back and forth.
+    pub breaker: BreakerRow,
+}
+
+/// A policy setting that a caller of the API put above all others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiOverride {
+    /// The setting, such as `placement.strategy=spread`.
+    pub text: String,
+    /// Who.
+    pub by: String,
+    /// When it was set.
+    pub at: WallMs,
+    /// When it ends; it does not outlive the boot.
+    pub until: Deadline,
+}
+
+/// Policy files that failed too often, or were live and were withdrawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedFiles {
+    /// The hash of their bytes.
+    pub hash: String,
+    /// How many failures there were.
+    pub attempt: u32,
+    /// For people.
+    pub why: String,
+    /// When.
+    pub at: WallMs,
+}
+
+/// Saved files that go back and forth; all times are of the present boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BreakerRow {
+    /// Saved files rest until then.
+    pub open_until: Option<Deadline>,
+    /// How long they rest, or did the last time; zero if they never had to.
+    pub rest: Ms,
+    /// They rested, and what comes next is on trial.
+    pub on_trial: bool,
+    /// When the one on trial was applied.
+    pub tried: Option<BootMs>,
+    /// The file that changed first, the last time.
+    pub culprit: Option<String>,
+    /// When one switched back to a policy that was live shortly before.
+    pub back: Vec<BootMs>,
+    /// Policies that were live shortly before, by hash, each until then.
+    pub recent: Vec<(String, BootMs)>,
 }
 
 /// A switch with who set it.

@@ -103,6 +103,22 @@ impl Config {
             backend: BackendChoice::Auto,
         }
     }
+
+    /// Whether a file at `path`, if it were there, would be part of the set: in the directory of a root,
+    /// under a name that is included.
+    ///
+    /// # Errors
+    /// If the configuration makes no sense.
+    pub fn takes(&self, path: &Path) -> Result<bool, ConfigError> {
+        let scope = Scope::parse(self)?;
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(false);
+        };
+        let content = |root: &&Root| {
+            root.directory() == directory && scope.role(root, name) == Role::Content
+        };
+        Ok(scope.roots.iter().any(|root| content(&root)))
+    }
 }
 
 /// A [`Config`] that makes sense: absolute roots and compiled patterns.

@@ -2,10 +2,15 @@
 //! core learns to refuse must find its words here.
 
 use gpu_api::{ErrorCode, Problem, Waiting};
-use gpu_broker::{AcquireError, DeviceCommandError, LeaseCommandError, Unavailable};
+use gpu_broker::{
+    AcquireError, DeviceCommandError, LeaseCommandError, RollbackError, SetOverrideError,
+    Unavailable,
+};
 use gpu_lease::{At, Denial, EndReason, LeaseError, LeaseId, Ms, Why};
 
 use super::Scene;
+use crate::app::PolicyFilesError;
+use crate::shown::shown;
 
 const RETRY_SOON_MS: u64 = 1000;
 const RETRY_LATE_MS: u64 = 60_000;
@@ -66,9 +71,42 @@ pub(crate) fn no_such_lease(id: LeaseId) -> Problem {
 }
 
 pub(crate) fn no_such_device(id: &str) -> Problem {
-    let shown: String = id.chars().take(128).flat_map(char::escape_debug).collect();
-    Problem::new(ErrorCode::NotFound, format!("no device `{shown}`"))
+    Problem::new(ErrorCode::NotFound, format!("no device `{}`", shown(id)))
         .with_hint("`GET /v1/devices` lists them")
+}
+
+/// A policy was not taken back.
+pub(crate) fn rollback_refused(error: &RollbackError) -> Problem {
+    let code = match error {
+        RollbackError::NothingBefore => ErrorCode::WrongState,
+        RollbackError::NotKept { .. } => ErrorCode::NotFound,
+    };
+    Problem::new(code, error.to_string())
+}
+
+/// Settings were not put above the others.
+pub(crate) fn override_refused(error: &SetOverrideError) -> Problem {
+    match error {
+        SetOverrideError::Malformed(_) | SetOverrideError::Ttl | SetOverrideError::TooMany => {
+            Problem::new(ErrorCode::InvalidRequest, error.to_string())
+        }
+    }
+}
+
+/// Policy files were not written.
+pub(crate) fn policy_files_refused(error: &PolicyFilesError) -> Problem {
+    let code = match error {
+        PolicyFilesError::Failed(_) => ErrorCode::Internal,
+        PolicyFilesError::Name { .. } => ErrorCode::InvalidRequest,
+        PolicyFilesError::ReadOnly(_) => ErrorCode::PolicyReadOnly,
+    };
+    let problem = Problem::new(code, error.to_string());
+    match error {
+        PolicyFilesError::ReadOnly(_) => {
+            problem.with_hint("edit them where they come from; a reload reads them")
+        }
+        PolicyFilesError::Failed(_) | PolicyFilesError::Name { .. } => problem,
+    }
 }
 
 /// A wait on a connection ended without a grant.
@@ -98,7 +136,8 @@ pub(crate) fn over(reason: EndReason, waited: Ms, last: Option<Waiting>) -> Prob
     problem
 }
 
-fn denied(denial: &Denial, scene: &Scene<'_>) -> Problem {
+/// The books refuse a request.
+pub(super) fn denied(denial: &Denial, scene: &Scene<'_>) -> Problem {
     let plain = |code| Problem::new(code, denial.to_string());
     match denial {
         Denial::ByPolicy { rule, .. } => plain(ErrorCode::Denied).with_hint(format!(

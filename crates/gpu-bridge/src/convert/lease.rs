@@ -37,8 +37,8 @@ impl Scene<'_> {
                 .map_or(self.snapshot.counters.generation, |grant| grant.generation),
             created_at: rfc3339(lease.created.wall),
             granted_at: grant.map(|grant| rfc3339(grant.at.wall)),
-            expires_at: current.map(|grant| rfc3339(grant.expires.wall)),
-            remaining_ms: current.map(|grant| (grant.expires.boot - self.now.boot).0),
+            expires_at: current.map(|grant| rfc3339(grant.lasts_until().wall)),
+            remaining_ms: current.map(|grant| (grant.lasts_until().boot - self.now.boot).0),
             ttl_ms: lease.request.ttl.0,
             hold_until: current
                 .and_then(|grant| grant.hold_until)
@@ -71,7 +71,9 @@ impl Scene<'_> {
     pub(crate) fn reason(&self, why: &Why) -> wire::Waiting {
         let leases = why
             .blockers()
-            .map(|(device, blocker)| blocker_of(device, blocker));
+            .map(|(device, blocker)| blocker_of(Some(device), blocker));
+        let of_quota = why.quota_holders().iter();
+        let leases = leases.chain(of_quota.map(|blocker| blocker_of(None, blocker)));
         wire::Waiting {
             position: why.position,
             reason_code: why.code().to_owned(),
@@ -91,15 +93,13 @@ impl Scene<'_> {
 
     /// A waiter's priority rises while it waits.
     fn priority(&self, lease: &Lease) -> i64 {
-        let queue = &self.snapshot.policy.queue;
-        if lease.waiting().is_none() || queue.order != QueueOrder::Priority {
-            return lease.priority;
+        let policy = &self.snapshot.policy;
+        match policy.queue.order {
+            QueueOrder::FairShare | QueueOrder::Priority if lease.waiting().is_some() => {
+                policy.effective_priority(lease, self.now.boot)
+            }
+            QueueOrder::FairShare | QueueOrder::Fifo | QueueOrder::Priority => lease.priority,
         }
-        let waited = self.now.boot - lease.created.boot;
-        let steps = waited.0.checked_div(queue.aging.0).unwrap_or(0);
-        lease
-            .priority
-            .saturating_add(i64::try_from(steps).unwrap_or(i64::MAX))
     }
 
     fn allocations(&self, grant: &Grant) -> Vec<wire::Allocation> {
@@ -342,11 +342,12 @@ fn cause_source(source: DrainSource) -> wire::CauseSource {
     }
 }
 
-fn blocker_of(device: &DeviceKey, blocker: &Blocker) -> wire::Blocker {
+/// Who holds a quota is in the way on no device in particular.
+fn blocker_of(device: Option<&DeviceKey>, blocker: &Blocker) -> wire::Blocker {
     wire::Blocker {
         lease: Some(blocker.lease.to_string()),
         holder: blocker.holder.clone(),
-        device: Some(device.id.to_string()),
+        device: device.map(|device| device.id.to_string()),
         memory: Some(blocker.memory),
         until: blocker.until.map(rfc3339),
     }

@@ -1,65 +1,44 @@
 //! The policy in force, and what is wrong with one that is not.
 
 use gpu_api as wire;
-use gpu_broker::{Checked, Diagnostics, ReloadOutcome, ReloadState};
-use gpu_lease::{DrainSource, WallMs};
+use gpu_broker::{ApiOverride, Checked, Diagnostics};
+use gpu_lease::{RuleErrors, Share, TenantStanding};
 use sha2::{Digest, Sha256};
 
-use super::Scene;
-use super::reload::{candidate, error_state};
+use super::reload::Reloads;
 use super::time::rfc3339;
 use crate::secrets::hex;
 
-/// The policy in force, with what is on disk if that is something else.
-pub(crate) fn policy(
-    scene: &Scene<'_>,
-    state: &ReloadState,
-    started: WallMs,
-    overrides: &[String],
-) -> wire::Policy {
-    let source = &scene.snapshot.policy.source;
+/// The layer above the files that callers of the API set.
+const API_LAYER: &str = "override";
+
+/// The policy in force, with what is on disk if that is something else. `above` are the settings over the
+/// files that last as long as the broker.
+pub(crate) fn policy(reloads: &Reloads<'_>, above: &[wire::PolicyOverride]) -> wire::Policy {
+    let snapshot = &reloads.scene.snapshot;
+    let source = &snapshot.policy.source;
     let files = source.files.iter().map(|(path, text)| wire::PolicyFile {
         path: path.clone(),
         hash: hex(&Sha256::digest(text)),
         text: text.clone(),
     });
+    let loaded = reloads
+        .switch_to_live()
+        .map_or(reloads.started, |switch| switch.at);
+    let set = reloads.state.overrides.iter().map(api_override);
     wire::Policy {
-        generation: scene.snapshot.counters.generation,
+        generation: snapshot.counters.generation,
         hash: source.hash.clone(),
-        loaded_at: rfc3339(loaded(state, scene.snapshot.counters.generation).unwrap_or(started)),
-        degraded: state.degraded.is_some(),
+        loaded_at: rfc3339(loaded),
+        degraded: reloads.state.degraded.is_some(),
         files: files.collect(),
-        overrides: overrides.iter().map(|text| shadow(text)).collect(),
-        candidate: state.refused.as_deref().and_then(candidate),
-        error_state: error_state(state).map(|summary| wire::ErrorState {
-            summary,
-            since: rfc3339(state.refused.as_ref().map_or(started, |refused| refused.at)),
-            attempt: attempts(state),
-        }),
-        rolled_back: None,
-        draining: draining(scene),
-        tenants: Vec::new(),
-        erring: Vec::new(),
-    }
-}
-
-/// `placement.strategy=spread (--set)` in its parts.
-fn shadow(text: &str) -> wire::PolicyOverride {
-    let (setting, rest) = text.split_once('=').unwrap_or((text, ""));
-    let (value, origin) = rest.rsplit_once(" (").unwrap_or((rest, ""));
-    wire::PolicyOverride {
-        setting: setting.to_owned(),
-        value: value.to_owned(),
-        origin: origin.trim_end_matches(')').to_owned(),
-        by: None,
-        until: None,
-    }
-}
-
-fn attempts(state: &ReloadState) -> u32 {
-    match state.refused.as_deref().map(|refused| &refused.outcome) {
-        Some(ReloadOutcome::Refused { attempt, .. }) => *attempt,
-        _ => 0,
+        overrides: above.iter().cloned().chain(set).collect(),
+        candidate: reloads.candidate(),
+        error_state: reloads.error_state(),
+        rolled_back: reloads.rolled_back(),
+        draining: reloads.draining().keys().map(ToString::to_string).collect(),
+        tenants: reloads.scene.tenants(),
+        erring: reloads.state.erring.iter().map(rule_errors).collect(),
     }
 }
 
@@ -103,27 +82,42 @@ pub(crate) fn diagnostics(diagnostics: &Diagnostics) -> Vec<wire::Diagnostic> {
     shown.collect()
 }
 
-/// When the live generation was switched in, if that was since the start and is remembered.
-fn loaded(state: &ReloadState, live: u64) -> Option<WallMs> {
-    let is_live = |outcome: &ReloadOutcome| matches!(outcome, ReloadOutcome::Applied { generation, .. } if *generation == live);
-    let switch = state.history.iter().find(|result| is_live(&result.outcome));
-    switch.map(|result| result.at)
+/// A rule that failed.
+pub(super) fn rule_errors(errors: &RuleErrors) -> wire::RuleErrors {
+    wire::RuleErrors {
+        rule: errors.rule.clone(),
+        count: errors.count,
+        last: errors.last.clone(),
+    }
 }
 
-/// The held leases that a policy asked to go.
-fn draining(scene: &Scene<'_>) -> Vec<String> {
-    let occupants = scene
-        .snapshot
-        .devices
-        .iter()
-        .flat_map(|device| &device.occupants);
-    let mut ids: Vec<_> = occupants.copied().collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let leases = ids.into_iter().filter_map(|id| scene.find(id));
-    let asked = leases.filter(|lease| {
-        let grant = lease.held();
-        grant.is_some_and(|grant| grant.drains.contains_key(&DrainSource::Policy))
-    });
-    asked.map(|lease| lease.id.to_string()).collect()
+/// How a tenant stands.
+pub(super) fn tenant(standing: &TenantStanding) -> wire::TenantStanding {
+    wire::TenantStanding {
+        name: standing.key.name.clone(),
+        user: standing.key.user.clone(),
+        weight: standing.weight,
+        held: share(standing.held),
+        waiting: standing.waiting,
+        used: standing.used,
+    }
+}
+
+fn share(share: Share) -> wire::Share {
+    wire::Share {
+        leases: share.leases,
+        devices: share.devices,
+        memory: share.memory,
+    }
+}
+
+fn api_override(set: &ApiOverride) -> wire::PolicyOverride {
+    let (setting, value) = set.text.split_once('=').unwrap_or((&set.text, ""));
+    wire::PolicyOverride {
+        setting: setting.trim().to_owned(),
+        value: value.trim().to_owned(),
+        origin: API_LAYER.to_owned(),
+        by: Some(set.by.clone()),
+        until: Some(rfc3339(set.until.wall)),
+    }
 }

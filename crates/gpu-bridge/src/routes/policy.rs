@@ -1,27 +1,44 @@
-//! The policy in force, and checking one that is not.
+//! The policy in force, and what another one would be; writing its files, taking it back, settings over it.
+
+use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::{ETAG, HeaderValue, IF_MATCH};
+use axum::http::{HeaderMap, StatusCode};
 use gpu_api::{
-    BODY_BYTES_MAX, ErrorCode, POLICY_FILES_MAX, PolicyCheckRequest, PolicyText, Problem,
+    BODY_BYTES_MAX, Diagnostic, ErrorCode, ExplainRequest, OverridesRequest, POLICY_FILES_MAX,
+    PolicyCheckRequest, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, PolicyText, Problem,
+    ReloadOutcome, ReloadQuery, ReloadResult,
 };
-use gpu_broker::SourceFile;
+use gpu_broker::{OVERRIDE_TTL_MAX, Planning, ReloadOptions, Reloader, SourceFile, Trigger};
+use gpu_lease::Ms;
 
-use super::reload::blocking;
+use super::reload::{NoQuery, blocking, load, loaded, options};
 use super::{Answer, Shared, json};
-use crate::convert::{Scene, policy, policy_check};
-use crate::extract::Json;
+use crate::app::Bridge;
+use crate::convert::{
+    Held, Reloads, Scene, explained_at, explanation, in_words, override_refused, policy,
+    policy_check, policy_files_refused, policy_plan, request, rollback_refused, unavailable,
+    unquote,
+};
+use crate::extract::{Admin, Json, OptionalJson, Query, bad_request};
+use crate::identity::Caller;
+use crate::problem::Refusal;
 
-pub(super) async fn live(State(bridge): State<Shared>) -> Answer {
-    let scene = Scene::of(&bridge.handle);
-    let state = bridge.reloader.state();
-    let shown = policy(
-        &scene,
-        &state,
-        bridge.started.wall,
-        &bridge.config.overrides,
-    );
-    Ok(json(StatusCode::OK, &shown))
+/// What a caller expects who writes policy files.
+struct Writing {
+    by: String,
+    options: ReloadOptions,
+}
+
+pub(super) async fn live(State(bridge): State<Shared>, Query(query): Query<NoQuery>) -> Answer {
+    let NoQuery {} = query;
+    let shown = policy(&Reloads::of(&bridge), &bridge.config.overrides);
+    let mut response = json(StatusCode::OK, &shown);
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", shown.hash)) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    Ok(response)
 }
 
 /// 200 also when there are errors: they are the answer.
@@ -29,13 +46,216 @@ pub(super) async fn check(
     State(bridge): State<Shared>,
     Json(asked): Json<PolicyCheckRequest, BODY_BYTES_MAX>,
 ) -> Answer {
-    let texts = asked.files.map(texts).transpose()?;
-    let check = blocking(&bridge, move |reloader| {
-        let files = texts.map_or_else(|| reloader.read().map_err(unreadable), Ok)?;
+    let (on_disk, mut check) = look(&bridge, asked.files, |reloader, files| {
         let names = files.iter().map(|file| file.name.clone()).collect();
-        Ok::<_, Problem>(policy_check(names, reloader.check(&files)))
+        policy_check(names, reloader.check(files))
+    })
+    .await?;
+    hide(&bridge, on_disk, &mut check.diagnostics);
+    Ok(json(StatusCode::OK, &check))
+}
+
+/// 200 also when there are errors: they are the answer.
+pub(super) async fn plan(
+    State(bridge): State<Shared>,
+    OptionalJson(asked): OptionalJson<PolicyPlanRequest, BODY_BYTES_MAX>,
+) -> Answer {
+    let (on_disk, (names, planned)) = look(&bridge, asked.files, |reloader, files| {
+        let names = files.iter().map(|file| file.name.clone()).collect();
+        (names, reloader.plan(files))
+    })
+    .await?;
+    let mut plan = policy_plan(names, planned, &Scene::of(&bridge.handle));
+    hide(&bridge, on_disk, &mut plan.diagnostics);
+    Ok(json(StatusCode::OK, &plan))
+}
+
+pub(super) async fn explain(
+    State(bridge): State<Shared>,
+    caller: Caller,
+    Json(asked): Json<ExplainRequest>,
+) -> Answer {
+    let scene = Scene::of(&bridge.handle);
+    let live = &scene.snapshot.policy;
+    let request = request(&asked.request, None, &caller, live)?;
+    let wall = asked.at.as_ref();
+    let wall = wall
+        .map(|at| explained_at(at, live, scene.now))
+        .transpose()?;
+    let explained = bridge.handle.explain(request, wall).await;
+    let explained = explained.map_err(unavailable)?;
+    let at = wall.unwrap_or(scene.now.wall);
+    let shown = explanation(&explained, at, &Scene::of(&bridge.handle));
+    Ok(json(StatusCode::OK, &shown))
+}
+
+/// Without files, what is on disk is loaded.
+pub(super) async fn write(
+    State(bridge): State<Shared>,
+    Admin(caller): Admin,
+    Query(query): Query<ReloadQuery>,
+    headers: HeaderMap,
+    Json(asked): Json<PolicyPut, BODY_BYTES_MAX>,
+) -> Answer {
+    if !bridge.config.dev && !headers.contains_key(IF_MATCH) {
+        return Err(bad_request(
+            "`If-Match` is missing: send the hash of the policy that the files were made from, as in `GET /v1/policy`",
+        ));
+    }
+    let options = options(&headers, asked.expect_plan)?;
+    let by = caller.name().to_owned();
+    let files = asked.files.map(texts).transpose()?;
+    load(&bridge, &query, caller.name(), move |bridge, id| {
+        let options = ReloadOptions { id, ..options };
+        match files {
+            Some(files) => Writing { by, options }.write(bridge, files),
+            None => loaded(bridge, &bridge.reloader.reload(Trigger::Api, &by, &options)),
+        }
+    })
+    .await
+}
+
+pub(super) async fn roll_back(
+    State(bridge): State<Shared>,
+    Admin(caller): Admin,
+    Query(query): Query<ReloadQuery>,
+    headers: HeaderMap,
+    OptionalJson(asked): OptionalJson<PolicyRollbackRequest>,
+) -> Answer {
+    let options = options(&headers, asked.expect_plan)?;
+    let by = caller.name().to_owned();
+    load(&bridge, &query, caller.name(), move |bridge, id| {
+        let options = ReloadOptions { id, ..options };
+        let result = bridge.reloader.rollback(&by, asked.generation, &options);
+        let result = result.map_err(|error| rollback_refused(&error))?;
+        loaded(bridge, &result)
+    })
+    .await
+}
+
+pub(super) async fn set_overrides(
+    State(bridge): State<Shared>,
+    Admin(caller): Admin,
+    Query(query): Query<ReloadQuery>,
+    headers: HeaderMap,
+    Json(asked): Json<OverridesRequest>,
+) -> Answer {
+    let lifetime = asked.lifetime();
+    let lifetime =
+        lifetime.map_err(|why| Problem::new(ErrorCode::InvalidRequest, why))?;
+    // Nothing lasts for ever, not even nothing.
+    let ttl = lifetime.map_or(OVERRIDE_TTL_MAX, |span| Ms(span.as_ms()));
+    let settings = asked.set.iter();
+    let settings: Vec<_> = settings
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let options = options(&headers, None)?;
+    let by = caller.name().to_owned();
+    load(&bridge, &query, caller.name(), move |bridge, id| {
+        let options = ReloadOptions { id, ..options };
+        let result = bridge
+            .reloader
+            .set_overrides(&settings, ttl, &by, &options);
+        let result = result.map_err(|error| override_refused(&error))?;
+        loaded(bridge, &result)
+    })
+    .await
+}
+
+impl Writing {
+    /// Plans first, and writes nothing that would not be taken.
+    fn write(&self, bridge: &Bridge, files: Vec<SourceFile>) -> Result<ReloadResult, Problem> {
+        let _one = bridge.policy_writes.lock();
+        let on_disk = &bridge.policy_files;
+        let placed = on_disk.place(files);
+        let placed = placed.map_err(|error| policy_files_refused(&error))?;
+        if let Some(refused) = self.refused(bridge, &placed) {
+            let id = self.options.id.unwrap_or_default().to_string();
+            return Ok(ReloadResult { id, ..refused });
+        }
+        let before = on_disk
+            .write(&placed)
+            .map_err(|error| policy_files_refused(&error))?;
+        let result = bridge
+            .reloader
+            .apply_files(placed, &self.by, &self.options);
+        if !result.outcome.is_good()
+            && let Err(error) = on_disk.write(&before)
+        {
+            tracing::error!("policy files that were not taken are still on disk: {error}");
+        }
+        loaded(bridge, &result)
+    }
+
+    /// What becomes of `files` if they are not to be written.
+    fn refused(&self, bridge: &Bridge, files: &[SourceFile]) -> Option<ReloadResult> {
+        let reloads = Reloads::of(bridge);
+        let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
+        match bridge.reloader.plan(files) {
+            Err(found) => {
+                let plan = policy_plan(names, Err(found), &reloads.scene);
+                Some(ReloadResult {
+                    summary: format!("{}, and are not written", plan.summary),
+                    files: plan.files,
+                    diagnostics: plan.diagnostics,
+                    ..reloads.blank(ReloadOutcome::Failed, &self.by)
+                })
+            }
+            Ok(planning) => {
+                let held = self.held(&planning)?;
+                Some(reloads.held(&planning, held, names, &self.by))
+            }
+        }
+    }
+
+    /// Why a plan is not what the caller expects, or has to be confirmed first.
+    fn held(&self, planning: &Planning) -> Option<Held> {
+        let differs = |expected: &Option<String>, is: &str| {
+            let expected = expected.as_ref();
+            expected.is_some_and(|expected| expected != is)
+        };
+        let held = |outcome, why: String| Some(Held { outcome, why });
+        let options = &self.options;
+        if differs(&options.expect_live, &planning.live) {
+            let why = "not written: another policy is live than the files were made from";
+            return held(ReloadOutcome::Moved, why.to_owned());
+        }
+        if differs(&options.expect_plan, &planning.plan_hash) {
+            let why = format!("not written: the plan is another: {}", in_words(&planning.plan));
+            return held(ReloadOutcome::Moved, why);
+        }
+        if planning.confirm_needed && options.expect_plan.is_none() {
+            let why = format!(
+                "not written before `expect_plan` names what it means: {}",
+                in_words(&planning.plan)
+            );
+            return held(ReloadOutcome::NeedsConfirmation, why);
+        }
+        None
+    }
+}
+
+/// Looks at what the caller sent, or else at what is on disk, which is said with the answer.
+async fn look<T: Send + 'static>(
+    bridge: &Shared,
+    sent: Option<Vec<PolicyText>>,
+    work: impl FnOnce(&Reloader, &[SourceFile]) -> T + Send + 'static,
+) -> Result<(bool, T), Refusal> {
+    let room = bridge.policy_look()?;
+    let texts = sent.map(texts).transpose()?;
+    let on_disk = texts.is_none();
+    let looked = blocking(bridge, move |reloader| {
+        let _room = room;
+        let files = texts.map_or_else(|| reloader.read().map_err(unreadable), Ok)?;
+        Ok::<_, Problem>(work(reloader, &files))
     });
-    Ok(json(StatusCode::OK, &check.await??))
+    Ok((on_disk, looked.await??))
+}
+
+fn hide(bridge: &Arc<Bridge>, on_disk: bool, diagnostics: &mut [Diagnostic]) {
+    if on_disk {
+        unquote(diagnostics, &*bridge.policy_files);
+    }
 }
 
 fn texts(texts: Vec<PolicyText>) -> Result<Vec<SourceFile>, Problem> {

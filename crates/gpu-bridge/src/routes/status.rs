@@ -5,18 +5,19 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::IntoResponse;
 use gpu_api::{BrokerState, Health, LeaseCounts, LeaseState, PolicyStatus, SERVICE, Status};
-use gpu_broker::{Handle, ReloadState};
+use gpu_broker::Handle;
 use gpu_lease::DeviceState;
 
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
-use crate::convert::{disk, error_state, rfc3339, state};
+use crate::convert::{Reloads, rfc3339, state};
 use crate::identity::Caller;
 
 const COUNTED_AT_ONCE_MAX: usize = 4096;
 
 pub(super) async fn status(State(bridge): State<Shared>, caller: Caller) -> Answer {
-    let snapshot = bridge.handle.snapshot();
+    let reloads = Reloads::of(&bridge);
+    let snapshot = &reloads.scene.snapshot;
     let open = snapshot
         .devices
         .iter()
@@ -38,11 +39,11 @@ pub(super) async fn status(State(bridge): State<Shared>, caller: Caller) -> Answ
             .map(|dir| dir.display().to_string()),
         caller: caller.name().to_owned(),
         admin: caller.admin,
-        policy: policy_status(&bridge, &bridge.reloader.state()),
+        policy: policy_status(&bridge, &reloads),
         devices: u32::try_from(snapshot.devices.len()).unwrap_or(u32::MAX),
         devices_open: u32::try_from(open).unwrap_or(u32::MAX),
         leases: lease_counts(&bridge.handle),
-        tenants: Vec::new(),
+        tenants: reloads.scene.tenants(),
         warnings: config.warnings.lock().clone(),
     };
     Ok(json(StatusCode::OK, &status))
@@ -64,9 +65,13 @@ pub(super) async fn readyz(State(bridge): State<Shared>) -> Answer {
 }
 
 pub(super) async fn metrics(State(bridge): State<Shared>) -> Answer {
-    let text = bridge
-        .metrics
-        .text(&bridge.handle, &bridge.reloader.state());
+    let watch = (bridge.watch)(bridge.handle.now());
+    let text = bridge.metrics.text(
+        &bridge.handle,
+        &Reloads::of(&bridge),
+        watch.as_ref(),
+        bridge.config.overrides.len(),
+    );
     let mut response = text.into_response();
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -121,8 +126,8 @@ fn not_ready(status: BrokerState) -> gpu_api::Problem {
     gpu_api::Problem::new(code, detail)
 }
 
-fn policy_status(bridge: &Bridge, reloads: &ReloadState) -> PolicyStatus {
-    let snapshot = bridge.handle.snapshot();
+fn policy_status(bridge: &Bridge, reloads: &Reloads<'_>) -> PolicyStatus {
+    let snapshot = &reloads.scene.snapshot;
     PolicyStatus {
         generation: snapshot.counters.generation,
         hash: snapshot.policy.source.hash.clone(),
@@ -132,10 +137,10 @@ fn policy_status(bridge: &Bridge, reloads: &ReloadState) -> PolicyStatus {
             .iter()
             .map(|path| path.display().to_string())
             .collect(),
-        watched: reloads.watching,
-        disk: disk(reloads),
-        error_state: error_state(reloads),
-        pending: None,
+        watched: reloads.state.watching,
+        disk: reloads.disk(),
+        error_state: reloads.error_line(),
+        pending: reloads.pending(),
     }
 }
 

@@ -28,7 +28,7 @@ struct Live {
 
 impl Live {
     async fn start(dev: bool) -> Self {
-        let bench = Bench::start();
+        let bench = Bench::start(true);
         let limits = Limits {
             header_read: PATIENCE,
             body_read: PATIENCE,

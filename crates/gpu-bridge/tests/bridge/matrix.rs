@@ -3,7 +3,7 @@
 use axum::http::Method;
 use serde_json::json;
 
-use crate::support::{Call, Server, call, far, get, near, operator, post};
+use crate::support::{Call, Server, call, far, get, near, operator, post, user};
 
 const HOSTS: [(&str, bool); 8] = [
     ("localhost:8080", true),
@@ -121,6 +121,53 @@ fn attempt(
         Token::None => call,
         Token::Wrong => call.bearer("wrong"),
         Token::Right => call.bearer(&server.token),
+    }
+}
+
+/// What of the policy everybody may ask who may read, and what only operators may do.
+const POLICY_ROUTES: [(Method, &str, bool); 11] = [
+    (Method::GET, "/v1/policy", true),
+    (Method::GET, "/v1/hot-reload", true),
+    (Method::POST, "/v1/policy/check", true),
+    (Method::POST, "/v1/policy/plan", true),
+    (Method::POST, "/v1/policy/explain", true),
+    (Method::POST, "/v1/hot-reload", false),
+    (Method::PUT, "/v1/hot-reload", false),
+    (Method::PUT, "/v1/policy", false),
+    (Method::PUT, "/v1/policy/overrides", false),
+    (Method::POST, "/v1/policy/rollback", false),
+    (Method::POST, "/v1/emergency-release", false),
+];
+
+#[tokio::test]
+async fn who_may_ask_about_the_policy_and_who_may_change_it() {
+    let strict = Server::strict().await;
+    let dev = Server::dev().await;
+    let right = strict.token.clone();
+    for (method, path, is_question) in POLICY_ROUTES {
+        let empty = json!({});
+        let call = || match method {
+            Method::GET => call(method.clone(), path),
+            _ => call(method.clone(), path).json(&empty),
+        };
+        let question = |otherwise: u16| (!is_question).then_some(otherwise);
+        for (who, server, call, refused) in [
+            ("loopback", &strict, call(), question(401)),
+            ("a user", &strict, call().from(user("ann", 1001)), question(403)),
+            ("an admin", &strict, call().from(operator()), None),
+            ("the token", &strict, call().bearer(&right), None),
+            ("the token, from afar", &strict, call().from(far()).bearer(&right), None),
+            ("a wrong token", &strict, call().bearer("wrong"), Some(401)),
+            ("afar", &strict, call().from(far()), Some(401)),
+            ("loopback in dev mode", &dev, call(), None),
+            ("afar in dev mode", &dev, call().from(far()), Some(401)),
+        ] {
+            let reply = server.send(call).await;
+            let status = reply.status.as_u16();
+            let found = Some(status).filter(|status| [401, 403].contains(status));
+            assert_eq!(found, refused, "{method} {path} by {who}: {}", reply.text);
+            assert!(status < 500, "{method} {path} by {who}: {}", reply.text);
+        }
     }
 }
 

@@ -273,7 +273,14 @@ async fn metrics_count_what_happened() {
         "gpu_manager_waiters 0",
         "gpu_manager_grants_total 1",
         "gpu_manager_denials_total{reason=\"never_fits\"} 1",
-        "gpu_manager_reloads_total{result=\"unchanged\"} 1",
+        "gpu_manager_reloads_total{trigger=\"api\",result=\"unchanged\"} 1",
+        "gpu_manager_reload_last_ok 1",
+        "gpu_manager_reload_seconds_count 1",
+        "gpu_manager_reload_breaker 0",
+        "gpu_manager_policy_on_disk_differs 0",
+        "gpu_manager_policy_draining_leases 0",
+        "gpu_manager_policy_ended_leases_total 0",
+        "gpu_manager_policy_overrides 0",
         "gpu_manager_device_memory_total_bytes{device=\"sim-0\"} 17179869184",
         "gpu_manager_device_memory_foreign_bytes{device=\"sim-1\"} 0",
         "gpu_manager_http_request_seconds_count{method=\"POST\",route=\"/v1/leases\"} 2",
@@ -290,7 +297,7 @@ async fn metrics_count_what_happened() {
     let again = server.send(get("/metrics")).await.text;
     assert!(again.contains("gpu_manager_leases{state=\"ended\"} 1"));
     assert!(
-        again.contains("gpu_manager_reloads_total{result=\"unchanged\"} 1\n"),
+        again.contains("gpu_manager_reloads_total{trigger=\"api\",result=\"unchanged\"} 1\n"),
         "counted once"
     );
     assert!(

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use gpu_bridge::{App, Config, Limits, Peer, Secrets, UnixUser};
+use gpu_bridge::{App, Config, Limits, Peer, PolicyFiles, PolicyFilesError, Secrets, UnixUser};
 use gpu_broker::{
-    BootClock, Broker, Handle, ReloadState, Reloader, SourceFile, StartPolicy, boot_id,
+    BootClock, Broker, Handle, ReloadStart, Reloader, SourceFile, StartPolicy, boot_id,
 };
 use gpu_lease::{Device, DeviceKey, DeviceKind, Telemetry, Vendor};
 use gpu_store::{MemoryStore, StoreId};
@@ -50,7 +50,7 @@ pub(crate) struct Reply {
 }
 
 impl Bench {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(dev: bool) -> Self {
         let policy = Arc::new(Mutex::new(POLICY.to_owned()));
         let read = {
             let policy = policy.clone();
@@ -72,9 +72,10 @@ impl Bench {
             started.handle.clone(),
             Box::new(move || Ok(read())),
             vec![],
-            ReloadState {
+            ReloadStart {
                 watching: true,
-                ..ReloadState::default()
+                dev,
+                ..started.reload_start()
             },
         );
         Self {
@@ -88,6 +89,7 @@ impl Bench {
     pub(crate) fn app(&self, dev: bool, limits: Limits) -> App {
         App {
             watch: Box::new(|_| None),
+            policy_files: Arc::new(OneFile(self.policy.clone())),
             handle: self.handle.clone(),
             reloader: self.reloader.clone(),
             config: Config {
@@ -105,6 +107,28 @@ impl Bench {
                 limits,
             },
         }
+    }
+}
+
+/// The one policy file, as if it were on disk. One that says where it is from is not quoted.
+struct OneFile(Arc<Mutex<String>>);
+
+impl PolicyFiles for OneFile {
+    fn quotes(&self, _: &str) -> bool {
+        !self.0.lock().starts_with("# from elsewhere")
+    }
+
+    fn place(&self, files: Vec<SourceFile>) -> Result<Vec<SourceFile>, PolicyFilesError> {
+        match files.as_slice() {
+            [file] if file.name == "default.toml" => Ok(files),
+            _ => Err(PolicyFilesError::ReadOnly("there is one file".to_owned())),
+        }
+    }
+
+    fn write(&self, files: &[SourceFile]) -> Result<Vec<SourceFile>, PolicyFilesError> {
+        let text = String::from_utf8(files[0].bytes.clone()).expect("text");
+        let before = std::mem::replace(&mut *self.0.lock(), text);
+        Ok(vec![SourceFile::new("default.toml", before)])
     }
 }
 
@@ -128,7 +152,7 @@ impl Server {
     }
 
     async fn start(dev: bool) -> Self {
-        let bench = Bench::start();
+        let bench = Bench::start(dev);
         let app = bench.app(dev, Limits::default());
         let token = app.config.secrets.token().expect("a token");
         let server = Self {

@@ -151,7 +151,7 @@ fn a_loop_that_breaks_leaves_nobody_waiting() {
         )
     };
     assert!(is_over(asked));
-    until("the loop is over", || world.started.broker.is_over());
+    until("the loop is over", || world.handle.is_stopping());
     assert!(world.renew(LeaseId::from_bits(1)).is_err());
     world.wait(world.handle.stopped());
     let stopped = catch_unwind(AssertUnwindSafe(|| world.started.broker.stop()));

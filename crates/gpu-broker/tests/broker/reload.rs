@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use gpu_broker::{
-    ReloadOutcome, ReloadResult, ReloadState, Reloader, SourceFile, Trigger, Unavailable,
+    CandidateState, ReloadOptions, ReloadOutcome, ReloadResult, ReloadStart, Reloader, SourceFile,
+    Trigger, Unavailable, WatchTiming,
 };
-use gpu_lease::{DrainSource, EventKind, Fate, Request};
+use gpu_lease::{DrainSource, EventKind, Fate, Ms, Request};
+use gpu_store::EventPosition;
 use parking_lot::Mutex;
 
 use crate::world::{Setup, World, files, patient, request};
@@ -15,22 +17,36 @@ use crate::world::{Setup, World, files, patient, request};
 /// What reading the files gives.
 type Disk = Arc<Mutex<Result<Vec<SourceFile>, String>>>;
 
-struct Reloads {
-    disk: Disk,
-    reloader: Arc<Reloader>,
+/// Files on a disk, and what reloads them.
+pub(crate) struct Reloads {
+    pub(crate) disk: Disk,
+    pub(crate) reloader: Arc<Reloader>,
 }
 
 impl Reloads {
-    fn of(world: &World) -> Self {
-        let disk: Disk = Arc::new(Mutex::new(Ok(files(""))));
+    /// In dev mode: nothing waits for a confirmation.
+    pub(crate) fn of(world: &World) -> Self {
+        Self::with(world, true)
+    }
+
+    /// As in production: what drains leases waits for a confirmation.
+    pub(crate) fn gated(world: &World) -> Self {
+        Self::with(world, false)
+    }
+
+    fn with(world: &World, dev: bool) -> Self {
+        let disk: Disk = Arc::new(Mutex::new(Ok(files(&world.policy()))));
         let read = disk.clone();
+        let start = world.started.reload_start();
+        let watching = start.settings.policy_watch.as_ref();
         let reloader = Reloader::new(
             world.handle.clone(),
             Box::new(move || read.lock().clone()),
             Vec::new(),
-            ReloadState {
-                watching: true,
-                ..ReloadState::default()
+            ReloadStart {
+                watching: watching.is_none_or(|switch| switch.enabled),
+                dev,
+                ..start
             },
         );
         Self {
@@ -39,29 +55,75 @@ impl Reloads {
         }
     }
 
-    fn save(&self, text: &str) {
+    pub(crate) fn save(&self, text: &str) {
         *self.disk.lock() = Ok(files(text));
     }
 
-    fn reload(&self) -> Arc<ReloadResult> {
-        self.reloader.reload(Trigger::CommandLine, "root")
+    /// By hand, without a confirmation.
+    pub(crate) fn reload(&self) -> Arc<ReloadResult> {
+        self.reload_with(&ReloadOptions::default())
+    }
+
+    pub(crate) fn reload_with(&self, options: &ReloadOptions) -> Arc<ReloadResult> {
+        self.reloader.reload(Trigger::Api, "root", options)
+    }
+
+    /// By hand, confirming the plan of this hash.
+    pub(crate) fn confirm(&self, hash: &str) -> Arc<ReloadResult> {
+        self.reload_with(&ReloadOptions {
+            confirm: Some(hash.to_owned()),
+            ..ReloadOptions::default()
+        })
     }
 
     /// As a watcher does after a save.
-    fn offer(&self, text: &str) -> Arc<ReloadResult> {
+    pub(crate) fn offer(&self, text: &str) -> Arc<ReloadResult> {
         self.save(text);
-        self.reloader.offer(files(text)).expect("files are watched")
+        let timing = WatchTiming {
+            path: Some("default.toml".to_owned()),
+            ..WatchTiming::default()
+        };
+        self.reloader
+            .offer(files(text), timing)
+            .expect("files are watched")
+    }
+
+    /// What is shown of the files on disk.
+    pub(crate) fn candidate(&self) -> Option<CandidateState> {
+        let candidate = self.reloader.state().candidate;
+        candidate.map(|candidate| candidate.state)
     }
 }
 
-fn attempt(result: &ReloadResult) -> u32 {
+/// The generation that a result made live.
+pub(crate) fn applied(result: &ReloadResult) -> u64 {
+    match &result.outcome {
+        ReloadOutcome::Applied { generation } => *generation,
+        other => panic!("it is applied, not {other:?}"),
+    }
+}
+
+pub(crate) fn attempt(result: &ReloadResult) -> u32 {
     match &result.outcome {
         ReloadOutcome::Refused { attempt, .. } => *attempt,
         other => panic!("it is refused, not {other:?}"),
     }
 }
 
-fn max_waiting(world: &World) -> usize {
+/// Where the events end.
+pub(crate) fn end_of_events(world: &World) -> EventPosition {
+    world.nudge();
+    world.events_after(None).last().unwrap().position
+}
+
+/// What happened after a position, in short: its kind and the beginning of its text.
+pub(crate) fn kinds_after(world: &World, after: EventPosition) -> Vec<EventKind> {
+    world.nudge();
+    let events = world.events_after(Some(after));
+    events.iter().map(|event| event.event.kind).collect()
+}
+
+pub(crate) fn max_waiting(world: &World) -> usize {
     world.handle.snapshot().policy.queue.max_waiting
 }
 
@@ -78,16 +140,9 @@ fn good_files_are_live_when_the_result_is_there() {
     let before = world.handle.snapshot().policy.source.hash.clone();
     reloads.save("[queue]\nmax_waiting = 3\n");
     let result = reloads.reload();
-    let ReloadOutcome::Applied {
-        generation,
-        changes,
-        plan,
-    } = &result.outcome
-    else {
-        panic!("it is applied: {result:?}");
-    };
-    assert_eq!((result.id, *generation), (1, 2));
-    assert_eq!(changes.len(), 2, "{changes:?}");
+    assert_eq!((result.id, applied(&result)), (1, 2));
+    assert_eq!(result.changes.len(), 2, "{:?}", result.changes);
+    let plan = result.plan.as_ref().unwrap();
     assert_eq!(plan.held[0].id, held.id);
     assert!(matches!(plan.held[0].fate, Fate::Drain(_)));
     assert_eq!(plan.denied[0].0, waiting.id);
@@ -140,20 +195,21 @@ fn bad_files_are_refused_and_the_attempts_counted() {
     assert_eq!(attempt(&reloads.offer(first)), 4, "no good save in between");
 
     assert_eq!(world.handle.snapshot().counters.generation, 1);
-    assert!(reloads.reloader.state().refused.is_some());
+    assert_eq!(reloads.candidate(), Some(CandidateState::Rejected));
     world.nudge();
-    let events = world.events_after(Some(last));
-    assert_eq!(events.len(), 6);
+    let mut events = world.events_after(Some(last));
+    events.retain(|event| event.event.kind != EventKind::ReloadBegun);
+    assert_eq!(events.len(), 5, "the same bytes are looked at once");
     assert!(
         events
             .iter()
             .all(|event| event.event.kind == EventKind::PolicyRefused)
     );
-    assert_eq!(events[3].event.by.as_deref(), Some("root"));
+    assert_eq!(events[2].event.by.as_deref(), Some("root"));
 
     let good = reloads.offer("[queue]\nmax_waiting = 3\n");
-    assert!(matches!(good.outcome, ReloadOutcome::Applied { .. }));
-    assert!(reloads.reloader.state().refused.is_none());
+    assert_eq!(applied(&good), 2);
+    assert!(reloads.candidate().is_none());
     assert_eq!(attempt(&reloads.offer(first)), 1, "a good save in between");
 }
 
@@ -175,15 +231,14 @@ fn a_watcher_says_when_files_cannot_be_read_and_when_they_can_again() {
     reloads
         .reloader
         .offer_unreadable("permission denied".to_owned());
-    let refused = reloads.reloader.state().refused.expect("it is shown");
-    assert!(matches!(refused.outcome, ReloadOutcome::Unreadable(_)));
+    assert_eq!(reloads.candidate(), Some(CandidateState::NotLoaded));
     reloads.reloader.offer_recovered();
-    assert!(reloads.reloader.state().refused.is_none());
+    assert!(reloads.candidate().is_none());
     reloads.reloader.set_watching(false, "root").unwrap();
     reloads
         .reloader
         .offer_unreadable("permission denied".to_owned());
-    assert!(reloads.reloader.state().refused.is_none(), "nobody looks");
+    assert!(reloads.candidate().is_none(), "nobody looks");
 }
 
 #[test]
@@ -191,7 +246,8 @@ fn while_watching_is_off_saves_are_not_applied_and_triggers_are() {
     let world = World::new();
     let reloads = Reloads::of(&world);
     reloads.reloader.set_watching(false, "root").unwrap();
-    let offered = reloads.reloader.offer(files("[queue]\nmax_waiting = 3\n"));
+    let text = "[queue]\nmax_waiting = 3\n";
+    let offered = reloads.reloader.offer(files(text), WatchTiming::default());
     assert!(offered.is_none());
     assert_eq!(max_waiting(&world), 1024);
     reloads.save("[queue]\nmax_waiting = 4\n");
@@ -202,7 +258,7 @@ fn while_watching_is_off_saves_are_not_applied_and_triggers_are() {
     assert_eq!(max_waiting(&world), 4);
     let state = reloads.reloader.state();
     assert!(!state.watching);
-    assert_eq!(state.switched_by.as_deref(), Some("root"));
+    assert_eq!(state.switched_by.unwrap().by, "root");
     drop(reloads);
 
     let world = world.restart(|_| ());
@@ -235,7 +291,7 @@ fn what_is_stored_of_a_switch_is_what_is_live() {
     let stored = gpu_store::Store::load(&*world.store).unwrap();
     let stored = stored.settings.policy_watch.unwrap();
     assert_eq!(live.watching, stored.enabled);
-    assert_eq!(live.switched_by, Some(stored.by));
+    assert_eq!(live.switched_by, Some(stored));
 }
 
 #[test]
@@ -256,11 +312,11 @@ fn reloads_at_the_same_time_go_one_after_the_other() {
         world.handle.clone(),
         Box::new(read),
         Vec::new(),
-        ReloadState::default(),
+        ReloadStart::default(),
     ));
     let triggers = (0..8).map(|_| {
         let reloader = reloader.clone();
-        thread::spawn(move || reloader.reload(Trigger::Api, "ann"))
+        thread::spawn(move || reloader.reload(Trigger::Api, "ann", &ReloadOptions::default()))
     });
     let triggers: Vec<_> = triggers.collect();
     let mut results: Vec<_> = triggers
@@ -272,7 +328,7 @@ fn reloads_at_the_same_time_go_one_after_the_other() {
         assert_eq!(result.id, place as u64 + 1, "none is lost");
         assert!(matches!(
             result.outcome,
-            ReloadOutcome::Applied { generation, .. } if generation == result.id + 1
+            ReloadOutcome::Applied { generation } if generation == result.id + 1
         ));
         if let Some(next) = results.get(place + 1) {
             assert_eq!(result.hash_after.as_ref(), Some(&next.hash_before));
@@ -297,7 +353,11 @@ fn a_reload_that_meets_the_end_of_the_broker_says_so() {
     let reloader = reloads.reloader.clone();
     let asked = thread::spawn(move || {
         let switched = reloader.set_watching(false, "root");
-        (reloader.reload(Trigger::Signal, "SIGHUP"), switched)
+        let options = ReloadOptions::default();
+        (
+            reloader.reload(Trigger::Signal, "SIGHUP", &options),
+            switched,
+        )
     });
     crate::world::until("it is answered", || asked.is_finished());
     let (result, switched) = asked.join().unwrap();

@@ -191,6 +191,11 @@ impl World {
         world
     }
 
+    /// The policy that it was started with.
+    pub(crate) fn policy(&self) -> String {
+        self.setup.policy.clone()
+    }
+
     /// Stops in order and starts again on what is stored, after `change`.
     pub(crate) fn restart(self, change: impl FnOnce(&mut Setup)) -> Self {
         let mut setup = self.stop();

@@ -2,20 +2,24 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
-use gpu_api::WatchState;
+use gpu_api::{PolicyOverride, WatchState, WatchedPath};
 use gpu_bridge::{WatchReport, rfc3339};
 use gpu_broker::{
-    Override, ReloadOutcome, ReloadResult, ReloadState, Reloader, SourceFile, StartPolicy, Started,
+    Override, ReloadResult, ReloadStart, Reloader, StartPolicy, Started, WatchTiming,
 };
 use gpu_lease::{At, Ms, Policy, WallMs};
-use gpu_watch::{Backend, Event, FileSet, LastEvent, Status, Watch, WatchedFile};
-use parking_lot::{Mutex, RwLock};
+use gpu_watch::{Backend, Change, Event, FileSet, LastEvent, Status, Watch};
+use parking_lot::Mutex;
 
 use super::config::Config;
+use super::disk::{Disk, built_in};
 
-/// What stands for the files where there are none: everything built in.
-const BUILT_IN: &str = "# no policy directory was found\n";
+/// How often it is looked whether something of the policy has come due.
+const TICK_EVERY: Duration = Duration::from_secs(1);
 
 /// The files as they are now; `None` if there is no policy directory.
 pub(super) fn read(config: &Config) -> Result<Option<FileSet>, String> {
@@ -28,9 +32,13 @@ pub(super) fn read(config: &Config) -> Result<Option<FileSet>, String> {
 }
 
 /// The policy that `files` say, with what goes over them.
-pub(super) fn start(config: &Config, files: Option<&FileSet>) -> Result<StartPolicy, String> {
+pub(super) fn start(
+    config: &Config,
+    disk: &Disk,
+    files: Option<&FileSet>,
+) -> Result<StartPolicy, String> {
     Ok(StartPolicy {
-        files: files.map_or_else(built_in, sources),
+        files: files.map_or_else(built_in, |set| disk.sources(set)),
         overrides: overrides(config)?,
     })
 }
@@ -40,40 +48,30 @@ pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
     policy.map_err(|diagnostics| diagnostics.to_string())
 }
 
-/// Which files are watched and read; changes when the configuration does.
-pub(super) type Watched = Arc<RwLock<Option<gpu_watch::Config>>>;
-
 pub(super) fn reloader(
     config: &Config,
-    watched: Watched,
+    disk: Arc<Disk>,
     started: &Started,
 ) -> Result<Reloader, String> {
     let switched = started.settings.policy_watch.as_ref();
     let switched = switched.filter(|_| !config.hot_reload_is_said);
-    let state = ReloadState {
+    let start = ReloadStart {
         watching: switched.map_or(config.hot_reload, |switch| switch.enabled),
-        switched_by: switched.map(|switch| switch.by.clone()),
-        degraded: started.degraded.as_ref().map(ToString::to_string),
-        ..ReloadState::default()
-    };
-    let read = move || match watched.read().clone() {
-        Some(watch) => gpu_watch::read_set(&watch)
-            .map(|set| sources(&set))
-            .map_err(|error| error.to_string()),
-        None => Ok(built_in()),
+        dev: config.dev,
+        ..started.reload_start()
     };
     Ok(Reloader::new(
         started.handle.clone(),
-        Box::new(read),
+        Box::new(move || disk.read()),
         overrides(config)?,
-        state,
+        start,
     ))
 }
 
 /// Offers every set that changed to the reloader. Can begin again with another configuration.
 pub(super) struct PolicyWatch {
     reloader: Arc<Reloader>,
-    watched: Watched,
+    disk: Arc<Disk>,
     watch: Mutex<Option<Watch>>,
 }
 
@@ -81,13 +79,13 @@ impl PolicyWatch {
     /// Watches for sets that differ from `known`.
     pub(super) fn start(
         reloader: Arc<Reloader>,
-        watched: Watched,
+        disk: Arc<Disk>,
         known: Option<&FileSet>,
     ) -> Result<Self, String> {
-        let watch = start_watch(watched.read().as_ref(), known, &reloader)?;
+        let watch = start_watch(disk.watched().as_ref(), known, &reloader, &disk)?;
         Ok(Self {
             reloader,
-            watched,
+            disk,
             watch: Mutex::new(watch),
         })
     }
@@ -98,8 +96,13 @@ impl PolicyWatch {
         let known = wanted
             .as_ref()
             .and_then(|watch| gpu_watch::read_set(watch).ok());
-        let watch = start_watch(wanted.as_ref(), known.as_ref(), &self.reloader)?;
-        *self.watched.write() = wanted;
+        let watch = start_watch(
+            wanted.as_ref(),
+            known.as_ref(),
+            &self.reloader,
+            &self.disk,
+        )?;
+        self.disk.watch_instead(wanted);
         *self.watch.lock() = watch;
         self.reloader.offer_recovered();
         Ok(())
@@ -119,13 +122,17 @@ fn start_watch(
     watched: Option<&gpu_watch::Config>,
     known: Option<&FileSet>,
     reloader: &Arc<Reloader>,
+    disk: &Arc<Disk>,
 ) -> Result<Option<Watch>, String> {
     let Some(watched) = watched else {
         return Ok(None);
     };
-    let reloader = reloader.clone();
+    let (reloader, disk) = (reloader.clone(), disk.clone());
     let sink = move |event| match event {
-        Event::Changed(change) => drop(reloader.offer(sources(&change.set))),
+        Event::Changed(change) => {
+            let sources = disk.sources(&change.set);
+            drop(reloader.offer(sources, timing(&change)));
+        }
         Event::LogOnly(path) => tracing::info!(path = %path.display(), "changed; it is no policy"),
         Event::Recovered => reloader.offer_recovered(),
         Event::Touched => tracing::info!("policy files were saved and say the same"),
@@ -135,12 +142,40 @@ fn start_watch(
     watch.map(Some).map_err(|error| error.to_string())
 }
 
+/// What a watch knows of a change before anybody looks at it.
+fn timing(change: &Change) -> WatchTiming {
+    WatchTiming {
+        settle: Some(change.settled.saturating_duration_since(change.detected)),
+        read: Some(change.read.saturating_duration_since(change.settled)),
+        path: change.path.as_ref().map(|path| path.display().to_string()),
+    }
+}
+
+/// Looks once a second at what has come due, on a thread of its own; ends when it is dropped.
+pub(super) struct Ticks {
+    /// Its end is the sign.
+    _kept: mpsc::Sender<()>,
+}
+
+impl Ticks {
+    pub(super) fn start(reloader: Arc<Reloader>) -> Result<Self, String> {
+        let (_kept, over) = mpsc::channel();
+        let tick = move || {
+            while over.recv_timeout(TICK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                reloader.tick();
+            }
+        };
+        let thread = thread::Builder::new().name("policy-tick".to_owned());
+        thread
+            .spawn(tick)
+            .map_err(|error| format!("no thread: {error}"))?;
+        Ok(Self { _kept })
+    }
+}
+
 /// Whether what a reload read is what is live.
 pub(super) fn is_live(result: &ReloadResult) -> bool {
-    matches!(
-        result.outcome,
-        ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged
-    )
+    result.outcome.is_good()
 }
 
 /// Says how `watch` is doing for as long as it is kept.
@@ -155,20 +190,49 @@ fn watch_state(status: Status, now: At) -> WatchState {
         |event: &LastEvent| Ms(u64::try_from(event.at.elapsed().as_millis()).unwrap_or(u64::MAX));
     let last = status.last_event;
     let at = |event: &LastEvent| rfc3339(WallMs(now.wall.0.saturating_sub(since(event).0)));
+    let watched_path = |watched: gpu_watch::WatchedPath| WatchedPath {
+        path: shown(watched.path),
+        backend: backend(watched.backend),
+        last_event_at: watched.last_event.as_ref().map(at),
+        last_event: watched.last_event.map(|event| event.kind.to_string()),
+    };
     WatchState {
-        backend: match status.backend {
-            Backend::Inotify => "inotify".to_owned(),
-            Backend::Poll => "poll".to_owned(),
-        },
+        backend: backend(status.backend),
         warning: status.warning,
         paths: status.watched.into_iter().map(shown).collect(),
-        files: Vec::new(),
+        files: status.paths.into_iter().map(watched_path).collect(),
         troubles: status.troubles,
         last_event_at: last.as_ref().map(at),
         last_event_path: last.and_then(|event| event.path).map(shown),
         changed: status.counters.changed,
         ignored: status.counters.ignored,
     }
+}
+
+/// The settings above the files, for people.
+pub(super) fn shown_overrides(config: &Config) -> Vec<PolicyOverride> {
+    let variables = std::env::vars().filter_map(|(name, value)| {
+        let path = name.strip_prefix(gpu_policy::ENV_PREFIX)?;
+        let setting = path.to_lowercase().replace("__", ".");
+        Some((setting, value, "environment"))
+    });
+    let mut layers: Vec<_> = variables.collect();
+    layers.sort();
+    let sets = config.policy_sets.iter().map(|text| {
+        let (setting, value) = text.split_once('=').unwrap_or((text, ""));
+        (setting.trim().to_owned(), value.trim().to_owned(), "--set")
+    });
+    layers.extend(sets);
+    let shown = layers
+        .into_iter()
+        .map(|(setting, value, origin)| PolicyOverride {
+            setting,
+            value,
+            origin: origin.to_owned(),
+            by: None,
+            until: None,
+        });
+    shown.collect()
 }
 
 /// The environment first, then `--set`: the later wins.
@@ -181,12 +245,9 @@ fn overrides(config: &Config) -> Result<Vec<Override>, String> {
     Ok(layers)
 }
 
-fn built_in() -> Vec<SourceFile> {
-    vec![SourceFile::new("default.toml", BUILT_IN)]
-}
-
-fn sources(set: &FileSet) -> Vec<SourceFile> {
-    let source =
-        |file: &WatchedFile| SourceFile::new(file.path.display().to_string(), file.bytes.clone());
-    set.files.iter().map(source).collect()
+fn backend(backend: Backend) -> String {
+    match backend {
+        Backend::Inotify => "inotify".to_owned(),
+        Backend::Poll => "poll".to_owned(),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gpu_lease::{Fence, WallMs};
+use gpu_lease::{BootMs, Fence, Ms, WallMs};
 use serde::{Deserialize, Serialize};
 
 use super::Moment;
@@ -43,6 +43,50 @@ struct PolicyFile {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     policy_watch: Option<SwitchedBy>,
+    // What no earlier version knew is written only where there is something to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    overrides: Vec<ApiOverride>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejected: Option<RejectedFiles>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    breaker: Option<Breaker>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApiOverride {
+    text: String,
+    by: String,
+    at_wall_ms: u64,
+    until: Moment,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RejectedFiles {
+    hash: String,
+    attempt: u32,
+    why: String,
+    at_wall_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Breaker {
+    open_until: Option<Moment>,
+    rest_ms: u64,
+    on_trial: bool,
+    tried_boot_ms: Option<u64>,
+    culprit: Option<String>,
+    back_boot_ms: Vec<u64>,
+    recent: Vec<Recent>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recent {
+    hash: String,
+    until_boot_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,6 +174,10 @@ impl From<&crate::Settings> for Settings {
     fn from(settings: &crate::Settings) -> Self {
         Self {
             policy_watch: settings.policy_watch.as_ref().map(SwitchedBy::from),
+            overrides: settings.overrides.iter().map(ApiOverride::from).collect(),
+            rejected: settings.rejected.as_ref().map(RejectedFiles::from),
+            breaker: (settings.breaker != crate::BreakerRow::default())
+                .then(|| Breaker::from(&settings.breaker)),
         }
     }
 }
@@ -138,6 +186,88 @@ impl From<Settings> for crate::Settings {
     fn from(settings: Settings) -> Self {
         Self {
             policy_watch: settings.policy_watch.map(Into::into),
+            overrides: settings.overrides.into_iter().map(Into::into).collect(),
+            rejected: settings.rejected.map(Into::into),
+            breaker: settings.breaker.map(Into::into).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&crate::ApiOverride> for ApiOverride {
+    fn from(set: &crate::ApiOverride) -> Self {
+        Self {
+            text: set.text.clone(),
+            by: set.by.clone(),
+            at_wall_ms: set.at.0,
+            until: set.until.into(),
+        }
+    }
+}
+
+impl From<ApiOverride> for crate::ApiOverride {
+    fn from(set: ApiOverride) -> Self {
+        Self {
+            text: set.text,
+            by: set.by,
+            at: WallMs(set.at_wall_ms),
+            until: set.until.into(),
+        }
+    }
+}
+
+impl From<&crate::RejectedFiles> for RejectedFiles {
+    fn from(rejected: &crate::RejectedFiles) -> Self {
+        Self {
+            hash: rejected.hash.clone(),
+            attempt: rejected.attempt,
+            why: rejected.why.clone(),
+            at_wall_ms: rejected.at.0,
+        }
+    }
+}
+
+impl From<RejectedFiles> for crate::RejectedFiles {
+    fn from(rejected: RejectedFiles) -> Self {
+        Self {
+            hash: rejected.hash,
+            attempt: rejected.attempt,
+            why: rejected.why,
+            at: WallMs(rejected.at_wall_ms),
+        }
+    }
+}
+
+impl From<&crate::BreakerRow> for Breaker {
+    fn from(row: &crate::BreakerRow) -> Self {
+        let recent = row.recent.iter().map(|(hash, until)| Recent {
+            hash: hash.clone(),
+            until_boot_ms: until.0,
+        });
+        Self {
+            open_until: row.open_until.map(Into::into),
+            rest_ms: row.rest.0,
+            on_trial: row.on_trial,
+            tried_boot_ms: row.tried.map(|at| at.0),
+            culprit: row.culprit.clone(),
+            back_boot_ms: row.back.iter().map(|at| at.0).collect(),
+            recent: recent.collect(),
+        }
+    }
+}
+
+impl From<Breaker> for crate::BreakerRow {
+    fn from(row: Breaker) -> Self {
+        let recent = row.recent.into_iter();
+        Self {
+            open_until: row.open_until.map(Into::into),
+            rest: Ms(row.rest_ms),
+            on_trial: row.on_trial,
+            tried: row.tried_boot_ms.map(BootMs),
+            culprit: row.culprit,
+            back: row.back_boot_ms.into_iter().map(BootMs).collect(),
+            recent: recent
+                .map(|recent| (recent.hash, BootMs(recent.until_boot_ms)))
+                .collect(),
         }
     }
 }

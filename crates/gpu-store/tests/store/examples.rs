@@ -126,6 +126,7 @@ pub(crate) fn settings() -> Settings {
             by: "root".to_owned(),
             at: WallMs(1_700_000_000_777),
         }),
+        ..Settings::default()
     }
 }
 
