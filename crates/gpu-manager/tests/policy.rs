@@ -72,29 +72,27 @@ impl Broker {
     }
 }
 
-/// One connection, one request after the other.
+/// One request; the connection is closed behind the answer.
 fn serve(
-    stream: &TcpStream,
+    mut stream: &TcpStream,
     answers: &Mutex<VecDeque<(&str, u16, Value)>>,
     seen: &Mutex<Vec<Asked>>,
 ) {
-    let mut reader = BufReader::new(stream);
-    while let Some(asked) = read(&mut reader) {
-        let line = asked.line.clone();
-        seen.lock()
-            .expect("no test panics while it holds this")
-            .push(asked);
-        let (status, body) = answer(&mut answers.lock().expect("only this thread"), &line);
-        let body = body.to_string();
-        let head = format!(
-            "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        let mut stream = stream;
-        // A client that is gone has heard enough.
-        let _ = stream.write_all(format!("{head}{body}").as_bytes());
+    let Some(asked) = read(&mut BufReader::new(stream)) else {
         return;
-    }
+    };
+    let line = asked.line.clone();
+    seen.lock()
+        .expect("no test panics while it holds this")
+        .push(asked);
+    let (status, body) = answer(&mut answers.lock().expect("only this thread"), &line);
+    let body = body.to_string();
+    let head = format!(
+        "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    // A client that is gone has heard enough.
+    let _ = stream.write_all(format!("{head}{body}").as_bytes());
 }
 
 fn read(reader: &mut impl BufRead) -> Option<Asked> {
@@ -386,6 +384,27 @@ fn an_edit_is_checked_planned_saved_and_loaded() {
     let output = broker.run(&["policy", "edit"], "", &[("VISUAL", "false")]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(names(), 1, "no draft is left");
+
+    // A broker that cannot say is no reason to lose what was written.
+    let broker = Broker::start(vec![("GET /v1/status", 200, status(directory.path()))]);
+    let output = broker.run(&["policy", "edit"], "e\nx\n", &editor);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(
+        broker.asked("POST /v1/policy/plan").len(),
+        2,
+        "edited again"
+    );
+    assert_eq!(names(), 1, "no draft is left");
+
+    // Nor is somebody else's save meanwhile: the draft stays.
+    let both = format!("printf 'y\\n' >> '{}'; printf 'x\\n' >>", file.display());
+    let broker = Broker::start(answers(vec![plan(&[])]));
+    let output = broker.run(&["policy", "edit"], "", &[("VISUAL", both.as_str())]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("was changed by somebody else"), "{said}");
+    assert!(said.contains("what you wrote is in"), "{said}");
+    assert_eq!(names(), 2, "the draft is left");
 }
 
 #[test]
