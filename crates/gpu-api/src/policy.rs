@@ -318,4 +318,26 @@ mod tests {
             assert!(error.contains(part), "{json}: {error}");
         }
     }
+
+    #[test]
+    fn what_changes_a_policy_is_bounded() {
+        let many: Vec<String> = (0..=OVERRIDES_MAX)
+            .map(|n| format!("\"a.k{n}\":\"1\""))
+            .collect();
+        let many = format!("{{\"set\":{{{}}}}}", many.join(","));
+        let long = format!("{{\"set\":{{\"a.b\":\"{}\"}}}}", "x".repeat(1025));
+        for (body, part) in [
+            (many.as_str(), "the most is 64"),
+            (long.as_str(), "the most is 1024"),
+            (r#"{"set":{"a.b":1}}"#, "expected a string"),
+            (r#"{"unset":[]}"#, "unknown field `unset`"),
+        ] {
+            let problem = crate::decode::<OverridesRequest>(body.as_bytes()).expect_err(part);
+            assert!(problem.detail.contains(part), "{}", problem.detail);
+        }
+        let body = br#"{"generation":-1}"#;
+        assert!(crate::decode::<PolicyRollbackRequest>(body).is_err());
+        let body = br#"{"files":[{"name":"","text":""}]}"#;
+        assert!(crate::decode::<PolicyPut>(body).is_err());
+    }
 }

@@ -304,7 +304,7 @@ function drawPolicy(policy, reload) {
     ...pair("generation", el("b", {}, String(policy.generation)), " ", el("span", { class: "mono" }, policy.hash.slice(0, 12))),
     ...pair("files", policy.files.map((file) => file.path).join(", ") || "none: built-in policy"),
     ...pair("watch", reload.enabled ? "on" : "off", reload.why ? ` (${reload.why})` : ""),
-    ...(policy.overrides.length ? pair("over the files", policy.overrides.join(", ")) : []),
+    ...(policy.overrides.length ? pair("over the files", policy.overrides.map((o) => `${o.setting}=${o.value} (${o.origin})`).join(", ")) : []),
     ...(policy.degraded ? pair("degraded", "the last good policy is in force, not the files") : []),
     ...pair("last reload", last ? `${last.summary} (${clock(last.at)}, ${last.took_ms} ms)` : "none since the start"),
   );
@@ -313,7 +313,7 @@ function drawPolicy(policy, reload) {
   if (candidate) {
     result.replaceChildren(...candidate.diagnostics.slice(0, 8).map(diagnosticBox));
   } else if (policy.error_state) {
-    result.replaceChildren(el("div", { class: "diagnostic" }, policy.error_state));
+    result.replaceChildren(el("div", { class: "diagnostic" }, policy.error_state.summary));
   } else if (last && last.outcome === "applied") {
     result.replaceChildren(el("div", { class: "applied" }, `generation ${last.generation} is live`,
       el("ul", {}, ...last.changes.slice(0, 12).map((change) => el("li", {}, change))),

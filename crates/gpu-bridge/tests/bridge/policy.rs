@@ -46,7 +46,7 @@ async fn a_good_edit_is_applied_and_a_bad_one_changes_nothing() {
     );
     assert_eq!(policy["candidate"]["state"], "failing");
     assert!(
-        policy["error_state"]
+        policy["error_state"]["summary"]
             .as_str()
             .expect("text")
             .contains("default.toml:3:1")

@@ -91,6 +91,7 @@ pub(crate) enum Command {
         command: PolicyCommand,
     },
     /// Reload the policy now, or see and switch the policy watch. Never starts a broker.
+    #[command(after_help = exit::LOADING_HELP)]
     Reload(ReloadArgs),
     /// Show which policy files are watched, how, and what was last seen.
     Watches(JsonArgs),

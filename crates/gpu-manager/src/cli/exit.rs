@@ -46,6 +46,14 @@ Exit codes:
   127  run: the command is not found
   else run: the command's own code, or 128 and the number of the signal that ended it";
 
+/// What the help of the verbs that load policies says about exit codes.
+pub(crate) const LOADING_HELP: &str = "\
+Exit codes:
+  0  the policy is in force, or was before
+  1  refused: it does not compile, rests, or somebody said no
+  5  it waits for a confirmation: it would touch held leases
+  6  moved: the policy or the plan is not the one that was expected, and nothing changed";
+
 /// Why a verb failed, for a person, and the code that says so to a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {

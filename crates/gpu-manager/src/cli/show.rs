@@ -56,6 +56,8 @@ pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
     } else if leases.is_empty() {
         print("no leases\n")?;
     } else {
+        let names = named::holders(&leases);
+        named::name_holders(&mut leases, &names);
         print(&lease_table(&leases, context.now()).render(context.paint))?;
     }
     Ok(exit::OK)

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use gpu_api::{ExplainAt, OverridesRequest, Span, Text};
 
 use super::{JsonArgs, WantArgs};
+use crate::cli::exit;
 
 /// Fewer digits of a hash name nothing.
 const HASH_CHARS_MIN: usize = 6;
@@ -31,8 +32,10 @@ pub(crate) enum PolicyCommand {
         output: JsonArgs,
     },
     /// Plan, show the plan, ask, and load. Files that are named are first written where the broker reads its own.
+    #[command(after_help = exit::LOADING_HELP)]
     Apply(ApplyArgs),
     /// Go back to an earlier policy.
+    #[command(after_help = exit::LOADING_HELP)]
     Rollback {
         /// The generation to go back to [default: the one before]
         #[arg(value_name = "GENERATION")]
@@ -42,6 +45,7 @@ pub(crate) enum PolicyCommand {
         consent: ConsentArgs,
     },
     /// Edit a policy file: it is checked and planned before it is saved, and loaded afterwards.
+    #[command(after_help = exit::LOADING_HELP)]
     Edit(EditArgs),
     /// Say what on disk differs from the policy in force; exits with 1 if anything does.
     Diff(JsonArgs),

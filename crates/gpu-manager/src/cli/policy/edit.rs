@@ -51,7 +51,11 @@ pub(super) async fn edit(context: &Context, args: EditArgs) -> Done {
             Next::Edit => {}
             Next::Discard => return Err(Failure::refused("nothing was saved")),
             Next::Save => {
-                save::replace(&place.target, before.as_deref(), &text)?;
+                if let Err(error) = save::replace(&place.target, before.as_deref(), &text) {
+                    let written = draft.keep();
+                    note(&format!("what you wrote is in `{}`", written.display()));
+                    return Err(error.into());
+                }
                 return loaded(context, &place, found).await;
             }
         }
@@ -146,7 +150,11 @@ async fn examine(context: &Context, place: &Place, text: &[u8]) -> Result<Found,
                 Found::Unfit
             })
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            // What was written is not lost because the broker cannot say.
+            Failure::from(error).report();
+            Ok(Found::Unfit)
+        }
     }
 }
 

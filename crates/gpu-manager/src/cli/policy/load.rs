@@ -41,6 +41,12 @@ pub(crate) async fn apply(context: &Context, args: &ApplyArgs, somebody: bool) -
         return Ok(exit::REFUSED);
     }
     expected(&plan, args.expect_plan.as_deref())?;
+    if texts.is_none() && plan.hash == plan.live {
+        if json {
+            print_json(&plan)?;
+        }
+        return Ok(exit::OK);
+    }
     let agreed = args.consent.yes || args.expect_plan.is_some();
     consent(agreed, show::touches(&plan.leases), somebody).obtain("Load it?")?;
     let result = carry_out(context, texts, &plan).await?;

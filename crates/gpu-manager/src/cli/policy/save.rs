@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write};
+use std::mem;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -62,6 +63,13 @@ impl Draft {
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Leaves it where it is.
+    pub(super) fn keep(self) -> PathBuf {
+        let path = self.0.clone();
+        mem::forget(self);
+        path
     }
 
     /// What it says now; an editor may have replaced it.

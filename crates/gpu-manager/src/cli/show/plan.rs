@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(
             render_plan(&busy_plan(), example::now(), Paint::off()),
             "  rule.big jobs at night: added\n   \
-               keep     l-1  train-a                                 rule \"big jobs at night\": over 40 GiB runs at night\n\
+               keep     l-1  train-a                                  rule \"big jobs at night\": over 40 GiB runs at night\n\
              !  drain    l-2  comfy     by 12:00:30Z (30s)             rule \"big jobs at night\": over 40 GiB runs at night\n   \
                shorten  l-3  notebook  by 2026-01-02 08:00:00Z (20h)  its longest hold was cut\n   \
                force    l-4  vllm      now                            rule \"big jobs at night\": over 40 GiB runs at night\n   \
