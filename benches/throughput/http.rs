@@ -10,8 +10,8 @@ use axum::body::Body;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use gpu_bridge::{App, Listeners, Secrets};
-use gpu_broker::{ReloadStart, Reloader, Started};
+use gpu_bridge::{App, Listeners, PolicyFiles, PolicyFilesError, Secrets};
+use gpu_broker::{ReloadStart, Reloader, SourceFile, Started};
 use gpu_manager_benches::{Case, Sample, compare};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -71,6 +71,7 @@ impl Served {
         );
         let app = App {
             watch: Box::new(|_| None),
+            policy_files: Arc::new(NoFiles),
             handle: started.handle.clone(),
             reloader: Arc::new(reloader),
             config: config(),
@@ -100,6 +101,23 @@ impl Served {
             _runtime: runtime,
             _broker: None,
         }
+    }
+}
+
+/// Nobody writes policies here.
+struct NoFiles;
+
+impl PolicyFiles for NoFiles {
+    fn quotes(&self, _: &str) -> bool {
+        true
+    }
+
+    fn place(&self, _: Vec<SourceFile>) -> Result<Vec<SourceFile>, PolicyFilesError> {
+        Err(PolicyFilesError::ReadOnly("a bench".to_owned()))
+    }
+
+    fn write(&self, _: &[SourceFile]) -> Result<Vec<SourceFile>, PolicyFilesError> {
+        Err(PolicyFilesError::ReadOnly("a bench".to_owned()))
     }
 }
 

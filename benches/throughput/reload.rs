@@ -16,7 +16,7 @@ use gpu_lease::{
 use gpu_manager_benches::percentile_us;
 use gpu_policy::compile;
 use gpu_store::{MemoryStore, StoreId};
-use gpu_watch::{Config, Change, Event, Watch};
+use gpu_watch::{Change, Config, Event, Watch};
 
 use crate::setting::{CROWD, FULL, devices, pairs, redb, request, runtime, start};
 

@@ -84,10 +84,12 @@ fn ten_thousand_reloads_leave_nothing_behind() {
 /// What a reload must not move of a lease that it does not touch.
 fn still(lease: &Lease) -> impl PartialEq + std::fmt::Debug + use<> {
     let position = lease.waiting.as_ref().map(|waiting| waiting.position);
+    // A waiter shows the policy that it would be granted by: the live one.
+    let granted_by = lease.granted_at.as_ref().map(|_| lease.policy_generation);
     (
         (lease.id.clone(), lease.revision, lease.state, lease.fence),
         (lease.priority, lease.expires_at.clone(), position),
-        (lease.allocations.clone(), lease.policy_generation),
+        (lease.allocations.clone(), granted_by),
     )
 }
 
