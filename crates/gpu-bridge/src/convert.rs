@@ -13,8 +13,8 @@ mod request;
 mod time;
 
 pub(crate) use denial::{
-    acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease,
-    override_refused, over, policy_files_refused, rollback_refused, unavailable,
+    acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease, over,
+    override_refused, policy_files_refused, rollback_refused, unavailable,
 };
 pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{assets_changed, event, reset};

@@ -86,7 +86,7 @@ impl FromRequestParts<Shared> for LeaseInPath {
         text.parse().map(Self).map_err(|error| {
             Problem::new(ErrorCode::NotFound, format!("no lease `{}`", shown(&text)))
                 .with_hint(format!("{error}"))
-            .into()
+                .into()
         })
     }
 }

@@ -85,10 +85,31 @@ mod tests {
         (GIB, 0, HOUR, HOUR, HOUR, 2_788_347_608_423.77),
         (24 * GIB, 0, 60_000, 60_000, HOUR, 1_537_291_386_211.49),
         (GIB, 0, 1_000, HOUR, HOUR, 536_922_600.117),
-        (80 * GIB, 0, 24 * HOUR, 24 * HOUR, HOUR, 446_135_590_756_047.6),
-        (GIB, 100, 7_200_100, 10 * HOUR, 2 * HOUR, 348_546_806_512.322),
+        (
+            80 * GIB,
+            0,
+            24 * HOUR,
+            24 * HOUR,
+            HOUR,
+            446_135_590_756_047.6,
+        ),
+        (
+            GIB,
+            100,
+            7_200_100,
+            10 * HOUR,
+            2 * HOUR,
+            348_546_806_512.322,
+        ),
         (8 * GIB, 0, 1_000, 24 * HOUR, 720 * HOUR, 8_393_741_337.79),
-        (1 << 40, 0, 24 * HOUR, 48 * HOUR, 168 * HOUR, 8.191_898_398_536_638e16),
+        (
+            1 << 40,
+            0,
+            24 * HOUR,
+            48 * HOUR,
+            168 * HOUR,
+            8.191_898_398_536_638e16,
+        ),
         (GIB, 0, 60_000, 240 * HOUR, HOUR, 0.0),
         // Nothing was held, or it is all forgotten at once.
         (GIB, 5_000, 5_000, HOUR, HOUR, 0.0),
@@ -112,7 +133,10 @@ mod tests {
     fn what_was_held_a_half_life_ago_counts_half() {
         let minute = |now| decayed(GIB, BootMs(0), BootMs(60_000), BootMs(now), Ms(HOUR));
         let (fresh, old) = (minute(60_000), minute(60_000 + HOUR));
-        assert!(fresh.abs_diff(2 * old) <= fresh / 1_000_000, "{fresh} {old}");
+        assert!(
+            fresh.abs_diff(2 * old) <= fresh / 1_000_000,
+            "{fresh} {old}"
+        );
     }
 
     #[test]

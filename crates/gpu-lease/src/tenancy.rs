@@ -248,7 +248,9 @@ impl Census {
     }
 
     pub(crate) fn held(&self, sharer: &TenantKey) -> Share {
-        self.tally(sharer).map(|tally| tally.held).unwrap_or_default()
+        self.tally(sharer)
+            .map(|tally| tally.held)
+            .unwrap_or_default()
     }
 
     pub(crate) fn sharers(&self) -> impl Iterator<Item = &TenantKey> {

@@ -140,10 +140,7 @@ impl Why {
     pub fn eligible_at(&self) -> Option<WallMs> {
         match &self.cause {
             Cause::Rule { until, .. } => *until,
-            Cause::Behind(_)
-            | Cause::Devices(_)
-            | Cause::Quota { .. }
-            | Cause::Recovering => None,
+            Cause::Behind(_) | Cause::Devices(_) | Cause::Quota { .. } | Cause::Recovering => None,
         }
     }
 }

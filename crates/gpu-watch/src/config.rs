@@ -114,9 +114,8 @@ impl Config {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(false);
         };
-        let content = |root: &&Root| {
-            root.directory() == directory && scope.role(root, name) == Role::Content
-        };
+        let content =
+            |root: &&Root| root.directory() == directory && scope.role(root, name) == Role::Content;
         Ok(scope.roots.iter().any(|root| content(&root)))
     }
 }

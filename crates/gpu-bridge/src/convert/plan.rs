@@ -67,9 +67,8 @@ impl Scene<'_> {
             let waiter = self.find(*id);
             wire::DeniedWaiter {
                 lease: id.to_string(),
-                holder: waiter.map_or_else(String::new, |waiter| {
-                    waiter.request.holder.name.clone()
-                }),
+                holder: waiter
+                    .map_or_else(String::new, |waiter| waiter.request.holder.name.clone()),
                 rule: refusal.rule.clone(),
                 reason: refusal.reason.clone(),
             }
@@ -106,7 +105,11 @@ pub(crate) fn in_words(plan: &Plan) -> String {
         fates.count()
     };
     let parts = [
-        (of(wire::Fate::Force), "lease ends at once", "leases end at once"),
+        (
+            of(wire::Fate::Force),
+            "lease ends at once",
+            "leases end at once",
+        ),
         (of(wire::Fate::Drain), "lease drains", "leases drain"),
         (
             of(wire::Fate::Shorten),
@@ -118,19 +121,29 @@ pub(crate) fn in_words(plan: &Plan) -> String {
             "lease stays although it is no longer allowed",
             "leases stay although they are no longer allowed",
         ),
-        (of(wire::Fate::Withdraw), "lease may stay again", "leases may stay again"),
-        (plan.denied.len(), "waiter is refused", "waiters are refused"),
+        (
+            of(wire::Fate::Withdraw),
+            "lease may stay again",
+            "leases may stay again",
+        ),
+        (
+            plan.denied.len(),
+            "waiter is refused",
+            "waiters are refused",
+        ),
         (
             impossible(plan).len(),
             "holder cannot be made to go",
             "holders cannot be made to go",
         ),
     ];
-    let said = parts.into_iter().filter_map(|(count, one, several)| match count {
-        0 => None,
-        1 => Some(format!("1 {one}")),
-        _ => Some(format!("{count} {several}")),
-    });
+    let said = parts
+        .into_iter()
+        .filter_map(|(count, one, several)| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            _ => Some(format!("{count} {several}")),
+        });
     let said: Vec<String> = said.collect();
     match said.as_slice() {
         [] => "no lease is touched".to_owned(),

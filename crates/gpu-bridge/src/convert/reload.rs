@@ -130,7 +130,10 @@ impl<'a> Reloads<'a> {
     /// How the files on disk compare with what is live, as far as anybody has looked.
     pub(crate) fn disk(&self) -> wire::DiskState {
         let candidate = self.state.candidate.as_ref();
-        match (candidate.map(|candidate| candidate.state), self.state.watching) {
+        match (
+            candidate.map(|candidate| candidate.state),
+            self.state.watching,
+        ) {
             (Some(CandidateState::Failing | CandidateState::Rejected), _) => {
                 wire::DiskState::Failing
             }
@@ -359,7 +362,11 @@ impl<'a> Reloads<'a> {
         match candidate.state {
             CandidateState::Failing => match &result.outcome {
                 ReloadOutcome::Refused { .. } => {
-                    format!("attempt {}: {}", candidate.attempt, self.first_error(&result.outcome))
+                    format!(
+                        "attempt {}: {}",
+                        candidate.attempt,
+                        self.first_error(&result.outcome)
+                    )
                 }
                 _ => self.summary(result),
             },
@@ -375,9 +382,10 @@ impl<'a> Reloads<'a> {
                 "it was live and was taken back, and is not tried again before it changes: {}",
                 self.summary(result)
             ),
-            CandidateState::NeedsConfirmation => {
-                result.plan.as_ref().map_or_else(|| self.summary(result), in_words)
-            }
+            CandidateState::NeedsConfirmation => result
+                .plan
+                .as_ref()
+                .map_or_else(|| self.summary(result), in_words),
             CandidateState::NotLoaded | CandidateState::Resting => self.summary(result),
         }
     }
@@ -388,7 +396,10 @@ impl<'a> Reloads<'a> {
         };
         let found = self.found(outcome);
         let first = found.first().map_or_else(String::new, |item| {
-            format!("{}:{}:{}: {}", item.file, item.line, item.column, item.message)
+            format!(
+                "{}:{}:{}: {}",
+                item.file, item.line, item.column, item.message
+            )
         });
         match diagnostics.total().saturating_sub(1) {
             0 => first,
@@ -443,7 +454,9 @@ pub(crate) fn trigger(trigger: Trigger) -> wire::ReloadTrigger {
 pub(crate) fn counts(state: &ReloadState) -> Vec<wire::ReloadCount> {
     let mut counts: BTreeMap<_, u64> = BTreeMap::new();
     for ((by, word), count) in &state.counts {
-        *counts.entry((trigger(*by), outcome_of_word(word))).or_default() += count;
+        *counts
+            .entry((trigger(*by), outcome_of_word(word)))
+            .or_default() += count;
     }
     let shown = |((trigger, outcome), count)| wire::ReloadCount {
         trigger,
@@ -485,7 +498,8 @@ fn attempt(outcome: &ReloadOutcome) -> u32 {
 }
 
 fn phases(result: &ReloadResult) -> wire::ReloadPhases {
-    let us = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let us =
+        |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let phases = &result.phases;
     wire::ReloadPhases {
         settle_us: phases.settle.map(us),

@@ -141,8 +141,7 @@ pub(super) async fn set_overrides(
     Json(asked): Json<OverridesRequest>,
 ) -> Answer {
     let lifetime = asked.lifetime();
-    let lifetime =
-        lifetime.map_err(|why| Problem::new(ErrorCode::InvalidRequest, why))?;
+    let lifetime = lifetime.map_err(|why| Problem::new(ErrorCode::InvalidRequest, why))?;
     // Nothing lasts for ever, not even nothing.
     let ttl = lifetime.map_or(OVERRIDE_TTL_MAX, |span| Ms(span.as_ms()));
     let settings = asked.set.iter();
@@ -153,9 +152,7 @@ pub(super) async fn set_overrides(
     let by = caller.name().to_owned();
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };
-        let result = bridge
-            .reloader
-            .set_overrides(&settings, ttl, &by, &options);
+        let result = bridge.reloader.set_overrides(&settings, ttl, &by, &options);
         let result = result.map_err(|error| override_refused(&error))?;
         loaded(bridge, &result)
     })
@@ -176,9 +173,7 @@ impl Writing {
         let before = on_disk
             .write(&placed)
             .map_err(|error| policy_files_refused(&error))?;
-        let result = bridge
-            .reloader
-            .apply_files(placed, &self.by, &self.options);
+        let result = bridge.reloader.apply_files(placed, &self.by, &self.options);
         if !result.outcome.is_good()
             && let Err(error) = on_disk.write(&before)
         {
@@ -221,7 +216,10 @@ impl Writing {
             return held(ReloadOutcome::Moved, why.to_owned());
         }
         if differs(&options.expect_plan, &planning.plan_hash) {
-            let why = format!("not written: the plan is another: {}", in_words(&planning.plan));
+            let why = format!(
+                "not written: the plan is another: {}",
+                in_words(&planning.plan)
+            );
             return held(ReloadOutcome::Moved, why);
         }
         if planning.confirm_needed && options.expect_plan.is_none() {

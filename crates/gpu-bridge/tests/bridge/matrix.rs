@@ -153,10 +153,20 @@ async fn who_may_ask_about_the_policy_and_who_may_change_it() {
         let question = |otherwise: u16| (!is_question).then_some(otherwise);
         for (who, server, call, refused) in [
             ("loopback", &strict, call(), question(401)),
-            ("a user", &strict, call().from(user("ann", 1001)), question(403)),
+            (
+                "a user",
+                &strict,
+                call().from(user("ann", 1001)),
+                question(403),
+            ),
             ("an admin", &strict, call().from(operator()), None),
             ("the token", &strict, call().bearer(&right), None),
-            ("the token, from afar", &strict, call().from(far()).bearer(&right), None),
+            (
+                "the token, from afar",
+                &strict,
+                call().from(far()).bearer(&right),
+                None,
+            ),
             ("a wrong token", &strict, call().bearer("wrong"), Some(401)),
             ("afar", &strict, call().from(far()), Some(401)),
             ("loopback in dev mode", &dev, call(), None),

@@ -105,7 +105,10 @@ impl Books {
         let priority = sets.priority;
         request.class = sets.class.unwrap_or(request.class);
         request.ttl = sets.ttl.unwrap_or(request.ttl);
-        request.max_hold = [request.max_hold, sets.max_hold].into_iter().flatten().min();
+        request.max_hold = [request.max_hold, sets.max_hold]
+            .into_iter()
+            .flatten()
+            .min();
         request.select.filters.extend(sets.filters);
         if request.holder.tenant.is_none()
             && let Ok(Some(tenant)) = self.policy.membership(&request)

@@ -35,7 +35,10 @@ impl Books {
     }
 
     fn forget_filters(&mut self) {
-        let waiters = self.queue.values().map(|id| &self.leases[id].request.select);
+        let waiters = self
+            .queue
+            .values()
+            .map(|id| &self.leases[id].request.select);
         let used: BTreeSet<&String> = waiters.flat_map(|select| &select.filters).collect();
         self.filters.0.retain(|filter, _| used.contains(filter));
     }

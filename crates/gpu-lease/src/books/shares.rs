@@ -302,7 +302,9 @@ impl Books {
         if request.amount != Amount::Exclusive {
             return Vec::new();
         }
-        let serving = self.devices().filter(|state| self.may_serve(state, request));
+        let serving = self
+            .devices()
+            .filter(|state| self.may_serve(state, request));
         let mut smallest: Vec<u64> = serving.map(|state| state.grantable()).collect();
         smallest.sort_unstable();
         smallest

@@ -150,7 +150,10 @@ impl<'a> Planner<'a> {
 
     /// Whether the old policy allows a lease that is held.
     pub(super) fn was_allowed(&self, member: &Member) -> bool {
-        let was_drained = |grant| self.drained(grant, |card| card.was_drained(self.from)).is_some();
+        let was_drained = |grant| {
+            self.drained(grant, |card| card.was_drained(self.from))
+                .is_some()
+        };
         let membership = self.from.membership(&member.lease.request);
         !member.lease.held().is_some_and(was_drained)
             && self.refusal(self.from, member, &membership).is_none()
@@ -426,7 +429,9 @@ impl<'p> Earlier<'p> {
         self.knows(lease)?;
         match self.held.get(&lease.id) {
             // It is refused as it was before, and so not by this plan.
-            Some(fate) if matches!(fate.fate, Fate::Shorten(_)) && !fate.because.rule.is_empty() => {
+            Some(fate)
+                if matches!(fate.fate, Fate::Shorten(_)) && !fate.because.rule.is_empty() =>
+            {
                 None
             }
             fate => taken_over(fate.map(|fate| &fate.because)),
@@ -446,7 +451,10 @@ impl<'p> Earlier<'p> {
 /// A refusal by rules as it was found; what follows from devices and shares is found anew.
 fn taken_over(refusal: Option<&Refusal>) -> Option<Option<Refusal>> {
     let derived = |rule: &str| {
-        rule == CAPACITY || [DEVICE, QUOTA, RESERVE].iter().any(|word| rule.starts_with(word))
+        rule == CAPACITY
+            || [DEVICE, QUOTA, RESERVE]
+                .iter()
+                .any(|word| rule.starts_with(word))
     };
     match refusal {
         Some(refusal) if derived(&refusal.rule) => None,

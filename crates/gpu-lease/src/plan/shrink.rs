@@ -5,8 +5,8 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-use super::planner::{Judged, Member, Planner, QUOTA, RESERVE};
 use super::Refusal;
+use super::planner::{Judged, Member, Planner, QUOTA, RESERVE};
 use crate::ids::{DeviceKey, LeaseId};
 use crate::lease::{DrainSource, Lease};
 use crate::policy::{Held, Policy, Share, TenantKey};
@@ -71,7 +71,12 @@ fn over_reserve(planner: &Planner, stay: &[&Judged], surplus: &mut Surplus) {
     let rest = stay.iter();
     for judged in rest.filter(|judged| !surplus.contains_key(&judged.member.lease.id)) {
         // Whoever is alone has all there is.
-        for part in judged.grant.allocations.iter().filter(|part| !part.exclusive) {
+        for part in judged
+            .grant
+            .allocations
+            .iter()
+            .filter(|part| !part.exclusive)
+        {
             let group = groups.entry(&part.device).or_default();
             group.push((judged, part.memory));
         }
@@ -83,9 +88,7 @@ fn over_reserve(planner: &Planner, stay: &[&Judged], surplus: &mut Surplus) {
         };
         let granted = granted.get(key).copied().unwrap_or(0);
         let fitted = granted <= card.grantable_before();
-        let stays = |(judged, _): &&(&Judged, u64)| {
-            !surplus.contains_key(&judged.member.lease.id)
-        };
+        let stays = |(judged, _): &&(&Judged, u64)| !surplus.contains_key(&judged.member.lease.id);
         let group: Vec<_> = group.iter().filter(stays).copied().collect();
         let memory = group.iter().map(|(_, memory)| *memory);
         let mut left = memory.fold(0, u64::saturating_add);
@@ -154,7 +157,9 @@ impl<'p> Before<'p> {
         let Ok(Some(key)) = membership else {
             return true;
         };
-        let census = self.census.get_or_insert_with(|| count(self.from, self.leases));
+        let census = self
+            .census
+            .get_or_insert_with(|| count(self.from, self.leases));
         let tenant = self.from.tenant_of(&key);
         tenant.is_none_or(|tenant| tenant.exceeded(census.held(&key)).is_none())
     }

@@ -197,7 +197,9 @@ fn write_draft(draft: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The name of `path` within `root`, which may be left out.
 fn plain_name(path: &str, root: &Path) -> Result<String, &'static str> {
-    let path = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
+    let path = Path::new(path)
+        .strip_prefix(root)
+        .unwrap_or(Path::new(path));
     let name = path.to_str().unwrap_or_default();
     match name {
         "" | "." | ".." => Err("this is no file name"),
@@ -282,7 +284,11 @@ mod tests {
         let mut files: Vec<_> = entries
             .map(|entry| {
                 let path = entry.expect("an entry").path();
-                let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+                let name = path
+                    .file_name()
+                    .expect("a name")
+                    .to_string_lossy()
+                    .into_owned();
                 (name, fs::read_to_string(path).expect("text"))
             })
             .collect();
@@ -294,7 +300,11 @@ mod tests {
     fn a_set_replaces_the_set_before_and_can_be_put_back() {
         let root = tempfile::tempdir().expect("a directory");
         let root = root.path();
-        for (name, text) in [("default.toml", "a"), ("20-old.toml", "b"), ("notes.md", "c")] {
+        for (name, text) in [
+            ("default.toml", "a"),
+            ("20-old.toml", "b"),
+            ("notes.md", "c"),
+        ] {
             fs::write(root.join(name), text).expect("room");
         }
         fs::set_permissions(root.join("default.toml"), Permissions::from_mode(0o640))
@@ -312,11 +322,17 @@ mod tests {
         let before = disk.write(&placed).expect("room");
         let told = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
             let pairs = pairs.iter();
-            pairs.map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+            pairs
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect()
         };
         assert_eq!(
             listed(root),
-            told(&[("10-new.toml", "x"), ("default.toml", "y"), ("notes.md", "c")])
+            told(&[
+                ("10-new.toml", "x"),
+                ("default.toml", "y"),
+                ("notes.md", "c")
+            ])
         );
         let mode = fs::metadata(root.join("default.toml")).expect("it is there");
         assert_eq!(mode.permissions().mode() & 0o777, 0o640);
@@ -324,7 +340,11 @@ mod tests {
         disk.write(&before).expect("room");
         assert_eq!(
             listed(root),
-            told(&[("20-old.toml", "b"), ("default.toml", "a"), ("notes.md", "c")])
+            told(&[
+                ("20-old.toml", "b"),
+                ("default.toml", "a"),
+                ("notes.md", "c")
+            ])
         );
     }
 
@@ -366,14 +386,23 @@ mod tests {
         assert!(!one.quotes(&read[0].name), "a link leads outside");
         assert!(one.quotes(&read[1].name));
         let refused = one.place(vec![file("default.toml", "")]);
-        assert!(matches!(refused, Err(PolicyFilesError::ReadOnly(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(PolicyFilesError::ReadOnly(_))),
+            "{refused:?}"
+        );
         let removed = one.place(vec![file("own.toml", "")]).expect("a good name");
         let refused = one.write(&removed);
-        assert!(matches!(refused, Err(PolicyFilesError::ReadOnly(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(PolicyFilesError::ReadOnly(_))),
+            "{refused:?}"
+        );
         let roots = [root.path().to_owned(), elsewhere.path().to_owned()];
         for roots in [None, Some(gpu_watch::Config::new(roots))] {
             let refused = Disk::new(roots).place(vec![]);
-            assert!(matches!(refused, Err(PolicyFilesError::ReadOnly(_))), "{refused:?}");
+            assert!(
+                matches!(refused, Err(PolicyFilesError::ReadOnly(_))),
+                "{refused:?}"
+            );
         }
     }
 }

@@ -96,12 +96,7 @@ impl PolicyWatch {
         let known = wanted
             .as_ref()
             .and_then(|watch| gpu_watch::read_set(watch).ok());
-        let watch = start_watch(
-            wanted.as_ref(),
-            known.as_ref(),
-            &self.reloader,
-            &self.disk,
-        )?;
+        let watch = start_watch(wanted.as_ref(), known.as_ref(), &self.reloader, &self.disk)?;
         self.disk.watch_instead(wanted);
         *self.watch.lock() = watch;
         self.reloader.offer_recovered();
