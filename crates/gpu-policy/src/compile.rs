@@ -2,7 +2,7 @@
 
 use gpu_lease::Policy;
 
-use crate::diagnostic::{Diagnostics, Problem, Problems};
+use crate::diagnostic::{Diagnostic, Diagnostics, Problem, Problems};
 use crate::draft::Draft;
 use crate::overrides::Override;
 use crate::text::{DEFAULT_FILE, FILES_MAX, Text};
@@ -26,7 +26,7 @@ impl SourceFile {
     }
 }
 
-/// The policy that `files` say, in the given order, with `overrides` on top, in the given order.
+/// The policy that `files` say, in the given order, with `overrides` on top, in the order of their origins.
 ///
 /// Its `source.hash` is over the settings that come out, not over the bytes that went in: files that
 /// differ in comments, spelling or grouping alone compile to equal policies. `source.files` has the
@@ -36,12 +36,35 @@ impl SourceFile {
 /// Every error of the whole set at once. A set without [`DEFAULT_FILE`] and a file without a single byte
 /// are errors too; a caller that expects a save in progress waits before it asks.
 pub fn compile(files: &[SourceFile], overrides: &[Override]) -> Result<Policy, Diagnostics> {
+    compile_with_warnings(files, overrides).map(|compiled| compiled.policy)
+}
+
+/// A policy that can be served, and what is odd about it.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The policy.
+    pub policy: Policy,
+    /// In file order, at most [`crate::DIAGNOSTICS_MAX`].
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// [`compile`], with the warnings.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_with_warnings(
+    files: &[SourceFile],
+    overrides: &[Override],
+) -> Result<Compiled, Diagnostics> {
     let mut problems = Problems::default();
     complain_about_set(files, &mut problems);
     let texts = texts(files, &mut problems);
-    let draft = Draft::read(&texts, overrides, &mut problems);
-    problems.into_result()?;
-    Ok(draft.into_policy(&texts))
+    let overrides = Override::in_order(overrides);
+    let draft = Draft::read(&texts, &overrides, &mut problems);
+    let parts = draft.parts(&mut problems);
+    let warnings = problems.into_result()?;
+    let policy = draft.into_policy(parts, &texts);
+    Ok(Compiled { policy, warnings })
 }
 
 /// File names in the order in which they apply: [`DEFAULT_FILE`], then the others by name.

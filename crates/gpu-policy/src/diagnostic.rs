@@ -10,38 +10,56 @@ pub const DIAGNOSTICS_MAX: usize = 100;
 
 const EXCERPT_CHARS_MAX: usize = 160;
 
-/// One error and where it is.
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// There is no policy.
+    Error,
+    /// The policy is in order, and hardly what was meant.
+    Warning,
+}
+
+/// One error or warning and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
     /// The file as the caller named it, or `--set` or `environment`.
     pub file: String,
     /// Counted from 1.
     pub line: usize,
     /// Counted in characters from 1.
     pub column: usize,
+    /// How many characters of the line are meant, from the column on; at least 1.
+    pub width: usize,
     /// A lowercase fragment that names the thing in backticks.
     pub message: String,
     /// What to do about it, where that is known.
     pub hint: Option<String>,
-    excerpt: Option<Excerpt>,
+    /// The line, cut to the 160 characters around the column and without what a terminal would act on;
+    /// `None` where there is no file.
+    pub source_line: Option<String>,
+    /// How many characters of `source_line` come before the column.
+    indent: usize,
 }
 
-/// Every error of a set of files, in file order; never empty.
+/// Every error of a set of files and what else they deserve a warning for; never without an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics {
     items: Vec<Diagnostic>,
-    total: usize,
+    errors: usize,
+    warnings: usize,
 }
 
 impl Diagnostics {
-    /// The errors, at most [`DIAGNOSTICS_MAX`].
+    /// The errors in file order, then the warnings; at most [`DIAGNOSTICS_MAX`] of each.
     pub fn items(&self) -> &[Diagnostic] {
         &self.items
     }
 
     /// How many errors there are, with those that were not kept.
     pub fn total(&self) -> usize {
-        self.total
+        self.errors
     }
 }
 
@@ -50,39 +68,45 @@ impl fmt::Display for Diagnostics {
         for item in &self.items {
             writeln!(f, "{item}\n")?;
         }
-        match self.total - self.items.len() {
+        match (self.errors + self.warnings).saturating_sub(self.items.len()) {
             0 => {}
             more => writeln!(f, "and {more} more that are not shown\n")?,
         }
-        match self.total {
-            1 => f.write_str("1 error in the policy"),
-            total => write!(f, "{total} errors in the policy"),
+        f.write_str(&counted(self.errors, "error"))?;
+        if self.warnings > 0 {
+            write!(f, " and {}", counted(self.warnings, "warning"))?;
         }
+        f.write_str(" in the policy")
     }
 }
 
 impl std::error::Error for Diagnostics {}
 
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gutter = self.line.to_string().len();
-        writeln!(f, "error: {}", self.message)?;
+        writeln!(f, "{}: {}", self.severity, self.message)?;
         write!(
             f,
             "{:gutter$}--> {}:{}:{}",
             "", self.file, self.line, self.column
         )?;
-        if let Some(excerpt) = &self.excerpt {
+        if let Some(line) = &self.source_line {
             writeln!(f, "\n{:gutter$} |", "")?;
-            writeln!(f, "{} | {}", self.line, excerpt.line)?;
-            let carets = "^".repeat(excerpt.width);
-            write!(
-                f,
-                "{:gutter$} | {:indent$}{carets}",
-                "",
-                "",
-                indent = excerpt.indent
-            )?;
+            writeln!(f, "{} | {line}", self.line)?;
+            let room = line.chars().count().saturating_sub(self.indent);
+            let carets = "^".repeat(self.width.min(room).max(1));
+            let indent = " ".repeat(self.indent);
+            write!(f, "{:gutter$} | {indent}{carets}", "")?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n{:gutter$} = hint: {hint}", "")?;
@@ -91,37 +115,25 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// The source line of a diagnostic, cut to what a terminal can show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Excerpt {
-    line: String,
-    indent: usize,
-    width: usize,
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
-impl Excerpt {
-    /// The part of `line` around the characters `from..to`, without anything that a terminal would act on.
-    fn new(line: &str, from: usize, to: usize) -> Self {
-        let skip = if from + 1 < EXCERPT_CHARS_MAX {
-            0
-        } else {
-            from - EXCERPT_CHARS_MAX / 2
-        };
-        let shown = line.chars().skip(skip).take(EXCERPT_CHARS_MAX);
-        let printable = |c: char| match c {
-            '\t' => ' ',
-            c if c.is_control() => char::REPLACEMENT_CHARACTER,
-            c => c,
-        };
-        let line: String = shown.map(printable).collect();
-        let indent = from - skip;
-        let room = line.chars().count().saturating_sub(indent);
-        Self {
-            line,
-            indent,
-            width: (to - from).min(room).max(1),
-        }
-    }
+/// The part of `line` around its `from`-th character, without anything that a terminal would act on, and
+/// how many characters of it come before that one.
+fn excerpt(line: &str, from: usize) -> (String, usize) {
+    let skip = match from + 1 < EXCERPT_CHARS_MAX {
+        true => 0,
+        false => from - EXCERPT_CHARS_MAX / 2,
+    };
+    let shown = line.chars().skip(skip).take(EXCERPT_CHARS_MAX);
+    let printable = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    (shown.map(printable).collect(), from - skip)
 }
 
 /// What is wrong with a thing, without the place.
@@ -171,60 +183,98 @@ pub(crate) struct Site<'a> {
     pub(crate) span: Range<usize>,
 }
 
+impl Site<'_> {
+    /// The text at this place.
+    pub(crate) fn source(&self) -> &str {
+        self.text.body.get(self.span.clone()).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Site<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Text { name, body, .. } = self.text;
+        if self.text.is_override() {
+            return write!(f, "`{name} {}`", crate::units::shortened(body));
+        }
         let (line, _) = self.text.line_and_start(self.span.start);
-        write!(f, "`{}` line {line}", self.text.name)
+        write!(f, "`{name}` line {line}")
     }
 }
 
 /// Collects diagnostics.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    kept: Vec<(usize, Diagnostic)>,
+    errors: Kept,
+    warnings: Kept,
+}
+
+/// Diagnostics of one severity, each with the place of its file among the layers.
+#[derive(Debug, Default)]
+struct Kept {
+    items: Vec<(usize, Diagnostic)>,
     total: usize,
 }
 
 impl Problems {
     pub(crate) fn add(&mut self, site: &Site<'_>, problem: Problem) {
-        self.total += 1;
-        if self.kept.len() < DIAGNOSTICS_MAX {
-            self.kept.push((site.text.index, locate(site, problem)));
-        }
+        self.errors.add(Severity::Error, site, problem);
+    }
+
+    /// A problem that a policy can live with.
+    pub(crate) fn warn(&mut self, site: &Site<'_>, problem: Problem) {
+        self.warnings.add(Severity::Warning, site, problem);
     }
 
     /// A problem with the set as a whole: said of the first line of the file that it has to begin with.
     pub(crate) fn add_to_set(&mut self, file: &str, problem: Problem) {
-        self.total += 1;
+        self.errors.total += 1;
         let diagnostic = Diagnostic {
+            severity: Severity::Error,
             file: file.to_owned(),
             line: 1,
             column: 1,
+            width: 1,
             message: problem.message,
             hint: problem.hint,
-            excerpt: None,
+            source_line: None,
+            indent: 0,
         };
-        self.kept.push((0, diagnostic));
+        self.errors.items.push((0, diagnostic));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.total == 0
-    }
-
-    pub(crate) fn into_result(self) -> Result<(), Diagnostics> {
-        if self.is_empty() {
-            return Ok(());
+    /// The warnings, if there is no error.
+    pub(crate) fn into_result(self) -> Result<Vec<Diagnostic>, Diagnostics> {
+        let (errors, warnings) = (self.errors.total, self.warnings.total);
+        let mut items = self.errors.sorted();
+        items.extend(self.warnings.sorted());
+        match errors {
+            0 => Ok(items),
+            errors => Err(Diagnostics {
+                items,
+                errors,
+                warnings,
+            }),
         }
-        let mut kept = self.kept;
-        kept.sort_by_key(|(index, item)| (*index, item.line, item.column));
-        Err(Diagnostics {
-            items: kept.into_iter().map(|(_, item)| item).collect(),
-            total: self.total,
-        })
     }
 }
 
-fn locate(site: &Site<'_>, problem: Problem) -> Diagnostic {
+impl Kept {
+    fn add(&mut self, severity: Severity, site: &Site<'_>, problem: Problem) {
+        self.total += 1;
+        if self.items.len() < DIAGNOSTICS_MAX {
+            let diagnostic = locate(severity, site, problem);
+            self.items.push((site.text.index, diagnostic));
+        }
+    }
+
+    fn sorted(mut self) -> Vec<Diagnostic> {
+        self.items
+            .sort_by_key(|(index, item)| (*index, item.line, item.column));
+        self.items.into_iter().map(|(_, item)| item).collect()
+    }
+}
+
+fn locate(severity: Severity, site: &Site<'_>, problem: Problem) -> Diagnostic {
     let Site { text, span } = site;
     let (line, start) = text.line_and_start(span.start);
     let content = text.body[start..].lines().next().unwrap_or_default();
@@ -232,12 +282,16 @@ fn locate(site: &Site<'_>, problem: Problem) -> Diagnostic {
     let line_end = start + content.len();
     let from = chars_until(span.start);
     let to = chars_until(span.end.clamp(span.start, line_end.max(span.start)));
+    let (source_line, indent) = excerpt(content, from);
     Diagnostic {
+        severity,
         file: text.name.clone(),
         line,
         column: from + 1,
+        width: (to - from).max(1),
         message: problem.message,
         hint: problem.hint,
-        excerpt: Some(Excerpt::new(content, from, to)),
+        source_line: Some(source_line),
+        indent,
     }
 }

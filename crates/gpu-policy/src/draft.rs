@@ -1,25 +1,28 @@
 //! The schema: which keys there are, what they mean, and how the layers add up.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gpu_lease::{
-    Class, DeviceRule, Held, Ms, Policy, PolicySource, QueueOrder, ReloadScope, STANDARD_CLASS,
-    SignalRule, Strategy,
+    Confirm, Held, Ms, OnShrink, Policy, PolicySource, QueueOrder, ReloadScope, ReloadSettings,
+    STANDARD_CLASS, SignalRule, Strategy,
 };
 use jiff::tz::TimeZone;
 
+use crate::cel::Scope;
 use crate::diagnostic::{Problem, Problems, Site};
-use crate::hours::{Hours, Schedule};
-use crate::native::NativeRules;
+use crate::hours::Schedule;
 use crate::overrides::Override;
+use crate::rules::{Parts, PolicyRules};
+use crate::schema::Shape;
 use crate::section::{Located, Section};
 use crate::settings::Settings;
 use crate::suggest::{did_you_mean, list};
+use crate::tables::{
+    ActionDraft, ClassDraft, DeviceDraft, RuleDraft, Tables, TenantDraft, compiled,
+};
 use crate::text::Text;
 use crate::value::{
-    self, DevicePattern, Words, device_pattern, duration, flag, integer, names, one_of, sentence,
-    size,
+    Cel, Flag, Formula, Name, SchemaVersion, Words, Zone, duration, integer, one_of, size,
 };
 
 const HELD: &Words<Held> = &[
@@ -31,8 +34,15 @@ const SCOPE: &Words<ReloadScope> = &[
     ("violating", Some(ReloadScope::Violating)),
     ("all", Some(ReloadScope::All)),
 ];
-/// Whether a saved file waits for a confirmation.
-const CONFIRM: &Words<()> = &[("never", Some(())), ("drain", None), ("force", None)];
+const CONFIRM: &Words<Confirm> = &[
+    ("never", Some(Confirm::Never)),
+    ("force", Some(Confirm::Force)),
+    ("drain", Some(Confirm::Drain)),
+];
+const ON_SHRINK: &Words<OnShrink> = &[
+    ("keep", Some(OnShrink::Keep)),
+    ("drain", Some(OnShrink::Drain)),
+];
 const STRATEGY: &Words<Strategy> = &[
     ("first-fit", Some(Strategy::FirstFit)),
     ("best-fit", Some(Strategy::BestFit)),
@@ -40,12 +50,12 @@ const STRATEGY: &Words<Strategy> = &[
     ("spread", Some(Strategy::Spread)),
     ("pack", Some(Strategy::Pack)),
     ("fgd", None),
-    ("score", None),
+    ("score", Some(Strategy::Score)),
 ];
 const ORDER: &Words<QueueOrder> = &[
     ("fifo", Some(QueueOrder::Fifo)),
     ("priority", Some(QueueOrder::Priority)),
-    ("fair-share", None),
+    ("fair-share", Some(QueueOrder::FairShare)),
 ];
 const SIGNAL: &Words<SignalRule> = &[
     ("never", Some(SignalRule::Never)),
@@ -53,61 +63,67 @@ const SIGNAL: &Words<SignalRule> = &[
     ("always", Some(SignalRule::Always)),
 ];
 
-const SECOND: Ms = Ms::from_secs(1);
-const HOUR: Ms = Ms::from_secs(3600);
+pub(crate) const SECOND: Ms = Ms::from_secs(1);
+const MINUTE: Ms = Ms::from_secs(60);
+pub(crate) const HOUR: Ms = Ms::from_secs(3600);
+const HOURS_6: Ms = Ms::from_secs(6 * 3600);
 const DAY: Ms = Ms::from_secs(86_400);
-const MONTH: Ms = Ms::from_secs(30 * 86_400);
-const YEAR: Ms = Ms::from_secs(365 * 86_400);
+pub(crate) const MONTH: Ms = Ms::from_secs(30 * 86_400);
 
-const SIZE_BYTES_MAX: u64 = 1 << 50;
-const LOAD_SLOTS_MAX: i64 = 64;
+pub(crate) const SIZE_BYTES_MAX: u64 = 1 << 50;
+pub(crate) const LOAD_SLOTS_MAX: i64 = 64;
 const WAITING_MAX: i64 = 100_000;
-const PRIORITY_MAX: i64 = 1_000_000;
-const CLASSES_MAX: usize = 256;
-const DEVICE_RULES_MAX: usize = 256;
+const ROLLBACK_ERRORS_MAX: i64 = 1_000_000;
+
+const OF_SCORE: Cel = Cel {
+    variables: "`request`, `holder`, `device`, `books`, `now`",
+    result: "a number, higher is better",
+};
 
 /// The layers read so far.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
-    policy: Policy,
-    zone: Option<TimeZone>,
-    classes: BTreeMap<String, ClassDraft<'a>>,
-    devices: Vec<DeviceDraft<'a>>,
+    /// What is no table with a name.
+    pub(crate) policy: Policy,
+    pub(crate) zone: Option<TimeZone>,
+    pub(crate) score: Option<Located<'a, Formula>>,
+    pub(crate) classes: Tables<'a, ClassDraft<'a>>,
+    pub(crate) devices: Tables<'a, DeviceDraft<'a>>,
+    pub(crate) tenants: Tables<'a, TenantDraft<'a>>,
+    pub(crate) rules: Tables<'a, RuleDraft<'a>>,
+    places: Places<'a>,
+}
+
+/// Where the settings stand that others have to agree with.
+#[derive(Debug, Default)]
+struct Places<'a> {
     default_class: Option<Site<'a>>,
     grace: Option<Site<'a>>,
     grace_max: Option<Site<'a>>,
-}
-
-#[derive(Debug)]
-struct ClassDraft<'a> {
-    class: Class,
-    hours: Option<Located<'a, Hours>>,
-    declared: Site<'a>,
-}
-
-#[derive(Debug)]
-struct DeviceDraft<'a> {
-    pattern: DevicePattern,
-    rule: DeviceRule,
-    declared: Site<'a>,
+    strategy: Option<Site<'a>>,
 }
 
 impl<'a> Draft<'a> {
+    fn new() -> Self {
+        Self {
+            policy: Policy::built_in(),
+            zone: None,
+            score: None,
+            classes: Tables::new("class", ClassDraft::MOST),
+            devices: Tables::new("device", DeviceDraft::MOST),
+            tenants: Tables::new("tenant", TenantDraft::MOST),
+            rules: Tables::new("rule", RuleDraft::MOST),
+            places: Places::default(),
+        }
+    }
+
     /// All layers, the lowest first. What is wrong with them goes to `problems`.
     pub(crate) fn read(
         texts: &'a [Text],
-        overrides: &'a [Override],
+        overrides: &[&'a Override],
         problems: &mut Problems,
     ) -> Self {
-        let mut draft = Self {
-            policy: Policy::built_in(),
-            zone: None,
-            classes: BTreeMap::new(),
-            devices: Vec::new(),
-            default_class: None,
-            grace: None,
-            grace_max: None,
-        };
+        let mut draft = Self::new();
         let mut whole = true;
         for text in texts {
             match text.parse(problems) {
@@ -124,53 +140,74 @@ impl<'a> Draft<'a> {
         draft
     }
 
-    /// The policy that the layers add up to, if they had no problems.
-    pub(crate) fn into_policy(self, texts: &[Text]) -> Policy {
-        let rules = self.rules();
-        let mut policy = self.policy;
-        policy.classes.extend(
-            self.classes
-                .into_iter()
-                .map(|(name, draft)| (name, draft.class)),
-        );
-        policy.devices = self.devices.into_iter().map(|draft| draft.rule).collect();
-        policy.source = Arc::new(PolicySource {
-            hash: Settings::of(&policy, &rules).hash(),
-            files: texts
-                .iter()
-                .map(|text| (text.name.clone(), text.body.clone()))
-                .collect(),
-        });
-        policy.rules = Arc::new(rules);
-        policy
+    /// Every key that a layer may have.
+    pub(crate) fn shape() -> Shape {
+        let text = Text::of_override("", "");
+        let mut problems = Problems::default();
+        let mut recorder = Section::recorder(&text, &mut problems);
+        Draft::new().keys(&mut recorder);
+        recorder.into_shape()
     }
 
-    /// The part of the policy that is evaluated.
-    pub(crate) fn rules(&self) -> NativeRules {
+    /// Compiles the expressions. What is wrong with them goes to `problems`, and then the rules are not whole.
+    pub(crate) fn parts(&self, problems: &mut Problems) -> Parts {
         let schedule = |draft: &ClassDraft<'_>| {
             let hours = draft.hours.as_ref()?.value;
             let zone = self.zone.clone()?;
             Some(Schedule { hours, zone })
         };
-        let declared = self
-            .classes
-            .iter()
-            .map(|(name, draft)| (name.clone(), schedule(draft)));
-        NativeRules {
+        let classes = self.classes.iter();
+        let classes = classes.map(|class| (class.name.clone(), schedule(&class.value)));
+        Parts {
             classes: [(STANDARD_CLASS.to_owned(), None)]
                 .into_iter()
-                .chain(declared)
+                .chain(classes)
                 .collect(),
-            devices: self
-                .devices
-                .iter()
-                .map(|draft| draft.pattern.clone())
+            devices: (self.devices.iter())
+                .filter_map(|device| device.value.compile(problems))
                 .collect(),
+            tenants: (self.tenants.iter())
+                .filter_map(|tenant| tenant.value.compile(problems))
+                .collect(),
+            rules: (self.rules.iter())
+                .filter_map(|rule| rule.value.compile(&rule.name, problems))
+                .collect(),
+            score: (self.score.as_ref())
+                .and_then(|score| compiled(score, "score", Scope::Score, problems)),
+            zone: self.zone.clone(),
         }
     }
 
+    /// The policy that the layers add up to, if they had no problems, with the `parts` of its rules.
+    pub(crate) fn into_policy(self, parts: Parts, texts: &[Text]) -> Policy {
+        let hash = Settings::of(&self).hash();
+        let mut policy = self.policy;
+        let classes = self.classes.into_values();
+        policy
+            .classes
+            .extend(classes.map(|(name, draft)| (name, draft.class)));
+        let devices = self.devices.into_values();
+        policy.devices = devices.map(|(_, draft)| draft.rule).collect();
+        let tenants = self.tenants.into_values();
+        policy.tenants = tenants.map(|(_, draft)| draft.tenant).collect();
+        policy.source = Arc::new(PolicySource {
+            hash,
+            files: texts
+                .iter()
+                .map(|text| (text.name.clone(), text.body.clone()))
+                .collect(),
+        });
+        policy.rules = Arc::new(PolicyRules::new(parts));
+        policy
+    }
+
     fn layer(&mut self, mut root: Section<'a, '_>) {
-        root.take("schema", value::schema_version);
+        self.keys(&mut root);
+        root.finish();
+    }
+
+    fn keys(&mut self, root: &mut Section<'a, '_>) {
+        root.take("schema", SchemaVersion);
         root.table("reload", |section| self.reload(section));
         root.table("defaults", |section| self.defaults(section));
         root.table("placement", |section| self.placement(section));
@@ -180,12 +217,13 @@ impl<'a> Draft<'a> {
             let slot = &mut self.policy.foreign_ignore_below;
             section.set("ignore_below", slot, size(0..=SIZE_BYTES_MAX));
         });
-        root.tables("class", |section| self.class(section));
-        root.tables("device", |section| self.device(section));
-        for planned in ["tenant", "rule", "engine", "hook"] {
+        root.tables("class", |section| self.classes.class(section));
+        root.tables("tenant", |section| self.tenants.tenant(section));
+        root.tables("rule", |section| self.rules.rule(section));
+        root.tables("device", |section| self.devices.device(section));
+        for planned in ["engine", "hook"] {
             root.later(planned);
         }
-        root.finish();
     }
 
     fn reload(&mut self, section: &mut Section<'a, '_>) {
@@ -194,39 +232,49 @@ impl<'a> Draft<'a> {
         section.set("scope", &mut reload.scope, one_of(SCOPE));
         let grace = section.set("grace", &mut reload.grace, duration(Ms(0)..=MONTH));
         let grace_max = section.set("grace_max", &mut reload.grace_max, duration(Ms(0)..=MONTH));
-        section.take("confirm", one_of(CONFIRM));
-        section.later("on_shrink");
-        self.grace = grace.or(self.grace.take());
-        self.grace_max = grace_max.or(self.grace_max.take());
+        section.set("confirm", &mut reload.confirm, one_of(CONFIRM));
+        section.set("on_shrink", &mut reload.on_shrink, one_of(ON_SHRINK));
+        let errors = integer(0..=ROLLBACK_ERRORS_MAX);
+        section.set("rollback_errors", &mut reload.rollback_errors, errors);
+        let within = duration(SECOND..=DAY);
+        section.set("rollback_within", &mut reload.rollback_within, within);
+        self.places.grace = grace.or(self.places.grace.take());
+        self.places.grace_max = grace_max.or(self.places.grace_max.take());
     }
 
     fn defaults(&mut self, section: &mut Section<'a, '_>) {
         let defaults = &mut self.policy.defaults;
-        let class = section.set("class", &mut defaults.class, value::name);
+        let class = section.set("class", &mut defaults.class, Name);
         section.set("ttl", &mut defaults.ttl, duration(SECOND..=HOUR));
         section.set("wait", &mut defaults.wait, duration(Ms(0)..=MONTH));
-        section.set("timezone", &mut self.zone, |value| {
-            value::timezone(value).map(Some)
-        });
-        self.default_class = class.or(self.default_class.take());
+        section.set_some("timezone", &mut self.zone, Zone);
+        self.places.default_class = class.or(self.places.default_class.take());
     }
 
     fn placement(&mut self, section: &mut Section<'a, '_>) {
         let placement = &mut self.policy.placement;
-        section.set("strategy", &mut placement.strategy, one_of(STRATEGY));
+        let strategy = section.set("strategy", &mut placement.strategy, one_of(STRATEGY));
+        let score = section.take("score", OF_SCORE);
         section.set("reserve", &mut placement.reserve, size(0..=SIZE_BYTES_MAX));
         section.set(
             "load_slots",
             &mut placement.load_slots,
             integer(1..=LOAD_SLOTS_MAX),
         );
+        self.places.strategy = strategy.or(self.places.strategy.take());
+        self.score = score.or(self.score.take());
     }
 
     fn queue(&mut self, section: &mut Section<'a, '_>) {
         let queue = &mut self.policy.queue;
         section.set("order", &mut queue.order, one_of(ORDER));
+        section.set(
+            "half_life",
+            &mut queue.half_life,
+            duration(MINUTE..=HOURS_6),
+        );
         section.set("aging", &mut queue.aging, duration(Ms(0)..=MONTH));
-        section.set("backfill", &mut queue.backfill, flag);
+        section.set("backfill", &mut queue.backfill, Flag);
         section.set(
             "max_waiting",
             &mut queue.max_waiting,
@@ -236,7 +284,7 @@ impl<'a> Draft<'a> {
 
     fn reclaim(&mut self, section: &mut Section<'a, '_>) {
         let reclaim = &mut self.policy.reclaim;
-        section.set("verify", &mut reclaim.verify, flag);
+        section.set("verify", &mut reclaim.verify, Flag);
         section.set("delay", &mut reclaim.delay, duration(Ms(0)..=HOUR));
         section.set(
             "quarantine_after",
@@ -246,164 +294,109 @@ impl<'a> Draft<'a> {
         section.set("signal", &mut reclaim.signal, one_of(SIGNAL));
     }
 
-    fn class(&mut self, section: &mut Section<'a, '_>) {
-        let mut class = Class::default();
-        let name = section.require("name", value::name);
-        section.set(
-            "priority",
-            &mut class.priority,
-            integer(-PRIORITY_MAX..=PRIORITY_MAX),
-        );
-        section.set(
-            "drain_grace",
-            &mut class.drain_grace,
-            duration(Ms(0)..=MONTH),
-        );
-        section.set("max_hold", &mut class.max_hold, |value| {
-            duration(SECOND..=YEAR)(value).map(Some)
-        });
-        let hours = section.take("hours", value::hours);
-        let replace = section
-            .take("replace", flag)
-            .is_some_and(|replace| replace.value);
-        section.later("preempts");
-        section.later("min_runtime");
-
-        let Some(Located {
-            value: name,
-            site: declared,
-        }) = name
-        else {
-            return;
-        };
-        match self.classes.get(&name) {
-            Some(first) if !replace => {
-                section.problem(&declared, declared_twice("class", &name, &first.declared));
-            }
-            None if self.classes.len() >= CLASSES_MAX => {
-                section.problem(
-                    &declared,
-                    Problem::new(format!("there are more than {CLASSES_MAX} classes")),
-                );
-            }
-            _ => {
-                self.classes.insert(
-                    name,
-                    ClassDraft {
-                        class,
-                        hours,
-                        declared,
-                    },
-                );
-            }
-        }
-    }
-
-    fn device(&mut self, section: &mut Section<'a, '_>) {
-        let mut rule = DeviceRule::default();
-        let pattern = section.require("name", device_pattern);
-        section.set("reserve", &mut rule.reserve, |value| {
-            size(0..=SIZE_BYTES_MAX)(value).map(Some)
-        });
-        section.set("load_slots", &mut rule.load_slots, |value| {
-            integer(1..=LOAD_SLOTS_MAX)(value).map(Some)
-        });
-        section.set("labels", &mut rule.labels, names);
-        section.set("cordon", &mut rule.cordon, |value| {
-            sentence(value).map(Some)
-        });
-        let replace = section
-            .take("replace", flag)
-            .is_some_and(|replace| replace.value);
-        section.later("match");
-
-        let Some(Located {
-            value: pattern,
-            site: declared,
-        }) = pattern
-        else {
-            return;
-        };
-        let first = self
-            .devices
-            .iter()
-            .position(|draft| draft.pattern.text == pattern.text);
-        match first {
-            Some(index) if !replace => {
-                let first = &self.devices[index].declared;
-                section.problem(&declared, declared_twice("device", &pattern.text, first));
-                return;
-            }
-            Some(index) => drop(self.devices.remove(index)),
-            None if self.devices.len() >= DEVICE_RULES_MAX => {
-                let message = format!("there are more than {DEVICE_RULES_MAX} device tables");
-                section.problem(&declared, Problem::new(message));
-                return;
-            }
-            None => {}
-        }
-        self.devices.push(DeviceDraft {
-            pattern,
-            rule,
-            declared,
-        });
-    }
-
     /// What no single key can be wrong about.
     fn check(&self, problems: &mut Problems) {
-        let defaults = &self.policy.defaults;
-        if let Some(site) = &self.default_class
-            && !self.has_class(&defaults.class)
-        {
-            problems.add(site, self.no_such_class(&defaults.class));
-        }
-        let reload = &self.policy.reload;
-        if let Some(site) = self.grace.as_ref().or(self.grace_max.as_ref())
-            && reload.grace > reload.grace_max
-        {
-            problems.add(site, grace_too_long(reload.grace, reload.grace_max));
-        }
+        self.check_classes(problems);
+        self.check_grace(problems);
+        self.check_score(problems);
         if self.zone.is_none() {
-            let hours = self
-                .classes
-                .values()
-                .filter_map(|draft| draft.hours.as_ref());
+            let hours = self.classes.iter();
+            let hours = hours.filter_map(|class| class.value.hours.as_ref());
             hours.for_each(|hours| problems.add(&hours.site, no_timezone()));
+        }
+        for rule in self.rules.iter() {
+            if let Some(stops) = rule.value.stops_everybody() {
+                problems.warn(&rule.value.when.site, nobody(stops, &rule.name));
+            }
+        }
+    }
+
+    fn check_classes(&self, problems: &mut Problems) {
+        let default = &self.policy.defaults.class;
+        if let Some(site) = &self.places.default_class
+            && !self.has_class(default)
+        {
+            problems.add(site, self.no_such_class(default));
+        }
+        for rule in self.rules.iter() {
+            if let ActionDraft::Set(set) = &rule.value.action
+                && let Some(class) = &set.class
+                && !self.has_class(&class.value)
+            {
+                problems.add(&class.site, self.no_such_class(&class.value));
+            }
+        }
+    }
+
+    fn check_grace(&self, problems: &mut Problems) {
+        let Places {
+            grace, grace_max, ..
+        } = &self.places;
+        let reload = &self.policy.reload;
+        if reload.grace <= reload.grace_max {
+            return;
+        }
+        if let Some(site) = grace.as_ref().or(grace_max.as_ref()) {
+            let limit = grace_max.as_ref().filter(|_| grace.is_some());
+            problems.add(site, grace_too_long(reload, limit));
+        }
+    }
+
+    fn check_score(&self, problems: &mut Problems) {
+        let scores = self.policy.placement.strategy == Strategy::Score;
+        match (&self.score, &self.places.strategy) {
+            (None, Some(site)) if scores => problems.add(site, no_score()),
+            (Some(score), strategy) if !scores => {
+                problems.add(&score.site, unused_score(strategy.as_ref()));
+            }
+            _ => {}
         }
     }
 
     fn has_class(&self, name: &str) -> bool {
-        name == STANDARD_CLASS || self.classes.contains_key(name)
+        name == STANDARD_CLASS || self.classes.has(name)
     }
 
     fn no_such_class(&self, name: &str) -> Problem {
-        let known = || {
-            self.classes
-                .keys()
-                .map(String::as_str)
-                .chain([STANDARD_CLASS])
-        };
+        let known = || self.classes.names().chain([STANDARD_CLASS]);
         let hint = did_you_mean(name, known())
             .unwrap_or_else(|| format!("the classes are {}", list(known())));
         Problem::new(format!("class `{name}` does not exist")).hint(hint)
     }
 }
 
-fn declared_twice(what: &str, name: &str, first: &Site<'_>) -> Problem {
+fn grace_too_long(reload: &ReloadSettings, limit: Option<&Site<'_>>) -> Problem {
+    let ReloadSettings {
+        grace, grace_max, ..
+    } = reload;
+    let place = limit.map(|site| format!(" of {site}")).unwrap_or_default();
     Problem::new(format!(
-        "{what} `{name}` is declared twice, first in {first}"
-    ))
-    .hint("say `replace = true` here, or remove one of the two")
-}
-
-fn grace_too_long(grace: Ms, grace_max: Ms) -> Problem {
-    Problem::new(format!(
-        "`grace` {grace} is longer than `grace_max` {grace_max}"
+        "`grace` {grace} is longer than `grace_max` {grace_max}{place}"
     ))
     .hint("raise `grace_max` as well")
+}
+
+fn no_score() -> Problem {
+    Problem::new("`strategy` = \"score\" needs a `score`")
+        .hint("say how well a device suits a request: score = \"device.free\"")
+}
+
+fn unused_score(strategy: Option<&Site<'_>>) -> Problem {
+    let place = strategy.map_or_else(
+        || "and none is set".to_owned(),
+        |site| format!("and another is set by {site}"),
+    );
+    Problem::new(format!("`score` needs `strategy` = \"score\", {place}")).hint("set both or none")
 }
 
 fn no_timezone() -> Problem {
     Problem::new("`hours` need a time zone")
         .hint("say it once, under `[defaults]`: timezone = \"Europe/Berlin\"")
+}
+
+fn nobody(stops: &str, rule: &str) -> Problem {
+    Problem::new(format!(
+        "rule `{rule}` {stops} every request: nothing is granted"
+    ))
+    .hint("remove it when that is no longer meant")
 }

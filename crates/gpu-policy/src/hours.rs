@@ -5,8 +5,9 @@ use std::fmt;
 use gpu_lease::WallMs;
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{Span, Timestamp, Zoned};
 
+use crate::cel::Step;
 use crate::diagnostic::Problem;
 use crate::units::shortened;
 
@@ -123,8 +124,32 @@ fn time(text: &str) -> Option<Time> {
     }
 }
 
+/// The next time after `now` at which a clock in `zone`, or in UTC, shows another minute, hour or day.
+pub(crate) fn next_step(now: WallMs, zone: Option<&TimeZone>, step: Step) -> Option<WallMs> {
+    let zone = zone.cloned().unwrap_or(TimeZone::UTC);
+    let here = timestamp(now).to_zoned(zone.clone());
+    let next = match step {
+        Step::Minute => after(&here, 60).next(),
+        Step::Hour => {
+            let hour = |at: &Timestamp| at.to_zoned(zone.clone()).hour();
+            after(&here, QUARTER_SECS).find(|at| hour(at) != here.hour())
+        }
+        Step::Day => Some(here.tomorrow().ok()?.start_of_day().ok()?.timestamp()),
+    };
+    u64::try_from(next?.as_millisecond()).ok().map(WallMs)
+}
+
+/// The clocks of every zone are whole quarters of an hour apart.
+const QUARTER_SECS: i64 = 15 * 60;
+
+/// The multiples of `secs` after `here`, for a few hours.
+fn after(here: &Zoned, secs: i64) -> impl Iterator<Item = Timestamp> {
+    let next = here.timestamp().as_second().div_euclid(secs) + 1;
+    (next..next + 16).filter_map(move |count| Timestamp::from_second(count * secs).ok())
+}
+
 /// A time beyond the year 9999 is taken for the last one that has a date.
-fn timestamp(now: WallMs) -> Timestamp {
+pub(crate) fn timestamp(now: WallMs) -> Timestamp {
     i64::try_from(now.0)
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok())
@@ -240,6 +265,101 @@ mod tests {
                 "{hours} after {now}"
             );
         }
+    }
+
+    /// The night on which 02:30 does not exist, and the one on which it is there twice.
+    #[test]
+    fn nights_on_which_the_clock_changes() {
+        let spring = "2026-03-29T";
+        let autumn = "2026-10-25T";
+        for (night, hours, opens, closes) in [
+            // From 02:00 at once to 03:00, at 01:00Z: what is skipped is as long after the change.
+            (spring, "02:30-06:00", "01:30:00Z", "04:00:00Z"),
+            (spring, "01:00-02:30", "00:00:00Z", "01:30:00Z"),
+            (spring, "02:15-02:45", "01:15:00Z", "01:45:00Z"),
+            (spring, "03:00-04:00", "01:00:00Z", "02:00:00Z"),
+            // From 03:00 back to 02:00, at 01:00Z: of what is there twice, the first counts.
+            (autumn, "02:30-06:00", "00:30:00Z", "05:00:00Z"),
+            (autumn, "01:00-02:30", "2026-10-24T23:00:00Z", "00:30:00Z"),
+            (autumn, "02:15-02:45", "00:15:00Z", "00:45:00Z"),
+            (autumn, "03:00-04:00", "02:00:00Z", "03:00:00Z"),
+        ] {
+            let schedule = schedule(hours, "Europe/Berlin");
+            let at = |time: &str| match time.contains('T') {
+                true => wall(time),
+                false => wall(&format!("{night}{time}")),
+            };
+            let (opens, closes) = (at(opens), at(closes));
+            let before = WallMs(opens.0 - 1);
+            assert!(!schedule.is_open(before), "{hours} before {night}");
+            assert_eq!(
+                schedule.next_change(before),
+                Some(opens),
+                "{hours} opens on {night}"
+            );
+            assert!(schedule.is_open(opens), "{hours} on {night}");
+            assert_eq!(
+                schedule.next_change(opens),
+                Some(closes),
+                "{hours} closes on {night}"
+            );
+            assert!(!schedule.is_open(closes), "{hours} after {night}");
+            for minutes in 0..12 * 60 {
+                let later = WallMs(closes.0 + minutes * 60_000);
+                assert!(!schedule.is_open(later), "{hours} opens again on {night}");
+            }
+        }
+    }
+
+    /// (zone, now, the next minute, hour and day)
+    #[test]
+    fn steps_of_the_clock() {
+        let minute = "2026-01-15T17:06:00Z";
+        for (zone, now, steps) in [
+            (
+                "UTC",
+                "2026-01-15T17:05:30Z",
+                [minute, "2026-01-15T18:00:00Z", "2026-01-16T00:00:00Z"],
+            ),
+            (
+                "Europe/Berlin",
+                "2026-01-15T17:05:30Z",
+                [minute, "2026-01-15T18:00:00Z", "2026-01-15T23:00:00Z"],
+            ),
+            (
+                "Asia/Kathmandu",
+                "2026-01-15T17:05:30Z",
+                [minute, "2026-01-15T17:15:00Z", "2026-01-15T18:15:00Z"],
+            ),
+            // 02:59 is followed by 02:00, and that day has 25 hours.
+            (
+                "Europe/Berlin",
+                "2026-10-25T00:59:00Z",
+                [
+                    "2026-10-25T01:00:00Z",
+                    "2026-10-25T02:00:00Z",
+                    "2026-10-25T23:00:00Z",
+                ],
+            ),
+            // 01:59 is followed by 03:00.
+            (
+                "Europe/Berlin",
+                "2026-03-29T00:59:00Z",
+                [
+                    "2026-03-29T01:00:00Z",
+                    "2026-03-29T01:00:00Z",
+                    "2026-03-29T22:00:00Z",
+                ],
+            ),
+        ] {
+            let zone = jiff::tz::TimeZoneDatabase::bundled()
+                .get(zone)
+                .expect("zone");
+            let next = |step| next_step(wall(now), Some(&zone), step);
+            let found = [Step::Minute, Step::Hour, Step::Day].map(next);
+            assert_eq!(found, steps.map(|step| Some(wall(step))), "{now}");
+        }
+        assert_eq!(next_step(WallMs(u64::MAX), None, Step::Day), None);
     }
 
     #[test]

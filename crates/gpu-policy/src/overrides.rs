@@ -1,4 +1,4 @@
-//! Single settings from above the files: the environment and `--set`.
+//! Single settings from above the files: the environment, `--set` and the API.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -15,7 +15,19 @@ pub const ENV_PREFIX: &str = "GPU_MANAGER_POLICY__";
 /// An override longer than this many bytes is refused.
 pub const OVERRIDE_BYTES_MAX: usize = 4096;
 
+/// The origin of what [`Override::from_env`] finds.
+pub const FROM_ENVIRONMENT: &str = "environment";
+
+/// The origin of what the command line says.
+pub const FROM_COMMAND_LINE: &str = "--set";
+
+/// The origin of what was set by the API, until it expires.
+pub const FROM_API: &str = "override";
+
 /// A setting that survives every reload of the files below it.
+///
+/// Of two for the same setting the API wins over the command line, and that over the environment; of two of
+/// the same origin the later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
     text: Text,
@@ -46,7 +58,7 @@ pub enum OverrideError {
 
 impl Override {
     /// The setting that `text` says, such as `placement.strategy=spread`. Whether the setting exists is
-    /// for [`crate::compile`] to say, which names `origin`, such as `--set`, as the file.
+    /// for [`crate::compile`] to say, which names `origin`, such as [`FROM_COMMAND_LINE`], as the file.
     ///
     /// # Errors
     /// If `text` is not `section.key=value`, or too long.
@@ -77,6 +89,34 @@ impl Override {
         found.into_iter().map(Self::from_variable).collect()
     }
 
+    /// What is set, such as `placement.strategy`.
+    pub fn setting(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+
+    /// Where it comes from: [`FROM_ENVIRONMENT`], [`FROM_COMMAND_LINE`], [`FROM_API`] or what it was parsed
+    /// with.
+    pub fn origin(&self) -> &str {
+        &self.text.name
+    }
+
+    /// What it is set to, as it was written.
+    pub fn value_text(&self) -> &str {
+        self.text.body[self.value_span.clone()].trim()
+    }
+
+    /// `overrides`, the lowest first.
+    pub(crate) fn in_order(overrides: &[Self]) -> Vec<&Self> {
+        let rank = |setting: &&Self| match setting.origin() {
+            FROM_ENVIRONMENT => 0,
+            FROM_API => 2,
+            _ => 1,
+        };
+        let mut ordered: Vec<&Self> = overrides.iter().collect();
+        ordered.sort_by_key(rank);
+        ordered
+    }
+
     pub(crate) fn text(&self) -> &Text {
         &self.text
     }
@@ -99,7 +139,7 @@ impl Override {
         let path = name[ENV_PREFIX.len()..].to_lowercase();
         let text = format!("{name}={value}");
         match path.split_once("__") {
-            Some((section, key)) => Self::new("environment", &text, name.len(), section, key),
+            Some((section, key)) => Self::new(FROM_ENVIRONMENT, &text, name.len(), section, key),
             None => Err(OverrideError::Malformed(crate::units::shortened(&text))),
         }
     }
@@ -117,15 +157,11 @@ impl Override {
         if text.len() > OVERRIDE_BYTES_MAX {
             return Err(OverrideError::TooLong(crate::units::shortened(section)));
         }
-        if matches!(section, "class" | "device") {
+        if matches!(section, "class" | "device" | "rule" | "tenant") {
             return Err(OverrideError::Table(section.to_owned()));
         }
         Ok(Self {
-            text: Text {
-                index: usize::MAX,
-                name: origin.to_owned(),
-                body: text.to_owned(),
-            },
+            text: Text::of_override(origin, text),
             section: section.to_owned(),
             key: key.to_owned(),
             key_span: 0..equals,

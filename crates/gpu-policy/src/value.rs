@@ -1,5 +1,6 @@
 //! Readers of single values: each turns a TOML value into a typed one or says what is wrong with it.
 
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -9,29 +10,70 @@ use toml::de::DeValue;
 
 use crate::diagnostic::Problem;
 use crate::hours::Hours;
+use crate::json::Json;
+use crate::select::SELECT_BYTES_MAX;
 use crate::suggest::{did_you_mean, list};
 use crate::units::{duration_text, parse_duration, parse_size, shortened, size_text, without_unit};
 
 /// A word of the schema and what it means; `None` is planned, and refused until it works.
 pub(crate) type Words<T> = [(&'static str, Option<T>)];
 
+/// Understands one kind of value, and says which.
+pub(crate) trait Reader {
+    /// What the value becomes.
+    type Value;
+
+    /// The value, or what is wrong with it, as words that follow its key.
+    fn read(&self, value: &DeValue<'_>) -> Result<Self::Value, Problem>;
+
+    /// The values that are understood, as JSON schema.
+    fn shape(&self) -> Json;
+
+    /// The values that are understood, in words.
+    fn says(&self) -> String;
+}
+
+/// One of some words.
+pub(crate) struct OneOf<T: 'static>(&'static Words<T>);
+
 /// One of `words`.
-pub(crate) fn one_of<T: Copy>(
-    words: &'static Words<T>,
-) -> impl Fn(&DeValue<'_>) -> Result<T, Problem> {
-    move |value| {
+pub(crate) fn one_of<T: Copy>(words: &'static Words<T>) -> OneOf<T> {
+    OneOf(words)
+}
+
+impl<T: Copy> Reader for OneOf<T> {
+    type Value = T;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<T, Problem> {
         let word = string(value)?;
-        match words.iter().find(|(known, _)| *known == word) {
+        match self.0.iter().find(|(known, _)| *known == word) {
             Some((_, Some(meaning))) => Ok(*meaning),
-            Some((_, None)) => Err(not_supported(word, words)),
-            None => Err(no_such_word(word, words)),
+            Some((_, None)) => Err(not_supported(word, self.0)),
+            None => Err(no_such_word(word, self.0)),
         }
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("string").with("enum", Json::list(supported(self.0)))
+    }
+
+    fn says(&self) -> String {
+        list(supported(self.0))
     }
 }
 
+/// A length of time.
+pub(crate) struct Duration(RangeInclusive<Ms>);
+
 /// A length of time within `range`.
-pub(crate) fn duration(range: RangeInclusive<Ms>) -> impl Fn(&DeValue<'_>) -> Result<Ms, Problem> {
-    move |value| {
+pub(crate) fn duration(range: RangeInclusive<Ms>) -> Duration {
+    Duration(range)
+}
+
+impl Reader for Duration {
+    type Value = Ms;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Ms, Problem> {
         let length = match value {
             DeValue::Integer(number) => match number.as_str().parse() {
                 Ok(number) => return Err(without_unit(number)),
@@ -39,87 +81,215 @@ pub(crate) fn duration(range: RangeInclusive<Ms>) -> impl Fn(&DeValue<'_>) -> Re
             },
             value => parse_duration(string(value)?)?,
         };
-        within(&range, length, |bound| duration_text(*bound))
+        within(&self.0, length, |bound| duration_text(*bound))
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("string").with("pattern", "^([0-9]+(w|d|h|m|s|ms))+$")
+    }
+
+    fn says(&self) -> String {
+        let (least, most) = (duration_text(*self.0.start()), duration_text(*self.0.end()));
+        format!("duration, {least} to {most}")
     }
 }
 
+/// A number of bytes.
+pub(crate) struct Size(RangeInclusive<u64>);
+
 /// A number of bytes within `range`.
-pub(crate) fn size(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Result<u64, Problem> {
-    move |value| {
+pub(crate) fn size(range: RangeInclusive<u64>) -> Size {
+    Size(range)
+}
+
+impl Reader for Size {
+    type Value = u64;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<u64, Problem> {
         let bytes = match value {
             DeValue::Integer(_) => u64::try_from(whole_number(value)?)
                 .map_err(|_| Problem::new("must not be negative"))?,
             value => parse_size(string(value)?)?,
         };
-        within(&range, bytes, |bound| size_text(*bound))
+        within(&self.0, bytes, |bound| size_text(*bound))
+    }
+
+    fn shape(&self) -> Json {
+        const PATTERN: &str = "^[0-9]+([.][0-9]{1,3})? *([bB]|[kKmMgGtT]([iI]?[bB])?)$";
+        Json::object()
+            .with("type", Json::list(["integer", "string"]))
+            .with("minimum", 0)
+            .with("pattern", PATTERN)
+    }
+
+    fn says(&self) -> String {
+        let (least, most) = (size_text(*self.0.start()), size_text(*self.0.end()));
+        format!("size, {least} to {most}")
     }
 }
 
+/// A whole number.
+pub(crate) struct Integer<T>(RangeInclusive<i64>, PhantomData<T>);
+
 /// A whole number within `range`.
-pub(crate) fn integer<T>(range: RangeInclusive<i64>) -> impl Fn(&DeValue<'_>) -> Result<T, Problem>
-where
-    T: TryFrom<i64>,
-{
-    move |value| {
-        let number = within(&range, whole_number(value)?, i64::to_string)?;
+pub(crate) fn integer<T: TryFrom<i64>>(range: RangeInclusive<i64>) -> Integer<T> {
+    Integer(range, PhantomData)
+}
+
+impl<T: TryFrom<i64>> Reader for Integer<T> {
+    type Value = T;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<T, Problem> {
+        let number = within(&self.0, whole_number(value)?, i64::to_string)?;
         T::try_from(number).map_err(|_| Problem::new("is out of range"))
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("integer")
+            .with("minimum", *self.0.start())
+            .with("maximum", *self.0.end())
+    }
+
+    fn says(&self) -> String {
+        format!("whole number, {} to {}", self.0.start(), self.0.end())
     }
 }
 
 /// `true` or `false`.
-pub(crate) fn flag(value: &DeValue<'_>) -> Result<bool, Problem> {
-    match value {
-        DeValue::Boolean(flag) => Ok(*flag),
-        DeValue::String(word) if matches!(word.as_ref(), "true" | "false") => {
-            Err(wrong_type("true or false", value).hint("write it without quotes"))
+pub(crate) struct Flag;
+
+impl Reader for Flag {
+    type Value = bool;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<bool, Problem> {
+        match value {
+            DeValue::Boolean(flag) => Ok(*flag),
+            DeValue::String(word) if matches!(word.as_ref(), "true" | "false") => {
+                Err(wrong_type("true or false", value).hint("write it without quotes"))
+            }
+            value => Err(wrong_type("true or false", value)),
         }
-        value => Err(wrong_type("true or false", value)),
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("boolean")
+    }
+
+    fn says(&self) -> String {
+        "true or false".to_owned()
     }
 }
 
-/// The name of a class or a label: what fits into a header, a shell word and a metric.
-pub(crate) fn name(value: &DeValue<'_>) -> Result<String, Problem> {
-    const NAME_CHARS_MAX: usize = 64;
-    let name = string(value)?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(allowed) {
-        let message = format!("must be a name, not `{}`", shortened(name));
-        let hint = format!("1 to {NAME_CHARS_MAX} characters of a-z, A-Z, 0-9, `-`, `_`, `.`");
-        return Err(Problem::new(message).hint(hint));
-    }
-    Ok(name.to_owned())
-}
+/// The name of a class, a tenant or a label: what fits into a header, a shell word and a metric.
+pub(crate) struct Name;
 
-/// A list of distinct names.
-pub(crate) fn names(value: &DeValue<'_>) -> Result<Vec<String>, Problem> {
-    const NAMES_MAX: usize = 32;
-    let DeValue::Array(items) = value else {
-        return Err(wrong_type("a list such as [\"fast\"]", value));
-    };
-    if items.len() > NAMES_MAX {
-        return Err(Problem::new(format!("has more than {NAMES_MAX} entries")));
-    }
-    let entry = |item: &toml::Spanned<DeValue<'_>>| name(item.get_ref()).map_err(Problem::of_entry);
-    items.iter().map(entry).collect()
-}
+const NAME_CHARS_MAX: usize = 64;
 
-/// A sentence for people.
-pub(crate) fn sentence(value: &DeValue<'_>) -> Result<String, Problem> {
-    const SENTENCE_CHARS_MAX: usize = 200;
-    let text = match value {
-        DeValue::Boolean(_) => {
-            let problem = wrong_type("the reason, in words", value);
-            return Err(problem.hint("say why, such as \"fan broken\""));
+impl Reader for Name {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Problem> {
+        let name = string(value)?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(allowed) {
+            let message = format!("must be a name, not `{}`", shortened(name));
+            return Err(Problem::new(message).hint(self.says()));
         }
-        value => string(value)?,
-    };
-    let printable = !text.chars().any(char::is_control);
-    match text.trim() {
-        "" => Err(Problem::new("must not be empty")),
-        text if printable && text.chars().count() <= SENTENCE_CHARS_MAX => Ok(text.to_owned()),
-        _ => Err(Problem::new(format!(
-            "must be one line of at most {SENTENCE_CHARS_MAX} characters"
-        ))),
+        Ok(name.to_owned())
+    }
+
+    fn shape(&self) -> Json {
+        let pattern = format!("^[a-zA-Z0-9_.-]{{1,{NAME_CHARS_MAX}}}$");
+        Json::of_type("string").with("pattern", pattern)
+    }
+
+    fn says(&self) -> String {
+        format!("1 to {NAME_CHARS_MAX} characters of a-z, A-Z, 0-9, `-`, `_`, `.`")
+    }
+}
+
+/// A list of [`Name`]s.
+pub(crate) struct Names;
+
+const NAMES_MAX: usize = 32;
+
+impl Reader for Names {
+    type Value = Vec<String>;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Vec<String>, Problem> {
+        let DeValue::Array(items) = value else {
+            return Err(wrong_type("a list such as [\"fast\"]", value));
+        };
+        if items.len() > NAMES_MAX {
+            return Err(Problem::new(format!("has more than {NAMES_MAX} entries")));
+        }
+        let entry = |item: &toml::Spanned<DeValue<'_>>| {
+            Name.read(item.get_ref()).map_err(Problem::of_entry)
+        };
+        items.iter().map(entry).collect()
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("array")
+            .with("items", Name.shape())
+            .with("maxItems", as_i64(NAMES_MAX))
+    }
+
+    fn says(&self) -> String {
+        format!("list of up to {NAMES_MAX} names")
+    }
+}
+
+/// One line for people.
+pub(crate) struct Line {
+    chars_max: usize,
+    wanted: &'static str,
+    example: &'static str,
+}
+
+/// Why something is so.
+pub(crate) const REASON: Line = Line {
+    chars_max: 200,
+    wanted: "the reason, in words",
+    example: "say why, such as \"fan broken\"",
+};
+
+/// What a rule is called.
+pub(crate) const TITLE: Line = Line {
+    chars_max: 80,
+    wanted: "a name in quotes",
+    example: "name it by what it does, such as \"big jobs at night\"",
+};
+
+impl Reader for Line {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Problem> {
+        let text = match value {
+            DeValue::Boolean(_) => {
+                return Err(wrong_type(self.wanted, value).hint(self.example));
+            }
+            value => string(value)?,
+        };
+        let printable = !text.chars().any(char::is_control);
+        match text.trim() {
+            "" => Err(Problem::new("must not be empty")),
+            text if printable && text.chars().count() <= self.chars_max => Ok(text.to_owned()),
+            _ => Err(Problem::new(format!(
+                "must be one line of at most {} characters",
+                self.chars_max
+            ))),
+        }
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("string")
+            .with("minLength", 1)
+            .with("maxLength", as_i64(self.chars_max))
+    }
+
+    fn says(&self) -> String {
+        format!("one line, up to {} characters", self.chars_max)
     }
 }
 
@@ -137,48 +307,156 @@ impl DevicePattern {
 }
 
 /// A [`DevicePattern`].
-pub(crate) fn device_pattern(value: &DeValue<'_>) -> Result<DevicePattern, Problem> {
-    const PATTERN_CHARS_MAX: usize = 128;
-    let text = string(value)?;
-    if text.is_empty()
-        || text.chars().count() > PATTERN_CHARS_MAX
-        || text.chars().any(char::is_control)
-    {
-        let message =
-            format!("must be an id, a name or a glob of 1 to {PATTERN_CHARS_MAX} characters");
-        return Err(Problem::new(message));
+pub(crate) struct Pattern;
+
+const PATTERN_CHARS_MAX: usize = 128;
+
+impl Reader for Pattern {
+    type Value = DevicePattern;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<DevicePattern, Problem> {
+        let text = string(value)?;
+        if text.is_empty()
+            || text.chars().count() > PATTERN_CHARS_MAX
+            || text.chars().any(char::is_control)
+        {
+            return Err(Problem::new(format!("must be {}", self.says())));
+        }
+        let glob = GlobBuilder::new(text).case_insensitive(true).build();
+        let glob = glob.map_err(|error| Problem::new(format!("is no glob: {}", error.kind())))?;
+        Ok(DevicePattern {
+            text: text.to_owned(),
+            glob: glob.compile_matcher(),
+        })
     }
-    let glob = GlobBuilder::new(text).case_insensitive(true).build();
-    let glob = glob.map_err(|error| Problem::new(format!("is no glob: {}", error.kind())))?;
-    Ok(DevicePattern {
-        text: text.to_owned(),
-        glob: glob.compile_matcher(),
-    })
+
+    fn shape(&self) -> Json {
+        Json::of_type("string")
+            .with("minLength", 1)
+            .with("maxLength", as_i64(PATTERN_CHARS_MAX))
+    }
+
+    fn says(&self) -> String {
+        format!("an id, a name or a glob of 1 to {PATTERN_CHARS_MAX} characters")
+    }
 }
 
 /// Hours of the day such as `18:00-09:00`.
-pub(crate) fn hours(value: &DeValue<'_>) -> Result<Hours, Problem> {
-    Hours::parse(string(value)?)
+pub(crate) struct HoursOfDay;
+
+impl Reader for HoursOfDay {
+    type Value = Hours;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Hours, Problem> {
+        Hours::parse(string(value)?)
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("string").with("pattern", "^ *[0-9]{2}:[0-9]{2} *- *[0-9]{2}:[0-9]{2} *$")
+    }
+
+    fn says(&self) -> String {
+        "`HH:MM-HH:MM`, over midnight if it closes before it opens".to_owned()
+    }
 }
 
 /// A zone of the time zone database that the program carries.
-pub(crate) fn timezone(value: &DeValue<'_>) -> Result<TimeZone, Problem> {
-    let name = string(value)?;
-    let zones = TimeZoneDatabase::bundled();
-    zones.get(name).map_err(|_| {
-        let available: Vec<String> = zones.available().map(|zone| zone.to_string()).collect();
-        let hint = did_you_mean(name, available.iter().map(String::as_str));
-        Problem::new(format!("must be a time zone, not `{}`", shortened(name)))
-            .hint(hint.unwrap_or_else(|| "a name such as `Europe/Berlin` or `UTC`".to_owned()))
-    })
+pub(crate) struct Zone;
+
+impl Reader for Zone {
+    type Value = TimeZone;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<TimeZone, Problem> {
+        let name = string(value)?;
+        let zones = TimeZoneDatabase::bundled();
+        zones.get(name).map_err(|_| {
+            let available: Vec<String> = zones.available().map(|zone| zone.to_string()).collect();
+            let hint = did_you_mean(name, available.iter().map(String::as_str));
+            Problem::new(format!("must be a time zone, not `{}`", shortened(name)))
+                .hint(hint.unwrap_or_else(|| "a name such as `Europe/Berlin` or `UTC`".to_owned()))
+        })
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("string").with("examples", Json::list(["UTC", "Europe/Berlin"]))
+    }
+
+    fn says(&self) -> String {
+        "name of the IANA time zone database".to_owned()
+    }
+}
+
+/// An expression that is not compiled yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Formula {
+    /// Without the spaces around it.
+    pub(crate) text: String,
+    /// How many bytes of spaces come before it.
+    pub(crate) lead: usize,
+}
+
+/// A [`Formula`] over `variables` that becomes `result`.
+pub(crate) struct Cel {
+    pub(crate) variables: &'static str,
+    pub(crate) result: &'static str,
+}
+
+impl Reader for Cel {
+    type Value = Formula;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Formula, Problem> {
+        let text = match value {
+            DeValue::Boolean(flag) => {
+                let hint = format!("write it in quotes: \"{flag}\"");
+                return Err(wrong_type("an expression in quotes", value).hint(hint));
+            }
+            value => string(value)?,
+        };
+        match text.trim() {
+            "" => Err(Problem::new("must not be empty")),
+            formula => Ok(Formula {
+                text: formula.to_owned(),
+                lead: text.len() - text.trim_start().len(),
+            }),
+        }
+    }
+
+    fn shape(&self) -> Json {
+        Json::of_type("string")
+            .with("minLength", 1)
+            .with("maxLength", as_i64(SELECT_BYTES_MAX))
+    }
+
+    fn says(&self) -> String {
+        format!("CEL over {}, to {}", self.variables, self.result)
+    }
 }
 
 /// The version of the schema.
-pub(crate) fn schema_version(value: &DeValue<'_>) -> Result<(), Problem> {
-    match whole_number(value)? {
-        1 => Ok(()),
-        other => Err(Problem::new(format!("must be 1, not {other}"))),
+pub(crate) struct SchemaVersion;
+
+impl Reader for SchemaVersion {
+    type Value = ();
+
+    fn read(&self, value: &DeValue<'_>) -> Result<(), Problem> {
+        match whole_number(value)? {
+            1 => Ok(()),
+            other => Err(Problem::new(format!("must be 1, not {other}"))),
+        }
     }
+
+    fn shape(&self) -> Json {
+        Json::object().with("const", 1)
+    }
+
+    fn says(&self) -> String {
+        "1".to_owned()
+    }
+}
+
+/// A small bound as JSON has numbers.
+fn as_i64(bound: usize) -> i64 {
+    i64::try_from(bound).unwrap_or(i64::MAX)
 }
 
 fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Problem> {

@@ -198,7 +198,7 @@ fn differences_are_sentences() {
             "class day: added (priority 9, drain_grace 0s)",
             "device a.reserve: none -> 2GiB",
             "device a.cordon: none -> \"fan broken\"",
-            "device order: a, b -> b, a",
+            "device b: moved (place 2 -> place 1)",
         ]
     );
     assert_eq!(diff(&Policy::built_in(), &policy("# nothing")), []);

@@ -146,7 +146,8 @@ fn what_was_asked_for_before_a_restart_is_done_after_it() {
     gone.kill();
     let world = setup.run();
     until_ended(&world, &orphaned, EndReason::ProcessGone);
-    world.pass(Ms::from_secs(5));
+    // Nothing is ended by time before the grace of the start is over.
+    world.pass(Ms::from_secs(35));
     assert_eq!(stubborn.end().signal(), Some(Signal::KILL.as_raw()));
     until_ended(&world, &reclaimed, EndReason::Revoked);
 }

@@ -1,0 +1,572 @@
+//! What a policy decides by evaluation: classes and their hours, tenants, rules, filters and scores of devices.
+
+mod errors;
+mod memo;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use gpu_lease::{
+    Device, DeviceState, Refusal, Request, RuleErrors, RuleHit, Rules, Sets, Standing, Verdict,
+    WallMs,
+};
+use jiff::tz::TimeZone;
+
+use self::errors::Errors;
+use self::memo::Memo;
+use crate::cel::{Expression, Inputs, Reads, select_filter};
+use crate::hours::{self, Schedule};
+use crate::suggest::{did_you_mean, list};
+use crate::units::shortened;
+use crate::value::DevicePattern;
+
+/// The name under which errors of the placement's score are counted.
+const SCORE: &str = "placement.score";
+
+/// [`Rules`] of a compiled policy.
+#[derive(Debug)]
+pub(crate) struct PolicyRules {
+    parts: Parts,
+    /// What the hold and deny rules read together.
+    reads: Reads,
+    memo: Memo,
+    errors: Errors,
+}
+
+/// What [`PolicyRules`] are made of.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    /// Every class, and when it may start.
+    pub(crate) classes: BTreeMap<String, Option<Schedule>>,
+    /// The devices that each device rule is about, in the order of the rules.
+    pub(crate) devices: Vec<DeviceMatch>,
+    /// Who belongs to each tenant, in the order of the tenants.
+    pub(crate) tenants: Vec<TenantMatch>,
+    /// In file order.
+    pub(crate) rules: Vec<Rule>,
+    /// How well a device suits a request.
+    pub(crate) score: Option<Expression>,
+    /// Where `now` is; `None` is UTC.
+    pub(crate) zone: Option<TimeZone>,
+}
+
+/// Which devices a device rule is about.
+#[derive(Clone, Debug)]
+pub(crate) enum DeviceMatch {
+    /// By id or name.
+    Pattern(DevicePattern),
+    /// Those that it holds for.
+    When(Expression),
+}
+
+/// Who belongs to a tenant.
+#[derive(Clone, Debug)]
+pub(crate) struct TenantMatch {
+    pub(crate) name: String,
+    /// Each user is a tenant of its own.
+    pub(crate) per_user: bool,
+    /// Whose requests; `None` is those that claim it, and everybody's of a tenant per user.
+    pub(crate) when: Option<Expression>,
+}
+
+/// A `[[rule]]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) name: String,
+    pub(crate) when: Expression,
+    pub(crate) action: Action,
+    pub(crate) on_error: OnError,
+}
+
+/// What a rule does where it applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Refuses, for this reason.
+    Deny(String),
+    /// Makes wait, for this reason.
+    Hold(String),
+    /// Changes the request as it arrives.
+    Set(Sets),
+}
+
+/// What a rule that fails does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnError {
+    Deny,
+    Skip,
+}
+
+/// What the hold and deny rules say, and which of them failed on the way.
+#[derive(Clone, Debug)]
+struct Decided {
+    verdict: Verdict,
+    failed: Vec<(usize, String)>,
+}
+
+impl Rules for PolicyRules {
+    fn admit(&self, request: &Request, standing: &Standing, now: WallMs) -> Verdict {
+        if let Some(verdict) = self.of_class(request, now) {
+            return verdict;
+        }
+        if !self.parts.rules.iter().any(Rule::decides) {
+            return Verdict::Allow;
+        }
+        let inputs = self.inputs(request, standing, now);
+        let decided = self
+            .memo
+            .get_or(inputs.key(self.reads), || self.decide(&inputs, now));
+        for (rule, error) in &decided.failed {
+            self.errors.count(&self.parts.rules[*rule].name, error);
+        }
+        decided.verdict
+    }
+
+    fn shape(&self, request: &Request, standing: &Standing, now: WallMs) -> Sets {
+        let mut sets = Sets::default();
+        if self.parts.rules.iter().all(Rule::decides) {
+            return sets;
+        }
+        self.shaped(request, standing, now, |rule, said| match said {
+            Ok(set) => add(&mut sets, set),
+            Err(error) => self.errors.count(&rule.name, &error),
+        });
+        sets
+    }
+
+    fn reads_standing(&self) -> bool {
+        let rules = self.parts.rules.iter().map(|rule| &rule.when);
+        rules.chain(&self.parts.score).any(Expression::reads_books)
+    }
+
+    fn tenant(&self, request: &Request) -> Result<Option<usize>, Refusal> {
+        let tenants = &self.parts.tenants;
+        let Some(claimed) = request
+            .holder
+            .tenant
+            .as_deref()
+            .filter(|_| !tenants.is_empty())
+        else {
+            return Ok(tenants
+                .iter()
+                .position(|tenant| self.takes_in(tenant, request)));
+        };
+        let found = tenants.iter().position(|tenant| tenant.name == claimed);
+        let index = found.ok_or_else(|| self.no_such_tenant(claimed))?;
+        let tenant = &tenants[index];
+        match tenant.when.is_none() || self.takes_in(tenant, request) {
+            true => Ok(Some(index)),
+            false => Err(not_in(tenant, request)),
+        }
+    }
+
+    fn device_matches(&self, rule: usize, device: &Device) -> bool {
+        match self.parts.devices.get(rule) {
+            Some(DeviceMatch::Pattern(pattern)) => {
+                pattern.matches(device.key.id.as_str()) || pattern.matches(&device.name)
+            }
+            Some(DeviceMatch::When(expression)) => {
+                let name = || format!("device {}", shortened(expression.text()));
+                self.holds(expression, &Inputs::of_device(device, &[]), name)
+            }
+            None => false,
+        }
+    }
+
+    fn selects(&self, filter: &str, device: &Device, labels: &[String]) -> bool {
+        select_filter(filter, device, labels).unwrap_or_else(|error| {
+            self.errors.count("select of a request", &error);
+            false
+        })
+    }
+
+    fn scores(
+        &self,
+        request: &Request,
+        devices: &[&DeviceState],
+        standing: &Standing,
+        now: WallMs,
+    ) -> Vec<i64> {
+        let Some(score) = &self.parts.score else {
+            return devices.iter().map(|_| 0).collect();
+        };
+        let inputs = self.inputs(request, standing, now);
+        let of = |device: &&DeviceState| match score.number(&inputs.with_device(device)) {
+            Ok(points) => milli_points(points),
+            Err(error) => {
+                self.errors.count(SCORE, &error);
+                i64::MIN
+            }
+        };
+        devices.iter().map(of).collect()
+    }
+
+    fn hits(&self, request: &Request, standing: &Standing, now: WallMs) -> Vec<RuleHit> {
+        let mut hits = Vec::new();
+        let shaped = self.shaped(request, standing, now, |rule, said| {
+            hits.push(match said {
+                Ok(set) => hit(&rule.name, format!("sets {}", words(set))),
+                Err(error) => hit(&rule.name, rule.failure(&error)),
+            });
+        });
+        match self.of_class(&shaped, now) {
+            Some(verdict) => hits.extend(of_verdict(verdict)),
+            None => self.add_hits(&self.inputs(&shaped, standing, now), now, &mut hits),
+        }
+        hits
+    }
+
+    fn errors(&self) -> Vec<RuleErrors> {
+        self.errors.list()
+    }
+
+    fn next_change(&self, now: WallMs) -> Option<WallMs> {
+        let schedules = self.parts.classes.values().flatten();
+        let of_class = schedules.filter_map(|schedule| schedule.next_change(now));
+        let of_rules = self
+            .reads
+            .step()
+            .and_then(|step| hours::next_step(now, self.parts.zone.as_ref(), step));
+        of_class.chain(of_rules).min()
+    }
+}
+
+impl PolicyRules {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let deciding = parts.rules.iter().filter(|rule| rule.decides());
+        let reads = deciding
+            .map(|rule| rule.when.reads())
+            .fold(Reads::default(), Reads::union);
+        Self {
+            parts,
+            reads,
+            memo: Memo::default(),
+            errors: Errors::default(),
+        }
+    }
+
+    /// What they were made of.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    fn inputs<'a>(&'a self, request: &'a Request, standing: &Standing, now: WallMs) -> Inputs<'a> {
+        Inputs::of_request(request, standing, now, self.parts.zone.as_ref())
+    }
+
+    /// What the class alone says.
+    fn of_class(&self, request: &Request, now: WallMs) -> Option<Verdict> {
+        match self.parts.classes.get(&request.class) {
+            None => Some(self.no_such_class(&request.class)),
+            Some(Some(schedule)) if !schedule.is_open(now) => {
+                Some(closed(&request.class, schedule, now))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// What the first hold or deny rule that applies says.
+    fn decide(&self, inputs: &Inputs<'_>, now: WallMs) -> Decided {
+        let mut failed = Vec::new();
+        for (index, rule) in self.parts.rules.iter().enumerate() {
+            let said = rule.says(inputs, now);
+            if let Some(Err(error)) = &said {
+                failed.push((index, error.clone()));
+            }
+            let verdict = match said {
+                Some(Ok(verdict)) => verdict,
+                Some(Err(error)) if rule.on_error == OnError::Deny => rule.erred(&error),
+                Some(Err(_)) | None => continue,
+            };
+            return Decided { verdict, failed };
+        }
+        Decided {
+            verdict: Verdict::Allow,
+            failed,
+        }
+    }
+
+    /// [`Self::decide`] for people, without counting.
+    fn add_hits(&self, inputs: &Inputs<'_>, now: WallMs, hits: &mut Vec<RuleHit>) {
+        for rule in &self.parts.rules {
+            match rule.says(inputs, now) {
+                None => {}
+                Some(Ok(verdict)) => return hits.extend(of_verdict(verdict)),
+                Some(Err(error)) => {
+                    hits.push(hit(&rule.name, rule.failure(&error)));
+                    if rule.on_error == OnError::Deny {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// `request` as the set rules leave it; each sees what the ones before it did.
+    fn shaped<'a>(
+        &'a self,
+        request: &Request,
+        standing: &Standing,
+        now: WallMs,
+        mut each: impl FnMut(&'a Rule, Result<&'a Sets, String>),
+    ) -> Request {
+        let mut shaped = request.clone();
+        let mut rules = self.parts.rules.iter();
+        loop {
+            let inputs = self.inputs(&shaped, standing, now);
+            let next = rules.by_ref().find_map(|rule| {
+                let set = rule.sets(&inputs, |error| each(rule, Err(error)))?;
+                Some((rule, set))
+            });
+            let Some((rule, set)) = next else {
+                return shaped;
+            };
+            apply(&mut shaped, set);
+            each(rule, Ok(set));
+        }
+    }
+
+    /// Whether `tenant` is that of a request which does not say.
+    fn takes_in(&self, tenant: &TenantMatch, request: &Request) -> bool {
+        let Some(when) = &tenant.when else {
+            return tenant.per_user;
+        };
+        let inputs = self.inputs(request, &Standing::default(), WallMs(0));
+        self.holds(when, &inputs, || tenant_rule(&tenant.name))
+    }
+
+    /// Whether `expression` holds; one that fails does not, and is counted under `name`.
+    fn holds(
+        &self,
+        expression: &Expression,
+        inputs: &Inputs<'_>,
+        name: impl FnOnce() -> String,
+    ) -> bool {
+        expression.test(inputs).unwrap_or_else(|error| {
+            self.errors.count(&name(), &error);
+            false
+        })
+    }
+
+    fn no_such_class(&self, class: &str) -> Verdict {
+        let known = || self.parts.classes.keys().map(String::as_str);
+        let shown = shortened(class);
+        let hint = did_you_mean(class, known())
+            .map(|hint| format!("; {hint}"))
+            .unwrap_or_default();
+        Verdict::Deny {
+            rule: format!("class {shown}"),
+            reason: format!(
+                "class `{shown}` does not exist; the classes are {}{hint}",
+                list(known())
+            ),
+            erred: false,
+        }
+    }
+
+    fn no_such_tenant(&self, tenant: &str) -> Refusal {
+        let known = || self.parts.tenants.iter().map(|tenant| tenant.name.as_str());
+        let shown = shortened(tenant);
+        let hint = did_you_mean(tenant, known())
+            .map(|hint| format!("; {hint}"))
+            .unwrap_or_default();
+        Refusal {
+            rule: tenant_rule(&shown),
+            reason: format!("tenant `{shown}` does not exist{hint}"),
+        }
+    }
+}
+
+impl DeviceMatch {
+    /// As it is written.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Pattern(pattern) => &pattern.text,
+            Self::When(expression) => expression.text(),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether it holds or denies.
+    fn decides(&self) -> bool {
+        match self.action {
+            Action::Deny(_) | Action::Hold(_) => true,
+            Action::Set(_) => false,
+        }
+    }
+
+    /// What it sets, if it sets and applies.
+    fn sets(&self, inputs: &Inputs<'_>, failed: impl FnOnce(String)) -> Option<&Sets> {
+        let Action::Set(set) = &self.action else {
+            return None;
+        };
+        match self.when.test(inputs) {
+            Ok(applies) => applies.then_some(set),
+            Err(error) => {
+                failed(error);
+                None
+            }
+        }
+    }
+
+    /// Its verdict, if it decides and applies.
+    fn says(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<Result<Verdict, String>> {
+        if !self.decides() {
+            return None;
+        }
+        match self.when.test(inputs) {
+            Ok(true) => self.verdict(inputs, now).map(Ok),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn verdict(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<Verdict> {
+        let rule = self.name.clone();
+        match &self.action {
+            Action::Deny(reason) => Some(Verdict::Deny {
+                rule,
+                reason: reason.clone(),
+                erred: false,
+            }),
+            Action::Hold(reason) => Some(Verdict::Hold {
+                rule,
+                reason: reason.clone(),
+                until: self.holds_until(inputs, now),
+            }),
+            Action::Set(_) => None,
+        }
+    }
+
+    /// When the clock alone ends the hold: looked for by the minute for an hour, then by the hour for eight
+    /// days, where a shorter end may be missed.
+    fn holds_until(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
+        const HOURS: u64 = 8 * 24;
+        const MINUTE_MS: u64 = 60_000;
+        if !self.when.reads_now() {
+            return None;
+        }
+        let start = now.0 - now.0 % MINUTE_MS;
+        let at = |minutes: u64| WallMs(start.saturating_add(minutes * MINUTE_MS));
+        let holds = |minutes: u64| self.when.test(&inputs.at(at(minutes))) == Ok(true);
+        let soon = (1..=60).find(|minute| !holds(*minute));
+        let later = || {
+            let hour = (2..=HOURS).find(|hour| !holds(hour * 60))?;
+            ((hour - 1) * 60 + 1..=hour * 60).find(|minute| !holds(*minute))
+        };
+        soon.or_else(later).map(at)
+    }
+
+    fn erred(&self, error: &str) -> Verdict {
+        Verdict::Deny {
+            rule: self.name.clone(),
+            reason: format!("the rule failed on this request: {error}"),
+            erred: true,
+        }
+    }
+
+    fn failure(&self, error: &str) -> String {
+        let then = match self.on_error {
+            OnError::Deny => "denies",
+            OnError::Skip => "is skipped",
+        };
+        format!("fails and {then}: {error}")
+    }
+}
+
+fn apply(request: &mut Request, set: &Sets) {
+    let Sets {
+        class,
+        priority: _,
+        ttl,
+        max_hold,
+        filters,
+    } = set;
+    if let Some(class) = class {
+        request.class.clone_from(class);
+    }
+    request.ttl = ttl.unwrap_or(request.ttl);
+    request.max_hold = shorter(request.max_hold, *max_hold);
+    request.select.filters.extend(filters.iter().cloned());
+}
+
+/// `sets` and what `set` says on top.
+fn add(sets: &mut Sets, set: &Sets) {
+    sets.class = set.class.clone().or(sets.class.take());
+    sets.priority = set.priority.or(sets.priority);
+    sets.ttl = set.ttl.or(sets.ttl);
+    sets.max_hold = shorter(sets.max_hold, set.max_hold);
+    sets.filters.extend(set.filters.iter().cloned());
+}
+
+fn shorter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
+}
+
+/// "class = batch, priority = 5"
+fn words(set: &Sets) -> String {
+    let Sets {
+        class,
+        priority,
+        ttl,
+        max_hold,
+        filters,
+    } = set;
+    let parts = [
+        class.as_ref().map(|class| format!("class = {class}")),
+        priority.map(|priority| format!("priority = {priority}")),
+        ttl.map(|ttl| format!("ttl = {ttl}")),
+        max_hold.map(|max_hold| format!("max_hold = {max_hold}")),
+    ];
+    let filters = filters.iter().map(|filter| format!("select = {filter}"));
+    let parts: Vec<String> = parts.into_iter().flatten().chain(filters).collect();
+    parts.join(", ")
+}
+
+fn hit(rule: &str, effect: String) -> RuleHit {
+    RuleHit {
+        rule: rule.to_owned(),
+        effect,
+    }
+}
+
+fn of_verdict(verdict: Verdict) -> Option<RuleHit> {
+    match verdict {
+        Verdict::Allow => None,
+        Verdict::Hold { rule, reason, .. } => Some(hit(&rule, format!("holds: {reason}"))),
+        Verdict::Deny { rule, reason, .. } => Some(hit(&rule, format!("denies: {reason}"))),
+    }
+}
+
+fn closed(class: &str, schedule: &Schedule, now: WallMs) -> Verdict {
+    Verdict::Hold {
+        rule: format!("class {class}: hours"),
+        reason: format!("class `{class}` starts only within {schedule}"),
+        until: schedule.next_change(now),
+    }
+}
+
+fn tenant_rule(name: &str) -> String {
+    format!("tenant {name}")
+}
+
+fn not_in(tenant: &TenantMatch, request: &Request) -> Refusal {
+    Refusal {
+        rule: tenant_rule(&tenant.name),
+        reason: format!(
+            "`{}` is not in tenant `{}`",
+            shortened(&request.holder.user),
+            tenant.name
+        ),
+    }
+}
+
+/// Thousandths of `points`, as near as an integer is; above the least, which is for errors.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a cast of a float saturates"
+)]
+fn milli_points(points: f64) -> i64 {
+    ((points * 1000.0).round() as i64).max(i64::MIN + 1)
+}
