@@ -246,11 +246,6 @@ impl PolicyRules {
         }
     }
 
-    /// What they were made of.
-    pub(crate) fn parts(&self) -> &Parts {
-        &self.parts
-    }
-
     fn inputs<'a>(&'a self, request: &'a Request, standing: &Standing, now: WallMs) -> Inputs<'a> {
         Inputs::of_request(request, standing, now, self.parts.zone.as_ref())
     }
@@ -374,16 +369,6 @@ impl PolicyRules {
         Refusal {
             rule: tenant_rule(&shown),
             reason: format!("tenant `{shown}` does not exist{hint}"),
-        }
-    }
-}
-
-impl DeviceMatch {
-    /// As it is written.
-    pub(crate) fn text(&self) -> &str {
-        match self {
-            Self::Pattern(pattern) => &pattern.text,
-            Self::When(expression) => expression.text(),
         }
     }
 }
