@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gpu_policy::{Layers, Override, SourceFile, compile_with_warnings, diff_sources, parse_select};
+use rustix::time::{ClockId, clock_gettime};
 
 const CASES: u64 = 3000;
 const TIME_MAX: Duration = Duration::from_millis(50);
@@ -179,9 +180,10 @@ fn run(set: &[Vec<u8>], worst: &mut Worst, what: &dyn Debug) {
         .collect();
     let before = HELD_BYTES.load(Ordering::Relaxed);
     PEAK_BYTES.store(before, Ordering::Relaxed);
-    let started = Instant::now();
+    let (started, used) = (Instant::now(), cpu_time());
     let result = compile_with_warnings(&files, &overrides);
-    let took = started.elapsed();
+    // Of the two clocks the lesser: one counts what other programs did, the other what other tests did.
+    let took = started.elapsed().min(cpu_time().saturating_sub(used));
     let memory = PEAK_BYTES.load(Ordering::Relaxed).saturating_sub(before);
     worst.time = worst.time.max(took);
     worst.memory = worst.memory.max(memory);
@@ -213,6 +215,16 @@ fn run(set: &[Vec<u8>], worst: &mut Worst, what: &dyn Debug) {
             assert!(errors.to_string().starts_with("error: "), "{what:?}");
         }
     }
+}
+
+/// What all threads of this process used of the processors.
+fn cpu_time() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(used.tv_sec).expect("not negative");
+    Duration::new(
+        seconds,
+        u32::try_from(used.tv_nsec).expect("below a second"),
+    )
 }
 
 fn shown(set: &[Vec<u8>]) -> String {
