@@ -232,7 +232,7 @@ impl Checker<'_> {
 
     fn field(&mut self, field: Field, range: &Range<usize>) -> Answer {
         if !field.is_seen_by(self.scope) {
-            return Err(self.unknown(range.clone(), &self.text[range.clone()]));
+            return Err(self.unknown(range.clone(), field.path()));
         }
         self.fields.insert(field);
         let items = match field.kind() {
