@@ -124,11 +124,13 @@ impl Rules for PolicyRules {
 
     fn shape(&self, request: &Request, standing: &Standing, now: WallMs) -> Sets {
         let mut sets = Sets::default();
-        if self.parts.rules.iter().all(Rule::decides) {
+        if !self.parts.rules.iter().any(Rule::sets_something) {
             return sets;
         }
         self.shaped(request, standing, now, |rule, said| match said {
             Ok(set) => add(&mut sets, set),
+            // The verdict meets it again.
+            Err(_) if rule.decides() => {}
             Err(error) => self.errors.count(&rule.name, &error),
         });
         sets
@@ -203,11 +205,10 @@ impl Rules for PolicyRules {
 
     fn hits(&self, request: &Request, standing: &Standing, now: WallMs) -> Vec<RuleHit> {
         let mut hits = Vec::new();
-        let shaped = self.shaped(request, standing, now, |rule, said| {
-            hits.push(match said {
-                Ok(set) => hit(&rule.name, format!("sets {}", words(set))),
-                Err(error) => hit(&rule.name, rule.failure(&error)),
-            });
+        let shaped = self.shaped(request, standing, now, |rule, said| match said {
+            Ok(set) => hits.push(hit(&rule.name, format!("sets {}", words(set)))),
+            Err(_) if rule.decides() => {}
+            Err(error) => hits.push(hit(&rule.name, rule.failure(&error))),
         });
         match self.of_class(&shaped, now) {
             Some(verdict) => hits.extend(of_verdict(verdict)),
@@ -243,11 +244,6 @@ impl PolicyRules {
             memo: Memo::default(),
             errors: Errors::default(),
         }
-    }
-
-    /// What they were made of.
-    pub(crate) fn parts(&self) -> &Parts {
-        &self.parts
     }
 
     fn inputs<'a>(&'a self, request: &'a Request, standing: &Standing, now: WallMs) -> Inputs<'a> {
@@ -377,23 +373,17 @@ impl PolicyRules {
     }
 }
 
-impl DeviceMatch {
-    /// As it is written.
-    pub(crate) fn text(&self) -> &str {
-        match self {
-            Self::Pattern(pattern) => &pattern.text,
-            Self::When(expression) => expression.text(),
-        }
-    }
-}
-
 impl Rule {
-    /// Whether it holds or denies.
+    /// Whether it can hold or deny: a rule that sets can where it fails.
     fn decides(&self) -> bool {
         match self.action {
             Action::Deny(_) | Action::Hold(_) => true,
-            Action::Set(_) => false,
+            Action::Set(_) => self.on_error == OnError::Deny,
         }
+    }
+
+    fn sets_something(&self) -> bool {
+        matches!(self.action, Action::Set(_))
     }
 
     /// What it sets, if it sets and applies.

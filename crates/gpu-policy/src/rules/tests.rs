@@ -227,6 +227,22 @@ fn errors_are_counted_by_rule_also_when_the_verdict_is_remembered() {
 }
 
 #[test]
+fn a_rule_that_sets_denies_where_it_fails_and_says_so() {
+    let mut strict = set("by team", "request.labels.team == 'x'", Sets::default());
+    strict.on_error = OnError::Deny;
+    let rules = rules(vec![strict, hold("all", "true")]);
+    let (mut request, none) = (request("ann", 1), Standing::default());
+    let failed = "deny: by team: the rule failed on this request: the request has no label `team`";
+    assert_eq!(rules.shape(&request, &none, NOW), Sets::default());
+    assert_eq!(said(&rules.admit(&request, &none, NOW)), failed);
+    assert_eq!(rules.errors()[0].count, 1, "one decision met it");
+    let hits = rules.hits(&request, &none, NOW);
+    assert_eq!(hits.len(), 1, "{hits:?}");
+    request.labels.insert("team".to_owned(), "y".to_owned());
+    assert_eq!(said(&rules.admit(&request, &none, NOW)), "hold: all");
+}
+
+#[test]
 fn a_verdict_is_remembered_for_equal_inputs_of_what_is_read() {
     let of_request = || {
         rules(vec![
