@@ -189,7 +189,8 @@ pub struct PolicyText {
     pub text: String,
 }
 
-/// Body of `PUT /v1/policy`: the whole set of files, with the hash of the policy in force in `If-Match`.
+/// Body of `PUT /v1/policy`: the whole set of files, each named without a directory. The hash of the policy
+/// in force goes into `If-Match`, in quotes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyPut {
@@ -222,6 +223,9 @@ pub struct OverridesRequest {
     /// When they lift by themselves, 1s to 7d; needed unless `set` is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<Span>,
+    /// Hash of the plan that is expected: with another one nothing changes. It also confirms the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_plan: Option<Text<128>>,
 }
 
 /// Values by setting, such as `spread` by `placement.strategy`: up to 64.
@@ -313,5 +317,27 @@ mod tests {
             let error = lifetime(json).expect_err(json);
             assert!(error.contains(part), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn what_changes_a_policy_is_bounded() {
+        let many: Vec<String> = (0..=OVERRIDES_MAX)
+            .map(|n| format!("\"a.k{n}\":\"1\""))
+            .collect();
+        let many = format!("{{\"set\":{{{}}}}}", many.join(","));
+        let long = format!("{{\"set\":{{\"a.b\":\"{}\"}}}}", "x".repeat(1025));
+        for (body, part) in [
+            (many.as_str(), "the most is 64"),
+            (long.as_str(), "the most is 1024"),
+            (r#"{"set":{"a.b":1}}"#, "expected a string"),
+            (r#"{"unset":[]}"#, "unknown field `unset`"),
+        ] {
+            let problem = crate::decode::<OverridesRequest>(body.as_bytes()).expect_err(part);
+            assert!(problem.detail.contains(part), "{}", problem.detail);
+        }
+        let body = br#"{"generation":-1}"#;
+        assert!(crate::decode::<PolicyRollbackRequest>(body).is_err());
+        let body = br#"{"files":[{"name":"","text":""}]}"#;
+        assert!(crate::decode::<PolicyPut>(body).is_err());
     }
 }

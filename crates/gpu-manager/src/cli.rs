@@ -2,6 +2,7 @@
 
 mod acquire;
 pub(crate) mod args;
+mod ask;
 mod context;
 mod emergency;
 mod events;

@@ -177,6 +177,7 @@ fn a_broken_edit_changes_nothing_and_says_file_line_and_column() {
         policy
             .error_state
             .expect("one line")
+            .summary
             .contains("default.toml:6:2")
     );
     assert_eq!(broker.status().policy.disk, DiskState::Failing);
@@ -350,7 +351,11 @@ fn a_setting_of_the_command_line_survives_every_reload() {
     ));
     let policy = broker.until_generation(generation + 1);
     assert_eq!(broker.device("sim-0").memory.free, gib(22));
-    assert_eq!(policy.overrides, ["placement.reserve=2GiB (--set)"]);
+    let shadow = &policy.overrides[0];
+    assert_eq!(
+        (&*shadow.setting, &*shadow.value, &*shadow.origin),
+        ("placement.reserve", "2GiB", "--set")
+    );
 }
 
 #[test]

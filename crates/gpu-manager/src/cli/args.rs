@@ -1,5 +1,7 @@
 //! The arguments as types.
 
+mod policy;
+
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
@@ -83,12 +85,13 @@ pub(crate) enum Command {
     Uncordon(UncordonArgs),
     /// Believe that the quarantined memory of a device is free.
     ClearQuarantine(UncordonArgs),
-    /// Check and show policies.
+    /// Check, plan, apply, edit, explain and show policies.
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
     },
     /// Reload the policy now, or see and switch the policy watch. Never starts a broker.
+    #[command(after_help = exit::LOADING_HELP)]
     Reload(ReloadArgs),
     /// Show which policy files are watched, how, and what was last seen.
     Watches(JsonArgs),
@@ -307,9 +310,9 @@ pub(crate) struct LeasesArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct WhyArgs {
-    /// The lease.
-    #[arg(value_name = "ID")]
-    pub(crate) id: String,
+    /// The lease, or the name of its holder if only one lease has it.
+    #[arg(value_name = "LEASE")]
+    pub(crate) lease: String,
 
     #[command(flatten)]
     pub(crate) output: JsonArgs,
@@ -455,23 +458,20 @@ pub(crate) struct UncordonArgs {
     pub(crate) output: JsonArgs,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum PolicyCommand {
-    /// Compile policy files without loading them, and list all that is wrong.
-    Check {
-        /// Files, directories or globs [default: what the broker reads]
-        #[arg(value_name = "FILE")]
-        files: Vec<PathBuf>,
-
-        #[command(flatten)]
-        output: JsonArgs,
-    },
-    /// Show the policy in force.
-    Show(JsonArgs),
-}
-
 #[derive(Args, Debug)]
 pub(crate) struct ReloadArgs {
+    /// Load the plan that waits for a confirmation: its hash, or the beginning of it.
+    #[arg(long, group = "what", value_name = "HASH", value_parser = policy::hash)]
+    pub(crate) confirm: Option<Text<128>>,
+
+    /// Ask what to do, line by line: check, plan, apply, roll back, show what differs.
+    #[arg(long, group = "what", conflicts_with = "json")]
+    pub(crate) interactive: bool,
+
+    /// List the last reloads and how long each part of them took.
+    #[arg(long, group = "what")]
+    pub(crate) history: bool,
+
     /// Say how the policy watch stands.
     #[arg(long, group = "what")]
     pub(crate) status: bool,
@@ -566,6 +566,10 @@ fn ttl(text: &str) -> Result<Ttl, String> {
     span.try_into()
 }
 
+pub(crate) use policy::{
+    ApplyArgs, ConsentArgs, EditArgs, ExplainArgs, OverrideCommand, PolicyCommand,
+};
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -597,6 +601,20 @@ mod tests {
             "gpu-manager reload --status --json",
             "gpu-manager events -f",
             "gpu-manager policy check a.toml b.toml",
+            "gpu-manager policy plan policies",
+            "gpu-manager policy apply policies --expect-plan 1a2b3c4d5e6f",
+            "gpu-manager policy apply --yes --json",
+            "gpu-manager policy rollback",
+            "gpu-manager policy rollback 7 --yes",
+            "gpu-manager policy edit night.toml",
+            "gpu-manager policy diff --json",
+            "gpu-manager policy explain --memory 40GiB --class batch --at 18:05",
+            "gpu-manager policy override set placement.strategy=spread queue.order=fifo --for 2h",
+            "gpu-manager policy override clear",
+            "gpu-manager policy override list --json",
+            "gpu-manager reload --confirm 1a2b3c",
+            "gpu-manager reload --interactive",
+            "gpu-manager reload --history --json",
             "gpu-manager status --url unix:/run/x.sock",
         ] {
             parse(line).expect(line);
@@ -635,6 +653,16 @@ mod tests {
                 "cannot be used with",
             ),
             ("gpu-manager drain", "required"),
+            (
+                "gpu-manager reload --confirm 1a2b3c --history",
+                "cannot be used with",
+            ),
+            ("gpu-manager reload --confirm 1a2b", "at least 6"),
+            ("gpu-manager reload --confirm lastone", "hexadecimal"),
+            ("gpu-manager policy override set a.b=c", "--for"),
+            ("gpu-manager policy override set a.b --for 2h", "`a.b`"),
+            ("gpu-manager policy override set a.b=c --for 9d", "1s to 7d"),
+            ("gpu-manager policy explain --at noon", "18:05"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(part), "{line}: {error}");

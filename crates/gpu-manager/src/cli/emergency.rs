@@ -1,7 +1,5 @@
 //! `release --emergency`: what is stuck is freed, and what is really free is said.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use gpu_api::{Bytes, DeviceFree, EmergencyRequest, EmergencyResult, Lease, Text};
 
 use crate::cli::Done;
@@ -9,13 +7,13 @@ use crate::cli::args::ReleaseArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output::{clean, print, print_json};
-use crate::cli::{show, target};
+use crate::cli::{ask, show, target};
 
 /// Ends leases of others.
 pub(crate) async fn release(context: &Context, args: ReleaseArgs) -> Done {
     let request = request(context, &args).await?;
     if request.all {
-        match consent(&args, io::stdin().is_terminal()) {
+        match consent(&args, ask::somebody()) {
             Consent::Given => {}
             Consent::Missing(failure) => return Err(failure),
             Consent::Ask => {
@@ -80,19 +78,10 @@ async fn agrees(context: &Context) -> Result<bool, Failure> {
         return Ok(false);
     }
     print(&show::lease_table(&leases, context.now()).render(context.paint))?;
-    print(&format!(
-        "End {}? [y/N] ",
+    ask::agrees(&format!(
+        "End {}?",
         count(leases.len(), "this lease", "leases")
-    ))?;
-    io::stdout()
-        .flush()
-        .map_err(|error| Failure::own(error.to_string()))?;
-    let mut answer = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::own(error.to_string()))?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    ))
 }
 
 fn render(result: &EmergencyResult) -> String {

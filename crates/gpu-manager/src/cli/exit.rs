@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use gpu_api::ErrorCode;
+use gpu_api::{ErrorCode, ReloadOutcome};
 use gpu_client::ClientError;
 
 /// Done as asked.
@@ -34,7 +34,7 @@ pub(crate) const SIGNAL_BASE: u8 = 128;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0    done as asked
-  1    the broker says no, or what was checked has errors
+  1    the broker says no, what was checked has errors, or `policy diff` found a difference
   2    the arguments are not understood
   3    no broker answers
   4    --hot-reload started a broker, and that one stopped well
@@ -45,6 +45,14 @@ Exit codes:
   126  run: the command cannot be executed
   127  run: the command is not found
   else run: the command's own code, or 128 and the number of the signal that ended it";
+
+/// What the help of the verbs that load policies says about exit codes.
+pub(crate) const LOADING_HELP: &str = "\
+Exit codes:
+  0  the policy is in force, or was before
+  1  refused: it does not compile, rests, or somebody said no
+  5  it waits for a confirmation: it would touch held leases
+  6  moved: the policy or the plan is not the one that was expected, and nothing changed";
 
 /// Why a verb failed, for a person, and the code that says so to a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +177,19 @@ fn code_of(code: ErrorCode) -> u8 {
         | ErrorCode::Unauthorized
         | ErrorCode::UnsupportedMediaType
         | ErrorCode::WrongState => REFUSED,
+    }
+}
+
+/// What the outcome of loading a policy exits with.
+pub(crate) fn code_of_outcome(outcome: ReloadOutcome) -> u8 {
+    match outcome {
+        ReloadOutcome::Applied
+        | ReloadOutcome::RolledBack
+        | ReloadOutcome::Running
+        | ReloadOutcome::Unchanged => OK,
+        ReloadOutcome::Failed | ReloadOutcome::Rejected | ReloadOutcome::Resting => REFUSED,
+        ReloadOutcome::Moved => MOVED,
+        ReloadOutcome::NeedsConfirmation => NEEDS_CONFIRMATION,
     }
 }
 

@@ -113,6 +113,36 @@ pub(crate) fn until(timestamp: &str, now: Timestamp) -> String {
     }
 }
 
+/// The time of day of `timestamp` in UTC, with the day if that is not the day of `now`; the text itself if it is
+/// no timestamp.
+pub(crate) fn clock(timestamp: &str, now: Timestamp) -> String {
+    let Ok(then) = timestamp.parse::<Timestamp>() else {
+        return clean(timestamp);
+    };
+    let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
+    match day(then) == day(now) {
+        true => then.strftime("%H:%M:%SZ").to_string(),
+        false => then.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+    }
+}
+
+/// `1 device`, `2 devices`: with the word's plural as it is written.
+pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {many}"),
+    }
+}
+
+/// A short time for people, given in microseconds: `340us`, `1.2ms`, `2.1s`.
+pub(crate) fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us}us"),
+        1_000..1_000_000 => format!("{}.{}ms", us / 1_000, us % 1_000 / 100),
+        _ => format!("{}.{}s", us / 1_000_000, us % 1_000_000 / 100_000),
+    }
+}
+
 fn difference(timestamp: &str, now: Timestamp) -> Option<i64> {
     let then: Timestamp = timestamp.parse().ok()?;
     Some(then.as_millisecond() - now.as_millisecond())
@@ -130,6 +160,20 @@ mod tests {
         assert_eq!(ago("yesterday", now), "-");
         assert_eq!(until("2026-01-01T13:05:00Z", now), "in 1h 5m");
         assert_eq!(until("2026-01-01T11:00:00Z", now), "now");
+    }
+
+    #[test]
+    fn days_are_said_if_they_are_others() {
+        let now: Timestamp = "2026-01-01T12:00:00Z".parse().expect("a timestamp");
+        assert_eq!(clock("2026-01-01T18:05:00.5Z", now), "18:05:00Z");
+        assert_eq!(clock("2026-01-02T08:05:00Z", now), "2026-01-02 08:05:00Z");
+        assert_eq!(clock("soon", now), "soon");
+    }
+
+    #[test]
+    fn short_times_are_told_in_their_unit() {
+        let told: Vec<String> = [0, 340, 1_250, 201_000, 2_140_000].map(micros).into();
+        assert_eq!(told, ["0us", "340us", "1.2ms", "201.0ms", "2.1s"]);
     }
 
     #[test]

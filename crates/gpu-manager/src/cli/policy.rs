@@ -1,32 +1,55 @@
-//! `policy check` and `policy show`.
+//! `policy`: check, plan, apply, roll back, edit, compare, explain, override, show.
 
-use std::path::{Path, PathBuf};
+mod edit;
+mod explain;
+mod files;
+mod load;
+mod overrides;
+mod save;
 
-use gpu_api::{
-    Diagnostic, POLICY_FILES_MAX, Policy, PolicyCheck, PolicyCheckRequest, PolicyText, Severity,
-};
+use std::path::PathBuf;
 
-use crate::cli::Done;
+use gpu_api::{Policy, PolicyCheck, PolicyCheckRequest, PolicyOverride, Severity};
+use jiff::Timestamp;
+
 use crate::cli::args::PolicyCommand;
-use crate::cli::context::Context;
-use crate::cli::exit::{self, Failure};
-use crate::cli::output::{Paint, Tone, ago, clean, note, print, print_json};
+use crate::cli::context::{Context, short_hash};
+use crate::cli::exit;
+use crate::cli::output::{Paint, Tone, ago, clean, count, note, print, print_json, until};
+use crate::cli::show::diagnostic;
+use crate::cli::{Done, ask};
 use crate::offline;
 
-/// Checks or shows.
+pub(crate) use load::{apply, hash, plan, rollback, tell};
+
+/// Does one of them.
 pub(crate) async fn policy(context: &Context, command: PolicyCommand) -> Done {
+    let somebody = |json: bool| ask::somebody() && !json;
     match command {
+        PolicyCommand::Apply(args) => {
+            apply(context, &args, somebody(args.consent.output.json)).await
+        }
         PolicyCommand::Check { files, output } => check(context, &files, output.json).await,
+        PolicyCommand::Diff(output) => diff(context, output.json).await,
+        PolicyCommand::Edit(args) => edit::edit(context, args).await,
+        PolicyCommand::Explain(args) => explain::explain(context, *args).await,
+        PolicyCommand::Override { command } => overrides::overrides(context, command).await,
+        PolicyCommand::Plan { files, output } => plan(context, &files, output.json).await,
+        PolicyCommand::Rollback {
+            generation,
+            consent,
+        } => rollback(context, generation, consent, somebody(consent.output.json)).await,
         PolicyCommand::Show(output) => show(context, output.json).await,
     }
 }
 
-async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
+/// Compiles files without loading them, also without a broker.
+pub(crate) async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
     let roots = match files.is_empty() {
-        true => broker_roots(context).await?,
+        true => files::broker_roots(context).await?,
         false => files.to_vec(),
     };
-    let texts = read(roots)?;
+    let texts = files::read(roots)?;
     let request = PolicyCheckRequest {
         files: Some(texts.clone()),
     };
@@ -35,7 +58,7 @@ async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
         Err(error) if error.is_away() => offline::check_policy(&texts),
         Err(error) => return Err(error.into()),
     };
-    quote(&mut check.diagnostics, &texts);
+    diagnostic::quote(&mut check.diagnostics, &texts);
     match json {
         true => print_json(&check)?,
         false => print(&render_check(&check, context.paint))?,
@@ -43,81 +66,34 @@ async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
     Ok(if check.ok { exit::OK } else { exit::REFUSED })
 }
 
+/// Says what on disk differs from what is in force.
+pub(crate) async fn diff(context: &Context, json: bool) -> Done {
+    let on_disk = PolicyCheckRequest::default();
+    let check = context.client.check_policy(&on_disk).await?;
+    match json {
+        true => print_json(&check)?,
+        false => print(&render_diff(&check, context.paint))?,
+    }
+    Ok(if check.in_force {
+        exit::OK
+    } else {
+        exit::REFUSED
+    })
+}
+
 async fn show(context: &Context, json: bool) -> Done {
     let policy = context.client.policy().await?;
     match json {
         true => print_json(&policy)?,
-        false => print(&render_policy(&policy, context))?,
+        false => print(&render_policy(&policy, context.now()))?,
+    }
+    if policy.degraded {
+        note(
+            "this is the last good policy from the store: the files on disk did not compile at the start",
+        );
     }
     context.note_disk_state().await;
     Ok(exit::OK)
-}
-
-/// Adds the line of text that each is about.
-fn quote(diagnostics: &mut [Diagnostic], texts: &[PolicyText]) {
-    for diagnostic in diagnostics
-        .iter_mut()
-        .filter(|found| found.source_line.is_none() && found.line > 0)
-    {
-        let text = texts.iter().find(|text| *text.name == *diagnostic.file);
-        let line = text.and_then(|text| text.text.lines().nth(diagnostic.line as usize - 1));
-        diagnostic.source_line = line.map(ToOwned::to_owned);
-    }
-}
-
-/// Where the broker reads its policy from, for a broker of this host.
-async fn broker_roots(context: &Context) -> Result<Vec<PathBuf>, Failure> {
-    let status = context.client.status().await.map_err(|error| {
-        let failure = Failure::from(error);
-        failure.hint("name the files to check: `gpu-manager policy check FILE...`")
-    })?;
-    match status.policy.dirs.is_empty() {
-        true => {
-            Err(Failure::usage("the broker reads no policy files").hint("name the files to check"))
-        }
-        false => Ok(status.policy.dirs.into_iter().map(PathBuf::from).collect()),
-    }
-}
-
-/// The texts beneath `roots`, read once and in the order in which they apply, as the broker reads them.
-fn read(roots: Vec<PathBuf>) -> Result<Vec<PolicyText>, Failure> {
-    let is_glob = |root: &Path| {
-        root.as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .any(|byte| b"*?[{".contains(byte))
-    };
-    if let Some(missing) = roots.iter().find(|root| !is_glob(root) && !root.exists()) {
-        return Err(Failure::usage(format!(
-            "`{}` does not exist",
-            missing.display()
-        )));
-    }
-    let set = gpu_watch::read_set(&gpu_watch::Config::new(roots))
-        .map_err(|error| Failure::refused(format!("failed to read the policy files: {error}")))?;
-    match set.files.len() {
-        0 => Err(Failure::usage("there are no policy files in that place")),
-        1..=POLICY_FILES_MAX => set.files.into_iter().map(text).collect(),
-        many => Err(Failure::usage(format!(
-            "`{many}` files: {POLICY_FILES_MAX} can be checked at once"
-        ))),
-    }
-}
-
-fn text(file: gpu_watch::WatchedFile) -> Result<PolicyText, Failure> {
-    let here = std::env::current_dir().unwrap_or_default();
-    let shown = file
-        .path
-        .strip_prefix(&here)
-        .unwrap_or(&file.path)
-        .display()
-        .to_string();
-    let text = String::from_utf8(file.bytes)
-        .map_err(|_| Failure::refused(format!("`{shown}` is not UTF-8 text")))?;
-    let name = shown
-        .parse()
-        .map_err(|error| Failure::usage(format!("the name of `{}`: {error}", clean(&shown))))?;
-    Ok(PolicyText { name, text })
 }
 
 fn render_check(check: &PolicyCheck, paint: Paint) -> String {
@@ -129,8 +105,7 @@ fn render_check(check: &PolicyCheck, paint: Paint) -> String {
     let verdict = match (check.ok, check.in_force) {
         (true, true) => paint.tone("ok, and in force", Tone::Good),
         (true, false) => paint.tone("ok", Tone::Good),
-        (false, _) if errors == 1 => paint.tone("1 error", Tone::Bad),
-        (false, _) => paint.tone(&format!("{errors} errors"), Tone::Bad),
+        (false, _) => paint.tone(&count(errors, "error", "errors"), Tone::Bad),
     };
     let files = check
         .files
@@ -143,7 +118,7 @@ fn render_check(check: &PolicyCheck, paint: Paint) -> String {
     } else {
         format!(" ({files})")
     };
-    let diagnostics = render_diagnostics(&check.diagnostics, paint);
+    let diagnostics = diagnostic::render_all(&check.diagnostics, paint);
     let changes = check.changes.iter();
     let changes: String = changes
         .map(|change| format!("  would change {}\n", clean(change)))
@@ -151,67 +126,46 @@ fn render_check(check: &PolicyCheck, paint: Paint) -> String {
     format!("{diagnostics}{verdict}{files}\n{changes}")
 }
 
-/// Each with its place, its line of text and a hint, in the manner of compilers.
-pub(crate) fn render_diagnostics(diagnostics: &[Diagnostic], paint: Paint) -> String {
-    diagnostics
-        .iter()
-        .map(|diagnostic| render_diagnostic(diagnostic, paint))
-        .collect()
+fn render_diff(check: &PolicyCheck, paint: Paint) -> String {
+    let diagnostics = diagnostic::render_all(&check.diagnostics, paint);
+    let verdict = match (check.ok, check.in_force) {
+        (_, true) => "the policy on disk is the one in force\n",
+        (true, false) => "the policy on disk is not the one in force:\n",
+        (false, false) => "the policy on disk does not compile\n",
+    };
+    let changes = check.changes.iter();
+    let changes: String = changes
+        .map(|change| format!("  {}\n", clean(change)))
+        .collect();
+    format!("{diagnostics}{verdict}{changes}")
 }
 
-fn render_diagnostic(diagnostic: &Diagnostic, paint: Paint) -> String {
-    let word = match diagnostic.severity {
-        Severity::Error => paint.tone("error", Tone::Bad),
-        Severity::Warning => paint.tone("warning", Tone::Warn),
-    };
-    let mut text = format!("{word}: {}\n", clean(&diagnostic.message));
-    let place = match (diagnostic.line, diagnostic.column) {
-        (0, _) => clean(&diagnostic.file),
-        (line, 0) => format!("{}:{line}", clean(&diagnostic.file)),
-        (line, column) => format!("{}:{line}:{column}", clean(&diagnostic.file)),
-    };
-    if !place.is_empty() {
-        text.push_str(&format!("  --> {place}\n"));
-    }
-    if let Some(source) = &diagnostic.source_line {
-        text.push_str(&excerpt(diagnostic, source, paint));
-    }
-    if let Some(hint) = &diagnostic.hint {
-        text.push_str(&format!("  hint: {}\n", clean(hint)));
-    }
-    text
-}
-
-fn excerpt(diagnostic: &Diagnostic, source: &str, paint: Paint) -> String {
-    let number = diagnostic.line.to_string();
-    let margin = " ".repeat(number.len());
-    // A tab is one column to the compiler and must be one to the caret.
-    let source = clean(&source.replace('\t', " "));
-    let caret = " ".repeat(diagnostic.column.saturating_sub(1) as usize);
-    let caret = match diagnostic.column {
-        0 => String::new(),
-        _ => format!("  {margin} | {caret}{}\n", paint.tone("^", Tone::Bad)),
-    };
-    format!("  {margin} |\n  {number} | {source}\n{caret}")
-}
-
-fn render_policy(policy: &Policy, context: &Context) -> String {
-    let hash = policy.hash.get(..12).unwrap_or(&policy.hash);
+/// The text of the files, with what is not in them as comments.
+fn render_policy(policy: &Policy, now: Timestamp) -> String {
     let mut text = format!(
-        "# generation {} ({hash}), in force for {}\n",
+        "# generation {} ({}), in force for {}\n",
         policy.generation,
-        ago(&policy.loaded_at, context.now())
+        short_hash(&policy.hash),
+        ago(&policy.loaded_at, now)
     );
-    if policy.degraded {
-        note(
-            "this is the last good policy from the store: the files on disk did not compile at the start",
-        );
-    }
+    let mut comment = |line: String| text.push_str(&format!("# {}\n", clean(&line)));
     for setting in &policy.overrides {
-        text.push_str(&format!("# shadowed by {}\n", clean(&setting.setting)));
+        comment(format!("shadowed by {}", shadow(setting, now)));
+    }
+    if let Some(rolled_back) = &policy.rolled_back {
+        let (hash, why) = (short_hash(&rolled_back.hash), &rolled_back.why);
+        let when = ago(&rolled_back.at, now);
+        comment(format!("took the place of {hash} {when} ago: {why}"));
+    }
+    for rule in &policy.erring {
+        let failed = count(rule.count as usize, "error", "errors");
+        comment(format!(
+            "rule \"{}\" has {failed}: {}",
+            rule.rule, rule.last
+        ));
     }
     if policy.files.is_empty() {
-        text.push_str("# no files: what is built in holds\n");
+        comment("no files: what is built in holds".to_owned());
     }
     for file in &policy.files {
         text.push_str(&format!(
@@ -223,29 +177,100 @@ fn render_policy(policy: &Policy, context: &Context) -> String {
     text
 }
 
+/// `queue.order = fifo (override, by ann, lifts in 2h)`
+fn shadow(setting: &PolicyOverride, now: Timestamp) -> String {
+    let by = setting.by.as_ref().map(|by| format!(", by {by}"));
+    let lifts = setting.until.as_ref();
+    let lifts = lifts.map(|at| format!(", lifts {}", until(at, now)));
+    format!(
+        "{} = {} ({}{}{})",
+        setting.setting,
+        setting.value,
+        setting.origin,
+        by.unwrap_or_default(),
+        lifts.unwrap_or_default()
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use gpu_api::{PolicyFile, RolledBack, RuleErrors};
+
     use super::*;
+    use crate::cli::show::example;
+
+    fn check(ok: bool, changes: &[&str]) -> PolicyCheck {
+        PolicyCheck {
+            ok,
+            hash: None,
+            in_force: ok && changes.is_empty(),
+            files: vec!["default.toml".to_owned()],
+            changes: changes.iter().map(ToString::to_string).collect(),
+            diagnostics: if ok {
+                vec![]
+            } else {
+                vec![example::diagnostic()]
+            },
+        }
+    }
 
     #[test]
-    fn a_diagnostic_points_at_its_place() {
-        let diagnostic = Diagnostic {
-            severity: Severity::Error,
-            file: "default.toml".to_owned(),
-            line: 12,
-            column: 3,
-            message: "unknown key `prioritty`".to_owned(),
-            hint: Some("did you mean `priority`?".to_owned()),
-            source_line: Some("\t prioritty = 1".to_owned()),
+    fn a_difference_is_named() {
+        let diff = |check: &PolicyCheck| render_diff(check, Paint::off());
+        assert_eq!(
+            diff(&check(true, &[])),
+            "the policy on disk is the one in force\n"
+        );
+        assert_eq!(
+            diff(&check(true, &["queue.order: fifo -> priority"])),
+            "the policy on disk is not the one in force:\n  queue.order: fifo -> priority\n"
+        );
+        assert!(diff(&check(false, &[])).ends_with("does not compile\n"));
+    }
+
+    #[test]
+    fn the_policy_in_force_is_text_with_comments() {
+        let policy = Policy {
+            generation: 5,
+            hash: "ab".repeat(32),
+            loaded_at: "2026-01-01T11:57:00Z".to_owned(),
+            degraded: false,
+            files: vec![PolicyFile {
+                path: "default.toml".to_owned(),
+                hash: String::new(),
+                text: "schema = 1\n".to_owned(),
+            }],
+            overrides: vec![PolicyOverride {
+                setting: "queue.order".to_owned(),
+                value: "fifo".to_owned(),
+                origin: "override".to_owned(),
+                by: Some("ann".to_owned()),
+                until: Some("2026-01-01T14:00:00Z".to_owned()),
+            }],
+            candidate: None,
+            error_state: None,
+            rolled_back: Some(RolledBack {
+                hash: "cd".repeat(32),
+                at: "2026-01-01T11:57:00Z".to_owned(),
+                why: "10 errors of rules within 5m".to_owned(),
+            }),
+            draining: Vec::new(),
+            tenants: Vec::new(),
+            erring: vec![RuleErrors {
+                rule: "nights".to_owned(),
+                count: 1,
+                last: "no such key: team".to_owned(),
+            }],
         };
         assert_eq!(
-            render_diagnostics(&[diagnostic], Paint::off()),
-            "error: unknown key `prioritty`\n  \
-               --> default.toml:12:3\n     \
-                  |\n  \
-               12 |   prioritty = 1\n     \
-                  |   ^\n  \
-               hint: did you mean `priority`?\n"
+            render_policy(&policy, example::now()),
+            "# generation 5 (abababababab), in force for 3m\n\
+             # shadowed by queue.order = fifo (override, by ann, lifts in 2h)\n\
+             # took the place of cdcdcdcdcdcd 3m ago: 10 errors of rules within 5m\n\
+             # rule \"nights\" has 1 error: no such key: team\n\
+             \n\
+             # --- default.toml\n\
+             schema = 1\n"
         );
     }
 }

@@ -1,32 +1,43 @@
-//! `reload`, and `gpu-manager --hot-reload`.
+//! `reload`, `watches`, and `gpu-manager --hot-reload`.
+
+mod menu;
+mod state;
+mod watch;
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
-use gpu_api::{Fate, ReloadOutcome, ReloadRequest, ReloadResult, ReloadState, WatchState};
+use gpu_api::{ReloadRequest, Text};
 use gpu_client::{ClientError, Endpoint};
 
 use crate::cli::args::{BrokerArgs, JsonArgs, ReloadArgs, ServeArgs};
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
-use crate::cli::output::{Paint, Tone, ago, clean, note, print, print_json, until};
-use crate::cli::policy::render_diagnostics;
-use crate::cli::{Done, in_runtime};
+use crate::cli::output::{note, print, print_json};
+use crate::cli::{Done, in_runtime, policy};
 use crate::serve;
 
-/// Reloads now, or says and switches how the policy watch stands.
+/// Reloads now, confirms, asks what to do, or says and switches how the policy watch stands.
 pub(crate) async fn reload(context: &Context, args: ReloadArgs) -> Done {
-    if !args.status && !args.enable && !args.disable {
-        return trigger(context, args.output.json).await;
+    let json = args.output.json;
+    if let Some(hash) = &args.confirm {
+        return confirm(context, hash, json).await;
     }
-    let state = match args.status {
-        true => context.client.reload_state().await?,
-        false => context.client.switch_reload(args.enable).await?,
+    if args.interactive {
+        return menu::run(context).await;
+    }
+    if args.history {
+        return history(context, json).await;
+    }
+    let state = match (args.status, args.enable || args.disable) {
+        (true, _) => context.client.reload_state().await?,
+        (false, true) => context.client.switch_reload(args.enable).await?,
+        (false, false) => return trigger(context, json).await,
     };
-    match args.output.json {
+    match json {
         true => print_json(&state)?,
-        false => print(&render_state(&state, context))?,
+        false => print(&state::render(&state, context.now(), context.paint))?,
     }
     Ok(exit::OK)
 }
@@ -55,52 +66,44 @@ pub(crate) async fn watches(context: &Context, args: JsonArgs) -> Done {
     let state = context.client.reload_state().await?;
     match (args.json, &state.watch) {
         (true, watch) => print_json(watch)?,
-        (false, Some(watch)) => print(&render_watch(watch, context))?,
+        (false, Some(watch)) => print(&watch::render(watch, context.now(), context.paint))?,
         (false, None) => print("no policy files are watched: the policy is built in\n")?,
     }
     context.note_disk_state().await;
     Ok(exit::OK)
 }
 
-fn render_watch(watch: &WatchState, context: &Context) -> String {
-    let mut lines = vec![format!("backend   {}", clean(&watch.backend))];
-    lines.extend(
-        watch
-            .warning
-            .iter()
-            .map(|why| format!("warning   {}", clean(why))),
-    );
-    lines.extend(
-        watch
-            .paths
-            .iter()
-            .map(|path| format!("watched   {}", clean(path))),
-    );
-    lines.extend(
-        watch
-            .troubles
-            .iter()
-            .map(|what| format!("trouble   {}", clean(what))),
-    );
-    let seen = watch.last_event_at.as_ref().map(|at| {
-        let path = watch.last_event_path.as_deref().unwrap_or("no path");
-        format!("last      {} ago: {}", ago(at, context.now()), clean(path))
-    });
-    lines.push(seen.unwrap_or_else(|| "last      nothing yet".to_owned()));
-    lines.push(format!(
-        "counted   {} changes, {} ignored",
-        watch.changed, watch.ignored
-    ));
-    lines.join("\n") + "\n"
-}
-
 async fn trigger(context: &Context, json: bool) -> Done {
     let result = context.client.reload(&ReloadRequest::default()).await?;
+    policy::tell(context, &result, json)
+}
+
+/// Loads the plan that waits and whose hash begins with `hash`.
+async fn confirm(context: &Context, hash: &Text<128>, json: bool) -> Done {
+    let state = context.client.reload_state().await?;
+    let waiting = state.candidate.and_then(|candidate| candidate.plan);
+    let whole = waiting.filter(|plan| plan.starts_with(&**hash));
+    let request = ReloadRequest {
+        // A plan that does not wait any more is the broker's to refuse.
+        confirm: Some(whole.map_or_else(|| Ok(hash.clone()), |plan| policy::hash(&plan))?),
+        expect_plan: None,
+    };
+    let result = context.client.reload(&request).await?;
+    policy::tell(context, &result, json)
+}
+
+async fn history(context: &Context, json: bool) -> Done {
+    let state = context.client.reload_state().await?;
     match json {
-        true => print_json(&result)?,
-        false => print(&render_result(&result, context.paint))?,
+        true => print_json(&state.history)?,
+        false => print(&state::render_history(
+            &state.history,
+            context.now(),
+            context.paint,
+        ))?,
     }
-    Ok(code_of(result.outcome))
+    context.note_disk_state().await;
+    Ok(exit::OK)
 }
 
 /// Reloads, unless nobody listens.
@@ -158,76 +161,4 @@ fn installed_unit() -> Option<&'static str> {
         "/lib/systemd/system/gpu-managerd.service",
     ];
     UNITS.into_iter().find(|unit| Path::new(unit).exists())
-}
-
-fn code_of(outcome: ReloadOutcome) -> u8 {
-    match outcome {
-        ReloadOutcome::Applied
-        | ReloadOutcome::RolledBack
-        | ReloadOutcome::Running
-        | ReloadOutcome::Unchanged => exit::OK,
-        ReloadOutcome::Failed | ReloadOutcome::Rejected | ReloadOutcome::Resting => exit::REFUSED,
-        ReloadOutcome::Moved => exit::MOVED,
-        ReloadOutcome::NeedsConfirmation => exit::NEEDS_CONFIRMATION,
-    }
-}
-
-fn render_result(result: &ReloadResult, paint: Paint) -> String {
-    let tone = match result.outcome {
-        ReloadOutcome::Applied | ReloadOutcome::Unchanged => Tone::Good,
-        ReloadOutcome::NeedsConfirmation
-        | ReloadOutcome::Resting
-        | ReloadOutcome::RolledBack
-        | ReloadOutcome::Running => Tone::Warn,
-        ReloadOutcome::Failed | ReloadOutcome::Moved | ReloadOutcome::Rejected => Tone::Bad,
-    };
-    let mut text = render_diagnostics(&result.diagnostics, paint);
-    text.push_str(&format!("{}\n", paint.tone(&clean(&result.summary), tone)));
-    for change in &result.changes {
-        text.push_str(&format!("  {}\n", clean(change)));
-    }
-    for lease in &result.leases {
-        let fate = match lease.fate {
-            Fate::Drain => "drains",
-            Fate::Force => "ended",
-            Fate::Keep | Fate::Withdraw => "stays",
-            Fate::Shorten => "ends sooner",
-        };
-        text.push_str(&format!(
-            "  {} ({}) {fate}: {}\n",
-            lease.lease,
-            clean(&lease.holder),
-            clean(&lease.reason)
-        ));
-    }
-    for lease in &result.stale {
-        text.push_str(&format!("  {lease} ended: its process is gone\n"));
-    }
-    text
-}
-
-fn render_state(state: &ReloadState, context: &Context) -> String {
-    let switch = match state.enabled {
-        true => context.paint.tone("on", Tone::Good),
-        false => context.paint.tone("off", Tone::Warn),
-    };
-    let mut text = format!("policy watch  {switch} ({})\n", clean(&state.why));
-    for path in &state.watching {
-        text.push_str(&format!("  watches     {}\n", clean(path)));
-    }
-    if let Some(at) = &state.breaker.until {
-        text.push_str(&format!(
-            "  rests       files switched to and fro too often; goes on {}\n",
-            until(at, context.now())
-        ));
-    }
-    if let Some(last) = &state.last {
-        text.push_str(&format!(
-            "  last reload {} ago: {}\n",
-            ago(&last.at, context.now()),
-            clean(&last.summary)
-        ));
-        text.push_str(&render_diagnostics(&last.diagnostics, context.paint));
-    }
-    text
 }

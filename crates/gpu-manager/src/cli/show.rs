@@ -1,9 +1,12 @@
 //! The reading verbs: devices, leases, queue, status, why.
 
 mod device;
+pub(crate) mod diagnostic;
 #[cfg(test)]
 pub(crate) mod example;
 mod lease;
+mod named;
+pub(crate) mod plan;
 mod status;
 mod waiting;
 
@@ -18,6 +21,7 @@ use crate::cli::output::{ago, note, print, print_json};
 use crate::offline::{self, Stored};
 
 pub(crate) use lease::{drain_line, end_reason, holdings, lease_line, lease_table};
+pub(crate) use waiting::blocker_line;
 
 /// Lists the devices.
 pub(crate) async fn devices(context: &Context, args: JsonArgs) -> Done {
@@ -52,6 +56,8 @@ pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
     } else if leases.is_empty() {
         print("no leases\n")?;
     } else {
+        let names = named::holders(&leases);
+        named::name_holders(&mut leases, &names);
         print(&lease_table(&leases, context.now()).render(context.paint))?;
     }
     Ok(exit::OK)
@@ -59,10 +65,13 @@ pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
 
 /// Lists who waits.
 pub(crate) async fn queue(context: &Context, args: JsonArgs) -> Done {
-    let queue = context.client.queue().await?;
-    match args.json {
-        true => print_json(&queue)?,
-        false => print(&waiting::render_queue(&queue, context.now(), context.paint))?,
+    let mut queue = context.client.queue().await?;
+    if args.json {
+        print_json(&queue)?;
+    } else {
+        let names = named::holders(&queue.waiters);
+        named::name_holders(&mut queue.waiters, &names);
+        print(&waiting::render_queue(&queue, context.now(), context.paint))?;
     }
     context.note_disk_state().await;
     Ok(exit::OK)
@@ -91,10 +100,18 @@ pub(crate) async fn status(context: &Context, args: StoredArgs) -> Done {
 
 /// Explains one lease.
 pub(crate) async fn why(context: &Context, args: WhyArgs) -> Done {
-    let lease = context.client.lease(&args.id).await?;
-    match args.output.json {
-        true => print_json(&lease)?,
-        false => print(&waiting::explain(&lease, context.now(), context.paint))?,
+    let mut lease = match named::is_id(&args.lease) {
+        true => context.client.lease(&args.lease).await?,
+        false => named::find(context.client.all_leases(false).await?, &args.lease)?,
+    };
+    if args.output.json {
+        print_json(&lease)?;
+    } else {
+        if named::mentions_leases(&lease) {
+            let names = named::holders(&context.client.all_leases(true).await?);
+            named::name_holders(std::slice::from_mut(&mut lease), &names);
+        }
+        print(&waiting::explain(&lease, context.now(), context.paint))?;
     }
     context.note_disk_state().await;
     Ok(exit::OK)

@@ -65,13 +65,25 @@ impl Table {
             .iter()
             .map(|(name, _)| Cell::tone(*name, Tone::Dim))
             .collect();
-        let widths: Vec<usize> = (0..self.columns.len())
-            .map(|column| self.width(column))
-            .collect();
+        let widths = self.widths();
         let lines = std::iter::once(&header).chain(&self.rows);
         lines
             .map(|cells| self.line(cells, &widths, paint))
             .collect()
+    }
+
+    /// The lines without the header; columns without a name are as wide as what is in them.
+    pub(crate) fn render_rows(&self, paint: Paint) -> String {
+        let widths = self.widths();
+        let lines = self.rows.iter();
+        lines
+            .map(|cells| self.line(cells, &widths, paint))
+            .collect()
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let columns = 0..self.columns.len();
+        columns.map(|column| self.width(column)).collect()
     }
 
     fn width(&self, column: usize) -> usize {

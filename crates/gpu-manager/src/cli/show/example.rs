@@ -1,8 +1,10 @@
-//! Devices and leases that tests show.
+//! Devices, leases, plans and reloads that tests show.
 
 use gpu_api::{
-    Allocation, Blocker, Device, DeviceKind, DeviceMemory, Enforcement, Freshness, Holder,
-    HolderKind, Lease, LeaseState, Vendor, Waiting, Wanted,
+    Allocation, Blocker, Breaker, Cordon, Device, DeviceDrain, DeviceKind, DeviceLease,
+    DeviceMemory, Diagnostic, Enforcement, Freshness, Holder, HolderKind, Lease, LeaseState,
+    PolicyPlan, ReloadOutcome, ReloadPhases, ReloadResult, ReloadState, ReloadTrigger, Severity,
+    Vendor, Waiting, Wanted,
 };
 use jiff::Timestamp;
 
@@ -42,6 +44,35 @@ pub(crate) fn device(index: u32, id: &str) -> Device {
         labels: Vec::new(),
         leases: Vec::new(),
         processes: Vec::new(),
+    }
+}
+
+/// 12 GiB of a device.
+pub(crate) fn device_lease() -> DeviceLease {
+    DeviceLease {
+        id: "l-1".to_owned(),
+        holder: "test".to_owned(),
+        kind: HolderKind::Remote,
+        state: LeaseState::Active,
+        memory: 12 << 30,
+        exclusive: false,
+    }
+}
+
+/// A cordon without an end.
+pub(crate) fn cordon() -> Cordon {
+    Cordon {
+        reason: None,
+        by: "ann".to_owned(),
+        until: None,
+    }
+}
+
+/// Two leases that have half a minute.
+pub(crate) fn device_drain() -> DeviceDrain {
+    DeviceDrain {
+        leases: 2,
+        deadline_at: "2026-01-01T12:00:30Z".to_owned(),
     }
 }
 
@@ -120,5 +151,91 @@ pub(crate) fn waiting(id: &str) -> Lease {
             eta_ms: Some(120_000),
         }),
         ..active(id)
+    }
+}
+
+/// A plan of one changed setting that touches nobody.
+pub(crate) fn plan() -> PolicyPlan {
+    PolicyPlan {
+        ok: true,
+        hash: "bb".repeat(32),
+        plan: "cafe".repeat(16),
+        live: "aa".repeat(32),
+        generation: 4,
+        files: vec!["default.toml".to_owned()],
+        changes: vec!["queue.order: fifo -> priority".to_owned()],
+        leases: Vec::new(),
+        denied: Vec::new(),
+        summary: "no lease is touched".to_owned(),
+        confirm_needed: false,
+        impossible: Vec::new(),
+        diagnostics: Vec::new(),
+    }
+}
+
+/// A reload three minutes ago that changed one setting.
+pub(crate) fn reload(outcome: ReloadOutcome) -> ReloadResult {
+    ReloadResult {
+        id: "7".to_owned(),
+        outcome,
+        summary: "generation 5 is live".to_owned(),
+        trigger: ReloadTrigger::Api,
+        by: "ann".to_owned(),
+        at: "2026-01-01T11:57:00Z".to_owned(),
+        took_ms: 5,
+        phases: ReloadPhases {
+            settle_us: None,
+            read_us: Some(340),
+            compile_us: 1_250,
+            plan_us: 90,
+            apply_us: 2_000,
+            path: None,
+        },
+        generation: 5,
+        previous_generation: 4,
+        hash_before: "aa".repeat(32),
+        hash: "bb".repeat(32),
+        files: vec!["default.toml".to_owned()],
+        changes: vec!["queue.order: fifo -> priority".to_owned()],
+        leases: Vec::new(),
+        denied: Vec::new(),
+        stale: Vec::new(),
+        plan: None,
+        attempt: 0,
+        diagnostics: Vec::new(),
+    }
+}
+
+/// A watch that is on and has nothing to say.
+pub(crate) fn reload_state() -> ReloadState {
+    ReloadState {
+        enabled: true,
+        why: "only this host can connect".to_owned(),
+        switched: None,
+        dev: false,
+        watching: vec!["/etc/gpu-manager/policies".to_owned()],
+        on_disk_differs: false,
+        error_since: None,
+        candidate: None,
+        breaker: Breaker::closed(),
+        last: None,
+        history: Vec::new(),
+        counts: Vec::new(),
+        draining_generations: Vec::new(),
+        erring: Vec::new(),
+        watch: None,
+    }
+}
+
+/// A key that is misspelt.
+pub(crate) fn diagnostic() -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        file: "default.toml".to_owned(),
+        line: 12,
+        column: 3,
+        message: "unknown key `prioritty`".to_owned(),
+        hint: Some("did you mean `priority`?".to_owned()),
+        source_line: Some("\t prioritty = 1".to_owned()),
     }
 }

@@ -1,9 +1,13 @@
 //! The broker at a glance, there or not.
 
-use gpu_api::{BrokerState, DiskState, Lease, LeaseCounts, LeaseState, Status};
+use gpu_api::{
+    BrokerState, Bytes, DiskState, Lease, LeaseCounts, LeaseState, Status, TenantStanding,
+};
 use jiff::Timestamp;
 
+use crate::cli::context::short_hash;
 use crate::cli::output::{Paint, Tone, ago, clean};
+use crate::cli::table::{Align, Cell, Table};
 use crate::offline::Stored;
 
 /// A block of lines.
@@ -50,7 +54,48 @@ pub(crate) fn render(status: &Status, now: Timestamp, paint: Paint) -> String {
         .warnings
         .iter()
         .map(|text| format!("{} {}\n", paint.tone("warning:", Tone::Warn), clean(text)));
-    format!("{head}{lines}{}", warnings.collect::<String>())
+    let tenants = tenants(&status.tenants, paint);
+    format!("{head}{lines}{tenants}{}", warnings.collect::<String>())
+}
+
+/// A row for each tenant; nothing where there is none.
+fn tenants(tenants: &[TenantStanding], paint: Paint) -> String {
+    if tenants.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        ("TENANT", Align::Left),
+        ("WEIGHT", Align::Right),
+        ("LEASES", Align::Right),
+        ("DEVICES", Align::Right),
+        ("MEMORY", Align::Right),
+        ("WAITING", Align::Right),
+        ("USED", Align::Right),
+    ]);
+    for tenant in tenants {
+        table.row(tenant_row(tenant));
+    }
+    table.render(paint)
+}
+
+fn tenant_row(tenant: &TenantStanding) -> [Cell; 7] {
+    let user = tenant.user.as_ref().map(|user| format!("/{user}"));
+    [
+        format!("{}{}", tenant.name, user.unwrap_or_default()).into(),
+        tenant.weight.to_string().into(),
+        tenant.held.leases.to_string().into(),
+        tenant.held.devices.to_string().into(),
+        Bytes(tenant.held.memory).to_string().into(),
+        tenant.waiting.to_string().into(),
+        gib_hours(tenant.used).into(),
+    ]
+}
+
+/// Byte-seconds as `12.5 GiB h`.
+fn gib_hours(byte_seconds: u64) -> String {
+    const GIB_HOUR: u64 = 3600 << 30;
+    let tenths = byte_seconds % GIB_HOUR / (GIB_HOUR / 10);
+    format!("{}.{} GiB h", byte_seconds / GIB_HOUR, tenths.min(9))
 }
 
 /// What is left of a broker that is not there.
@@ -85,11 +130,13 @@ fn policy(status: &Status) -> String {
     let disk = match policy.disk {
         DiskState::Differs => ", another one on disk",
         DiskState::Failing => ", on disk one that does not compile",
-        DiskState::Pending => ", another one on disk needs a confirmation",
+        DiskState::Pending => ", another one on disk waits for a confirmation",
         DiskState::Same | DiskState::Unknown => "",
     };
+    let pending = policy.pending.as_deref().map(short_hash);
+    let pending = pending.map_or(String::new(), |plan| format!(" (plan {plan})"));
     format!(
-        "generation {}, {watched}{disk}: {}",
+        "generation {}, {watched}{disk}{pending}: {}",
         policy.generation,
         policy.dirs.join(", ")
     )
@@ -142,5 +189,32 @@ mod tests {
         ]);
         assert_eq!(counts(&counted), "2 active, 1 waiting");
         assert_eq!(counts(&LeaseCounts::default()), "none");
+    }
+
+    #[test]
+    fn tenants_are_a_table() {
+        let tenant = |user: Option<&str>, weight, used| TenantStanding {
+            name: "research".to_owned(),
+            user: user.map(ToOwned::to_owned),
+            weight,
+            held: gpu_api::Share {
+                leases: 2,
+                devices: 3,
+                memory: 48 << 30,
+            },
+            waiting: 1,
+            used,
+        };
+        let some = [
+            tenant(None, 2, (3600 << 30) * 25 / 2),
+            tenant(Some("ann"), 1, 0),
+        ];
+        assert_eq!(
+            tenants(&some, Paint::off()),
+            "TENANT        WEIGHT  LEASES  DEVICES  MEMORY  WAITING        USED\n\
+             research           2       2        3  48 GiB        1  12.5 GiB h\n\
+             research/ann       1       2        3  48 GiB        1   0.0 GiB h\n"
+        );
+        assert_eq!(tenants(&[], Paint::off()), "");
     }
 }

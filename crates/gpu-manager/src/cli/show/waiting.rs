@@ -160,7 +160,8 @@ fn headline(lease: &Lease, now: Timestamp, paint: Paint) -> String {
     format!("{} {}\n", clean(&lease.id), paint.tone(&clean(&text), tone))
 }
 
-fn blocker_line(blocker: &gpu_api::Blocker, now: Timestamp) -> String {
+/// `vllm-a (l-1) with 8 GiB on sim-0, until in 1h`
+pub(crate) fn blocker_line(blocker: &gpu_api::Blocker, now: Timestamp) -> String {
     let lease = blocker
         .lease
         .as_ref()
