@@ -230,6 +230,11 @@ impl Rules for PolicyRules {
             .and_then(|step| hours::next_step(now, self.parts.zone.as_ref(), step));
         of_class.chain(of_rules).min()
     }
+
+    fn next_clock(&self, hour: u8, minute: u8, now: WallMs) -> WallMs {
+        // There is none at the end of time alone.
+        hours::next_clock(now, self.parts.zone.as_ref(), (hour, minute)).unwrap_or(now)
+    }
 }
 
 impl PolicyRules {
