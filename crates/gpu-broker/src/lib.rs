@@ -17,7 +17,9 @@ mod view;
 
 pub use broker::{Broker, Config, StartError, StartPolicy, Started};
 pub use clock::{BootClock, Clock, boot_id};
-pub use gpu_policy::{Diagnostics, Override, SelectError, SourceFile, parse_select};
+pub use gpu_policy::{
+    Diagnostic, Diagnostics, Override, SelectError, Severity, SourceFile, parse_select,
+};
 pub use gpu_store::{
     ApiOverride, EVENTS_PER_PAGE_MAX, EventId, EventPage, EventPosition, ParseEventIdError,
     ReadError, Settings, StoreId, StoredEvent, SwitchedBy,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gpu_lease::Policy;
-use gpu_policy::{Diagnostics, Override, SourceFile, compile, diff};
+use gpu_policy::{Diagnostics, Override, SourceFile, compile, compile_with_warnings, diff};
 use gpu_store::{ApiOverride, LastGood, Settings, SwitchedBy};
 use parking_lot::Mutex;
 
@@ -176,10 +176,11 @@ impl Reloader {
     /// # Errors
     /// All errors of the files.
     pub fn check(&self, files: &[SourceFile]) -> Result<Checked, Diagnostics> {
-        let policy = compile(files, &self.layers(&self.overrides()))?;
+        let compiled = compile_with_warnings(files, &self.layers(&self.overrides()))?;
         Ok(Checked {
-            hash: policy.source.hash.clone(),
-            changes: changes(&self.handle.snapshot().policy, &policy),
+            hash: compiled.policy.source.hash.clone(),
+            changes: changes(&self.handle.snapshot().policy, &compiled.policy),
+            warnings: compiled.warnings,
         })
     }
 

@@ -404,10 +404,10 @@ pub trait Rules: fmt::Debug + Send + Sync {
     fn next_clock(&self, hour: u8, minute: u8, now: WallMs) -> WallMs {
         const DAY_MS: u64 = 86_400_000;
         let of_day = (u64::from(hour) * 60 + u64::from(minute)) * 60_000;
-        let today = WallMs(now.0 - now.0 % DAY_MS + of_day);
-        match today > now {
-            true => today,
-            false => WallMs(today.0 + DAY_MS),
+        let today = (now.0 - now.0 % DAY_MS).saturating_add(of_day);
+        match today > now.0 {
+            true => WallMs(today),
+            false => WallMs(today.saturating_add(DAY_MS)),
         }
     }
 }

@@ -51,9 +51,11 @@ pub(crate) fn check_policy(files: &[PolicyText]) -> PolicyCheck {
     let source = |file: &PolicyText| SourceFile::new(file.name.to_string(), file.text.clone());
     let sources: Vec<SourceFile> = files.iter().map(source).collect();
     let names = sources.iter().map(|source| source.name.clone()).collect();
-    let checked = gpu_policy::compile(&sources, &[]).map(|policy| Checked {
-        hash: policy.source.hash.clone(),
+    let compiled = gpu_policy::compile_with_warnings(&sources, &[]);
+    let checked = compiled.map(|compiled| Checked {
+        hash: compiled.policy.source.hash.clone(),
         changes: Vec::new(),
+        warnings: compiled.warnings,
     });
     PolicyCheck {
         in_force: false,

@@ -241,7 +241,7 @@ fn bridge_config(
         secrets,
         state_dir: (!config.ephemeral).then(|| config.state_dir.clone()),
         policy_paths: config.policy_roots.clone(),
-        overrides: policy::shown_overrides(config),
+        overrides: policy::shown_overrides(config)?,
         watch_reason: config.hot_reload_reason.to_owned(),
         warnings: notes,
         assets,
@@ -363,7 +363,7 @@ fn policies(config: &Config, watching: bool) -> String {
 
 /// What stands above the policy files: editing them there changes nothing.
 fn introduce_settings(config: &Config, reloads: &ReloadState) {
-    for set in policy::shown_overrides(config) {
+    for set in policy::shown_overrides(config).unwrap_or_default() {
         eprintln!("override  {} = {} ({})", set.setting, set.value, set.origin);
     }
     for set in &reloads.overrides {

@@ -139,6 +139,24 @@ pub(crate) fn next_step(now: WallMs, zone: Option<&TimeZone>, step: Step) -> Opt
     u64::try_from(next?.as_millisecond()).ok().map(WallMs)
 }
 
+/// The next time after `now` at which a clock in `zone`, or in UTC, shows `hour` and `minute`. On a night
+/// that has no such time, it is as much later as the clock was put forward.
+pub(crate) fn next_clock(
+    now: WallMs,
+    zone: Option<&TimeZone>,
+    (hour, minute): (u8, u8),
+) -> Option<WallMs> {
+    let zone = zone.cloned().unwrap_or(TimeZone::UTC);
+    let here = timestamp(now).to_zoned(zone.clone());
+    let time = Time::new(i8::try_from(hour).ok()?, i8::try_from(minute).ok()?, 0, 0).ok()?;
+    let days = [here.date(), here.date().tomorrow().ok()?];
+    let mut times = days.into_iter().filter_map(|day| {
+        let shown = day.to_datetime(time).to_zoned(zone.clone()).ok()?;
+        u64::try_from(shown.timestamp().as_millisecond()).ok()
+    });
+    times.find(|time| *time > now.0).map(WallMs)
+}
+
 /// The clocks of every zone are whole quarters of an hour apart.
 const QUARTER_SECS: i64 = 15 * 60;
 
@@ -379,6 +397,26 @@ mod tests {
                 now = next;
             }
         }
+    }
+
+    #[test]
+    fn the_next_time_that_a_clock_shows() {
+        let berlin = jiff::tz::TimeZoneDatabase::bundled()
+            .get("Europe/Berlin")
+            .expect("a zone");
+        for (now, clock, next) in [
+            ("2026-01-15T12:00:00Z", (18, 5), "2026-01-15T17:05:00Z"),
+            ("2026-01-15T17:05:00Z", (18, 5), "2026-01-16T17:05:00Z"),
+            ("2026-07-15T12:00:00Z", (18, 5), "2026-07-15T16:05:00Z"),
+            // The night of 29 March has no half past two.
+            ("2026-03-28T20:00:00Z", (2, 30), "2026-03-29T01:30:00Z"),
+        ] {
+            let found = next_clock(wall(now), Some(&berlin), clock);
+            assert_eq!(found, Some(wall(next)), "{clock:?} after {now}");
+        }
+        let utc = next_clock(wall("2026-01-15T12:00:00Z"), None, (11, 0));
+        assert_eq!(utc, Some(wall("2026-01-16T11:00:00Z")));
+        assert_eq!(next_clock(WallMs(u64::MAX), None, (11, 0)), None);
     }
 
     #[test]

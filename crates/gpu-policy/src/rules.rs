@@ -230,6 +230,11 @@ impl Rules for PolicyRules {
             .and_then(|step| hours::next_step(now, self.parts.zone.as_ref(), step));
         of_class.chain(of_rules).min()
     }
+
+    fn next_clock(&self, hour: u8, minute: u8, now: WallMs) -> WallMs {
+        // There is none at the end of time alone.
+        hours::next_clock(now, self.parts.zone.as_ref(), (hour, minute)).unwrap_or(now)
+    }
 }
 
 impl PolicyRules {
@@ -244,11 +249,6 @@ impl PolicyRules {
             memo: Memo::default(),
             errors: Errors::default(),
         }
-    }
-
-    /// What they were made of.
-    pub(crate) fn parts(&self) -> &Parts {
-        &self.parts
     }
 
     fn inputs<'a>(&'a self, request: &'a Request, standing: &Standing, now: WallMs) -> Inputs<'a> {
@@ -374,16 +374,6 @@ impl PolicyRules {
         Refusal {
             rule: tenant_rule(&shown),
             reason: format!("tenant `{shown}` does not exist{hint}"),
-        }
-    }
-}
-
-impl DeviceMatch {
-    /// As it is written.
-    pub(crate) fn text(&self) -> &str {
-        match self {
-            Self::Pattern(pattern) => &pattern.text,
-            Self::When(expression) => expression.text(),
         }
     }
 }

@@ -4,6 +4,9 @@
 const REFRESH_REST_MS = 150; // a burst of events is one refresh
 const REFRESH_EVERY_MS = 5000; // readings of devices are no events
 const EVENTS_SHOWN_MAX = 60;
+const RELOADS_SHOWN_MAX = 8;
+const FATES_SHOWN_MAX = 12;
+const TENANTS_SHOWN_MAX = 50;
 
 const byId = (id) => document.getElementById(id);
 let token = null; // kept in this page's memory only
@@ -78,7 +81,8 @@ async function call(method, path, body) {
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   const answer = await response.json().catch(() => ({ detail: `the broker answered ${response.status}` }));
-  if (!response.ok) throw new Refused(answer, response.status);
+  // What became of a reload is an answer, whatever it is.
+  if (!response.ok && !answer.outcome) throw new Refused(answer, response.status);
   return answer;
 }
 
@@ -202,12 +206,13 @@ function deviceCard(device) {
   const sub = [device.id, device.pci_bus_id, device.driver, device.found_by.join(" + ")].filter(Boolean).join(" · ");
   const badges = el("div", { class: "badges" });
   if (device.simulated) badges.append(badge("simulated", "warn"));
+  if (device.kind === "cpu") badges.append(badge("software adapter", "plain"));
   if (!device.leasable) badges.append(badge("not leasable", "warn"));
   if (device.lost) badges.append(badge("lost", "bad"));
   if (device.quarantined) badges.append(badge("quarantined", "bad"));
   if (device.overcommitted) badges.append(badge("overcommitted", "bad"));
   if (device.telemetry === "stale") badges.append(badge("reading is old", "warn"));
-  if (device.telemetry === "unsupported" && !device.simulated) badges.append(badge("use cannot be read", ""));
+  if (device.telemetry === "unsupported" && !device.simulated) badges.append(badge("use cannot be read", "warn"));
   if (device.cordon) badges.append(badge(`cordoned: ${device.cordon.reason || `by ${device.cordon.by}`}`, "warn"));
   if (device.drain) badges.append(badge(`draining ${device.drain.leases}`, "warn"));
   for (const label of device.labels) badges.append(badge(label, ""));
@@ -297,30 +302,112 @@ function diagnosticBox(item) {
     item.hint ? el("div", { class: "hint" }, `hint: ${item.hint}`) : null);
 }
 
+const DISK_WORDS = {
+  differs: ["not in force", "warn", "“Reload now” loads it."],
+  failing: ["has errors", "bad", "Mend it and save, or see below what is wrong."],
+  pending: ["waits for a confirmation", "warn", "Confirm it, or save something else."],
+  same: ["in force", "", ""],
+  unknown: ["not looked at since the start", "plain", "“Reload now” looks."],
+};
+
+function diskState(policy) {
+  const [words, kind, advice] = DISK_WORDS[status.policy.disk] || [status.policy.disk, "plain", ""];
+  const why = policy.error_state && policy.error_state.summary;
+  return [badge(words, kind), why ? el("div", {}, why) : null, advice ? el("div", { class: "hint" }, advice) : null];
+}
+
+function override(set) {
+  const until = set.until ? ` by ${set.by} until ${clock(set.until)}` : "";
+  return el("div", {}, el("span", { class: "mono" }, `${set.setting} = ${set.value}`), ` (${set.origin}${until})`);
+}
+
+function fateLine(fate) {
+  const left = fate.remaining_ms === null ? "" : ` within ${duration(fate.remaining_ms)}`;
+  const words = { drain: `is asked to go${left}`, force: "ends at once", keep: "stays although no longer allowed",
+    shorten: `is held no longer than ${duration(fate.remaining_ms || 0)}`, withdraw: "may stay again" };
+  const why = fate.rule ? `${fate.rule}: ${fate.reason}` : fate.reason;
+  return el("li", {}, el("b", {}, fate.holder), ` ${words[fate.fate] || fate.fate} (${why})`,
+    fate.unenforceable ? el("span", { class: "hint" }, " – nothing can make its holder go") : null);
+}
+
+function fateList(result) {
+  const denied = result.denied.map((waiter) => el("li", {}, el("b", {}, waiter.holder), ` waits and is refused (${waiter.rule}: ${waiter.reason})`));
+  const lines = [...result.leases.map(fateLine), ...denied];
+  const more = lines.length - FATES_SHOWN_MAX;
+  return lines.length ? el("ul", {}, ...lines.slice(0, FATES_SHOWN_MAX), more > 0 ? el("li", {}, `and ${more} more`) : null) : null;
+}
+
+/** The plan that waits, with its button; not drawn anew while it is the same, so that the button keeps its focus. */
+function drawPending(candidate, reload) {
+  const box = byId("pending");
+  const plan = candidate && candidate.state === "needs_confirmation" ? candidate.plan : "";
+  if (box.dataset.plan === plan) return;
+  box.dataset.plan = plan;
+  if (!plan) { box.replaceChildren(); return; }
+  const asked = reload.history.find((result) => result.plan === plan);
+  const confirm = el("button", { type: "button", class: "primary" }, "Confirm and apply");
+  confirm.addEventListener("click", () => withButton(confirm, async () => reloaded(await act("POST", "/v1/hot-reload", { confirm: plan }))));
+  box.replaceChildren(el("div", { class: "pending" },
+    el("p", {}, "The saved files would touch what is held, and wait: ", el("b", {}, candidate.summary), "."),
+    asked ? fateList(asked) : null, confirm, el("span", { class: "hint" }, " or ", el("code", {}, `gpu-manager reload --confirm ${plan.slice(0, 12)}`))));
+}
+
 function drawPolicy(policy, reload) {
-  const pair = (name, ...value) => [el("dt", {}, name), el("dd", {}, ...value)];
-  const last = reload.last;
+  const pair = (name, ...value) => [el("dt", {}, name), el("dd", {}, ...value.filter(Boolean))];
+  const candidate = policy.candidate;
+  const breaker = reload.breaker;
+  const errs = policy.erring.map((rule) => el("div", {}, `${rule.rule}: ${rule.count} ×, last: ${rule.last}`));
+  drawPending(candidate, reload);
   byId("policy").replaceChildren(
-    ...pair("generation", el("b", {}, String(policy.generation)), " ", el("span", { class: "mono" }, policy.hash.slice(0, 12))),
+    ...pair("generation", el("b", {}, String(policy.generation)), " ", el("span", { class: "mono" }, policy.hash.slice(0, 12)),
+      ` since ${clock(policy.loaded_at)}`),
+    ...pair("on disk", ...diskState(policy)),
     ...pair("files", policy.files.map((file) => file.path).join(", ") || "none: built-in policy"),
     ...pair("watch", reload.enabled ? "on" : "off", reload.why ? ` (${reload.why})` : ""),
-    ...(policy.overrides.length ? pair("over the files", policy.overrides.map((o) => `${o.setting}=${o.value} (${o.origin})`).join(", ")) : []),
+    ...(breaker.state === "closed" ? [] : pair("saves", breaker.state === "open"
+      ? `rest until ${clock(breaker.until)}: they went back and forth` : "the next one is on trial")),
+    ...(policy.overrides.length ? pair("over the files", ...policy.overrides.map(override)) : []),
     ...(policy.degraded ? pair("degraded", "the last good policy is in force, not the files") : []),
-    ...pair("last reload", last ? `${last.summary} (${clock(last.at)}, ${last.took_ms} ms)` : "none since the start"),
+    ...(policy.rolled_back ? pair("taken back", `${policy.rolled_back.hash.slice(0, 12)}: ${policy.rolled_back.why}`) : []),
+    ...(policy.draining.length ? pair("draining", `${policy.draining.length} leases because of a policy`) : []),
+    ...(errs.length ? pair("rules that fail", ...errs) : []),
   );
-  const result = byId("reload-result");
-  const candidate = policy.candidate;
-  if (candidate) {
-    result.replaceChildren(...candidate.diagnostics.slice(0, 8).map(diagnosticBox));
-  } else if (policy.error_state) {
-    result.replaceChildren(el("div", { class: "diagnostic" }, policy.error_state.summary));
-  } else if (last && last.outcome === "applied") {
-    result.replaceChildren(el("div", { class: "applied" }, `generation ${last.generation} is live`,
-      el("ul", {}, ...last.changes.slice(0, 12).map((change) => el("li", {}, change))),
-      last.leases.length ? el("ul", {}, ...last.leases.map((fate) => el("li", {}, `${fate.holder}: ${fate.fate} (${fate.reason})`))) : null));
-  } else {
-    result.replaceChildren();
-  }
+  byId("reload-result").replaceChildren(...(candidate ? candidate.diagnostics.slice(0, 8).map(diagnosticBox) : []));
+  drawHistory(reload.history);
+  drawTenants(policy.tenants);
+}
+
+function micros(us) {
+  if (us < 1000) return `${us} µs`;
+  return us < 1000000 ? `${(us / 1000).toFixed(us < 10000 ? 1 : 0)} ms` : `${(us / 1000000).toFixed(1)} s`;
+}
+
+function historyRow(result) {
+  const kinds = { applied: "", unchanged: "plain", failed: "bad", rejected: "bad", rolled_back: "bad" };
+  const { phases } = result;
+  const parts = [["settled", phases.settle_us], ["read", phases.read_us], ["compiled", phases.compile_us], ["planned", phases.plan_us], ["applied", phases.apply_us]];
+  const times = parts.filter(([, us]) => us).map(([name, us]) => `${name} ${micros(us)}`);
+  const changes = result.changes.length > 1 ? el("ul", {}, ...result.changes.slice(0, 6).map((change) => el("li", {}, change))) : null;
+  return el("tr", {},
+    el("td", {}, el("time", { datetime: result.at }, clock(result.at)), el("span", { class: "sub" }, `generation ${result.generation}`)),
+    el("td", {}, result.trigger, result.by ? el("span", { class: "sub" }, result.by) : null),
+    el("td", {}, badge(result.outcome.replaceAll("_", " "), result.outcome in kinds ? kinds[result.outcome] : "warn")),
+    el("td", { class: "what" }, result.summary, changes, fateList(result)),
+    el("td", { class: "phases" }, times.join(" · ") || "–"));
+}
+
+function drawHistory(history) {
+  if (!history.length) return;
+  byId("history").replaceChildren(...history.slice(0, RELOADS_SHOWN_MAX).map(historyRow));
+}
+
+function drawTenants(tenants) {
+  byId("tenants").hidden = !tenants.length;
+  const cell = (value) => el("td", { class: "number" }, value);
+  byId("tenant-rows").replaceChildren(...tenants.slice(0, TENANTS_SHOWN_MAX).map((tenant) => el("tr", {},
+    el("td", {}, tenant.user ? (tenant.name ? `${tenant.name} · ${tenant.user}` : tenant.user) : tenant.name),
+    cell(String(tenant.weight)), cell(String(tenant.held.leases)), cell(String(tenant.held.devices)),
+    cell(bytes(tenant.held.memory)), cell(String(tenant.waiting)), cell(`${bytes(tenant.used / 3600)} h`))));
 }
 
 function drawEvent(event) {
@@ -370,7 +457,8 @@ async function refreshNow() {
 const EVENT_NAMES = [
   "device_cordoned", "device_found", "device_lost", "device_overcommitted", "device_uncordoned", "emergency_release",
   "lease_draining", "lease_ended", "lease_granted", "lease_quarantined", "lease_ready", "lease_reclaiming",
-  "lease_stuck", "lease_unresponsive", "lease_waiting", "lease_withdrawn", "policy_refused", "policy_switched", "reset",
+  "lease_stuck", "lease_unresponsive", "lease_waiting", "lease_withdrawn", "policy_pending", "policy_planned", "policy_refused",
+  "policy_rolled_back", "policy_switched", "reload_begun", "reload_breaker", "reset",
 ];
 
 function follow() {
@@ -405,9 +493,12 @@ async function releaseLease(lease, button) {
   });
 }
 
-byId("reload").addEventListener("click", (event) => withButton(event.currentTarget, async () => {
-  const result = await act("POST", "/v1/hot-reload", {});
+function reloaded(result) {
   notice(result.summary, result.outcome === "applied" || result.outcome === "unchanged");
+}
+
+byId("reload").addEventListener("click", (event) => withButton(event.currentTarget, async () => {
+  reloaded(await act("POST", "/v1/hot-reload", {}));
 }));
 
 setInterval(() => {

@@ -1,7 +1,7 @@
 //! The policy in force, and what is wrong with one that is not.
 
 use gpu_api as wire;
-use gpu_broker::{ApiOverride, Checked, Diagnostics};
+use gpu_broker::{ApiOverride, Checked, Diagnostic, Diagnostics, Severity};
 use gpu_lease::{RuleErrors, Share, TenantStanding};
 use sha2::{Digest, Sha256};
 
@@ -48,13 +48,17 @@ pub fn policy_check(
     checked: Result<Checked, Diagnostics>,
 ) -> wire::PolicyCheck {
     match checked {
-        Ok(Checked { hash, changes }) => wire::PolicyCheck {
+        Ok(Checked {
+            hash,
+            changes,
+            warnings,
+        }) => wire::PolicyCheck {
             ok: true,
             hash: Some(hash),
             in_force: changes.is_empty(),
             files,
             changes,
-            diagnostics: Vec::new(),
+            diagnostics: warnings.iter().map(diagnostic).collect(),
         },
         Err(found) => wire::PolicyCheck {
             ok: false,
@@ -69,17 +73,22 @@ pub fn policy_check(
 
 /// All errors of a set of files.
 pub(crate) fn diagnostics(diagnostics: &Diagnostics) -> Vec<wire::Diagnostic> {
-    let items = diagnostics.items().iter();
-    let shown = items.map(|item| wire::Diagnostic {
-        severity: wire::Severity::Error,
+    diagnostics.items().iter().map(diagnostic).collect()
+}
+
+fn diagnostic(item: &Diagnostic) -> wire::Diagnostic {
+    wire::Diagnostic {
+        severity: match item.severity {
+            Severity::Error => wire::Severity::Error,
+            Severity::Warning => wire::Severity::Warning,
+        },
         file: item.file.clone(),
         line: u32::try_from(item.line).unwrap_or(u32::MAX),
         column: u32::try_from(item.column).unwrap_or(u32::MAX),
         message: item.message.clone(),
         hint: item.hint.clone(),
-        source_line: None,
-    });
-    shown.collect()
+        source_line: item.source_line.clone(),
+    }
 }
 
 /// A rule that failed.

@@ -112,7 +112,15 @@ fn amount(demand: wire::Demand) -> Amount {
 }
 
 fn select(expression: Option<&str>) -> Result<Select, Problem> {
-    let parse = |text| parse_select(text).map_err(|error| invalid(format!("`select`: {error}")));
+    let parse = |text| {
+        parse_select(text).map_err(|error| {
+            let detail = format!("`select`, column {}: {}", error.column, error.message);
+            Problem {
+                hint: error.hint,
+                ..invalid(detail)
+            }
+        })
+    };
     expression.map_or(Ok(Select::default()), parse)
 }
 

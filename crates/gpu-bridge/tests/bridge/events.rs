@@ -144,7 +144,7 @@ async fn a_refused_policy_is_told() {
     stream.until("lease_granted").await;
     for text in ["schema = 1\nx = 1\n", "schema = 1\ny = 1\n"] {
         *server.bench.policy.lock() = text.to_owned();
-        server.send(post("/v1/hot-reload")).await.expect(200);
+        server.send(post("/v1/hot-reload")).await.expect(422);
         let event = stream.until("policy_refused").await;
         assert!(
             event["text"]

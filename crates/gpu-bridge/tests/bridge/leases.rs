@@ -229,7 +229,7 @@ async fn a_request_that_cannot_be_served_says_why() {
         ("hook", json!({"drain_hook": "x"}), 422, "invalid_request"),
         (
             "an expression",
-            json!({"select": "device.memory > 4"}),
+            json!({"select": "device.memry > 4"}),
             422,
             "invalid_request",
         ),
@@ -733,4 +733,28 @@ async fn a_fence_is_current_while_its_lease_is_held() {
     assert_eq!(is_current(fence).await, false);
     let unknown = post("/v1/fences/check").json(&json!({"device": "none", "fence": 1}));
     assert_eq!(server.send(unknown).await.code(), "not_found");
+}
+
+#[tokio::test]
+async fn devices_are_selected_by_any_expression_over_them() {
+    let server = Server::dev().await;
+    let ask = |select: &str| post("/v1/leases").json(&json!({"memory": "1GiB", "select": select}));
+    let second = "device.index == 1 && device.memory >= GiB(16)";
+    let lease = server.send(ask(second)).await.expect(201);
+    assert_eq!(
+        (
+            &lease["allocations"][0]["device"],
+            &lease["wanted"]["select"]
+        ),
+        (&json!("sim-1"), &json!(second))
+    );
+    let none = server.send(ask("device.memory > TiB(4)")).await;
+    assert_eq!(none.code(), "never_fits");
+    let misspelled = server.send(ask("true && device.memry > 4")).await;
+    assert_eq!(misspelled.code(), "invalid_request");
+    let problem = misspelled.json();
+    let detail = problem["detail"].as_str().expect("text");
+    assert!(detail.starts_with("`select`, column "), "{detail}");
+    let hint = problem["hint"].as_str().expect("a hint");
+    assert!(hint.contains("memory"), "{hint}");
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use gpu_lease::{LeaseId, Ms, Plan, WallMs};
-use gpu_policy::Diagnostics;
+use gpu_policy::{Diagnostic, Diagnostics};
 
 use crate::handle::Unavailable;
 
@@ -197,6 +197,8 @@ pub struct Checked {
     pub hash: String,
     /// What differs from the live policy, a line each.
     pub changes: Vec<String>,
+    /// What is odd about them.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// What a good set of files would mean now.

@@ -204,30 +204,16 @@ fn watch_state(status: Status, now: At) -> WatchState {
     }
 }
 
-/// The settings above the files, for people.
-pub(super) fn shown_overrides(config: &Config) -> Vec<PolicyOverride> {
-    let variables = std::env::vars().filter_map(|(name, value)| {
-        let path = name.strip_prefix(gpu_policy::ENV_PREFIX)?;
-        let setting = path.to_lowercase().replace("__", ".");
-        Some((setting, value, "environment"))
-    });
-    let mut layers: Vec<_> = variables.collect();
-    layers.sort();
-    let sets = config.policy_sets.iter().map(|text| {
-        let (setting, value) = text.split_once('=').unwrap_or((text, ""));
-        (setting.trim().to_owned(), value.trim().to_owned(), "--set")
-    });
-    layers.extend(sets);
-    let shown = layers
-        .into_iter()
-        .map(|(setting, value, origin)| PolicyOverride {
-            setting,
-            value,
-            origin: origin.to_owned(),
-            by: None,
-            until: None,
-        });
-    shown.collect()
+/// The settings above the files that last as long as the broker, for people.
+pub(super) fn shown_overrides(config: &Config) -> Result<Vec<PolicyOverride>, String> {
+    let shown = |set: &Override| PolicyOverride {
+        setting: set.setting(),
+        value: set.value_text().to_owned(),
+        origin: set.origin().to_owned(),
+        by: None,
+        until: None,
+    };
+    Ok(overrides(config)?.iter().map(shown).collect())
 }
 
 /// The environment first, then `--set`: the later wins.

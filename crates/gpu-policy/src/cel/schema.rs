@@ -175,6 +175,11 @@ impl Field {
         ALL.iter().map(|(field, _)| *field)
     }
 
+    /// Its full name.
+    pub(super) fn path(self) -> &'static str {
+        self.entry().path
+    }
+
     pub(super) fn kind(self) -> Type {
         self.entry().kind
     }
@@ -197,7 +202,7 @@ impl Field {
 
     /// The variable that it is a field of.
     pub(super) fn root(self) -> &'static str {
-        let path = self.entry().path;
+        let path = self.path();
         path.split_once('.').map_or(path, |(root, _)| root)
     }
 

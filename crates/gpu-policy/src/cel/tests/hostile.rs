@@ -270,6 +270,40 @@ fn the_deepest_that_are_let_through_need_half_of_the_stack() {
     }
 }
 
+/// An evaluation is on the stack of whoever decides.
+#[test]
+fn the_deepest_that_are_let_through_are_evaluated_on_little_stack() {
+    for text in [
+        format!(
+            "{}request.devices{} > 1",
+            "(".repeat(15),
+            "+1+1+1+1)".repeat(15)
+        ),
+        format!("{}request.load{}", "!(true && ".repeat(14), ")".repeat(14)),
+        format!("{}request.load", "request.load ? false : ".repeat(16)),
+        format!(
+            "[1].all(x, [2].all(y, {}x < y{}))",
+            "!(".repeat(13),
+            ")".repeat(13)
+        ),
+    ] {
+        let expression = compile_anew(&text, Scope::Rule).expect(&text);
+        let request = request();
+        let evaluate = || {
+            let inputs = Inputs::of_request(&request, &standing(), THURSDAY, None);
+            expression.test(&inputs)
+        };
+        let said = thread::scope(|scope| {
+            let builder = thread::Builder::new().stack_size(256 << 10);
+            builder
+                .spawn_scoped(scope, evaluate)
+                .expect("a thread")
+                .join()
+        });
+        assert!(said.expect("no panic").is_ok(), "{text}");
+    }
+}
+
 #[test]
 fn soups_of_tokens_and_mutated_rules_neither_panic_nor_hang() {
     let seed = std::env::var("GPU_POLICY_SEED");
