@@ -337,7 +337,7 @@ impl Books {
 fn quota(tenant: &TenantKey, limit: Limit, held: Share) -> Cause {
     Cause::Quota {
         tenant: tenant.clone(),
-        limit: format!("{limit} and holds {}", limit.of(held)),
+        limit: format!("{limit} and holds {}", limit.amount_of(held)),
         holders: Arc::default(),
     }
 }

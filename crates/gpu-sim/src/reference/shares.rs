@@ -186,6 +186,11 @@ impl Reference {
                 });
             }
         }
+        // Of what is said once.
+        let has = match most.ends_with('B') {
+            true => has,
+            false => has.split(' ').next().expect("a number"),
+        };
         holders.sort_by_key(|holder| (std::cmp::Reverse(holder.memory), holder.lease));
         Cause::Quota {
             tenant: key.clone(),
