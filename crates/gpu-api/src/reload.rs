@@ -185,7 +185,7 @@ pub struct Breaker {
     pub state: BreakerState,
     /// Until when files rest.
     pub until: Option<String>,
-    /// Hash of the policy that came back too often.
+    /// What changed first, the last time.
     pub culprit: Option<String>,
 }
 
