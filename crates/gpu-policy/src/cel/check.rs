@@ -257,19 +257,13 @@ impl Checker<'_> {
         }
     }
 
-    /// The token that the parser says `expr` is at.
+    /// The token that the parser says `expr` is at; it counts bytes.
     fn token(&self, expr: &IdedExpr) -> Option<usize> {
         let (start, _) = self.info.offset_for(expr.id)?;
-        let start = self.byte(usize::try_from(start).ok()?);
+        let start = usize::try_from(start).ok()?;
         self.tokens
             .iter()
             .position(|token| token.range.contains(&start))
-    }
-
-    /// The parser counts characters.
-    fn byte(&self, place: usize) -> usize {
-        let mut places = self.text.char_indices();
-        places.nth(place).map_or(self.text.len(), |(byte, _)| byte)
     }
 
     fn token_range(&self, expr: &IdedExpr) -> Range<usize> {
