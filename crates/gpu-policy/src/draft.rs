@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use crate::cel::Scope;
 use crate::diagnostic::{Problem, Problems, Site};
 use crate::hours::Schedule;
+use crate::literals::compared;
 use crate::overrides::Override;
 use crate::rules::{Parts, PolicyRules};
 use crate::schema::Shape;
@@ -307,6 +308,28 @@ impl<'a> Draft<'a> {
         for rule in self.rules.iter() {
             if let Some(stops) = rule.value.stops_everybody() {
                 problems.warn(&rule.value.when.site, nobody(stops, &rule.name));
+            }
+            self.check_names(&rule.value.when, problems);
+        }
+    }
+
+    /// Warns of classes and tenants that `when` compares with and that do not exist.
+    fn check_names(&self, when: &Located<'_, Formula>, problems: &mut Problems) {
+        for (word, span) in compared(&when.value.text, "request.class") {
+            if !self.has_class(word) {
+                problems.warn(&when.within(&span), self.no_such_class(word));
+            }
+        }
+        let tenants = || self.tenants.names();
+        if tenants().next().is_none() {
+            return;
+        }
+        for (word, span) in compared(&when.value.text, "holder.tenant") {
+            if !self.tenants.has(word) {
+                let hint = did_you_mean(word, tenants())
+                    .unwrap_or_else(|| format!("the tenants are {}", list(tenants())));
+                let problem = Problem::new(format!("tenant `{word}` does not exist"));
+                problems.warn(&when.within(&span), problem.hint(hint));
             }
         }
     }
