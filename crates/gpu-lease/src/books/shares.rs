@@ -4,6 +4,7 @@
 //! share.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::Arc;
@@ -336,7 +337,7 @@ impl Books {
 /// Who holds it is added where somebody asks.
 fn quota(tenant: &TenantKey, limit: Limit, held: Share) -> Cause {
     Cause::Quota {
-        tenant: tenant.clone(),
+        tenant: Box::new(tenant.clone()),
         limit: format!("{limit} and holds {}", limit.amount_of(held)),
         holders: Arc::default(),
     }

@@ -193,7 +193,7 @@ impl Reference {
         };
         holders.sort_by_key(|holder| (std::cmp::Reverse(holder.memory), holder.lease));
         Cause::Quota {
-            tenant: key.clone(),
+            tenant: Box::new(key.clone()),
             limit: format!("may hold {most} and holds {has}"),
             holders: holders.into(),
         }
