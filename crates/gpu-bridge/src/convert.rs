@@ -61,6 +61,7 @@ pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
             counters: rows.counters,
             recovering: true,
             devices: Vec::new(),
+            tenants: Vec::new(),
             waiting: Arc::default(),
             policy: Arc::new(Policy::built_in()),
         }),
