@@ -232,3 +232,28 @@ fn a_request_is_explained_without_a_trace() {
     assert_eq!(explained.outcome.unwrap(), [device("gpu-0", 80).key]);
     assert_eq!(world.handle.snapshot().counters, before);
 }
+
+#[test]
+fn a_reload_that_cannot_be_stored_is_as_if_it_never_was() {
+    let world = World::with(Setup::policy("[[class]]\nname = \"batch\"\n"));
+    let lease = world.acquire(Request {
+        class: "batch".to_owned(),
+        ..request(1)
+    });
+    let reloads = Reloads::of(&world);
+    let before = (world.lease(lease.id), world.handle.snapshot().counters);
+    world.store.fail();
+    reloads.save("");
+    let result = reloads.reload();
+    assert!(
+        matches!(result.outcome, ReloadOutcome::Stopped(_)),
+        "{result:?}"
+    );
+    let after = (world.lease(lease.id), world.handle.snapshot().counters);
+    assert_eq!(before, after, "readers see none of it");
+    drop(reloads);
+    let stored = gpu_store::Store::load(&*world.store).unwrap();
+    let rows = stored.rows.unwrap();
+    assert_eq!(rows.leases, [(*before.0).clone()]);
+    assert_eq!(rows.counters, before.1);
+}
