@@ -97,7 +97,7 @@ fn a_child_that_misbehaves_is_named_and_costs_no_declared_device() {
         (shell("exit 3"), "the probe ended (exit status: 3)"),
         (shell("echo oh no >&2; exit 1"), "saying: oh no"),
         (shell("kill -SEGV $$"), "signal: 11"),
-        (shell("echo what"), "cannot be read"),
+        (shell("echo what; cat"), "cannot be read"),
         (
             shell("echo '{\"number\":99,\"sources\":[]}'; cat"),
             "not asked",
