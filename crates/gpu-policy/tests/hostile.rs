@@ -74,6 +74,17 @@ fn nothing_reaches_the_terminal_that_it_would_act_on() {
     assert!(!error.to_string().contains('\u{1b}'), "{error:?}");
     let error = refused("[queue]\norder = '\u{9b}31m'\n");
     assert!(!error.to_string().contains('\u{9b}'), "{error:?}");
+    for rule in [
+        "name = \"a\\u001b[2J\"\nwhen = \"true\"\ndeny = \"x\"",
+        "name = \"a\"\nwhen = \"request.class == '\\u001b[2J'\"\ndeny = \"x\"",
+        "name = \"a\"\nwhen = \"request.\\u001b[2J\"\ndeny = \"x\"",
+        "name = \"a\"\nwhen = \"true\"\ndeny = \"\\u009b31m\"",
+    ] {
+        let text = format!("[[rule]]\n{rule}\n[unknown]\n");
+        let errors = compile(&[SourceFile::new("default.toml", text)], &[]);
+        let shown = errors.expect_err("an unknown table").to_string();
+        assert!(!shown.contains(['\u{1b}', '\u{9b}']), "{shown:?}");
+    }
 }
 
 /// A rule called `name`, in TOML.
@@ -100,6 +111,10 @@ fn as_many_tables_as_fit_into_a_file() {
         fill("[[rule]]\n"),
         fill("[[rule]]\nname='r'\nwhen='x'\ndeny='y'\n"),
         fill("[[device]]\nmatch='x'\n"),
+        format!(
+            "[[rule]]\nname='r'\nwhen='''{}'''\ndeny='y'\n",
+            "request.class != \"a && ".repeat(FILE_BYTES_MAX / 50)
+        ),
         fill("[[tenant]]\nname='t'\n"),
         format!(
             "[[rule]]\nname='r'\nwhen='''{}'''\ndeny='y'\n",
