@@ -40,6 +40,10 @@ pub(crate) async fn policy(context: &Context, command: PolicyCommand) -> Done {
             consent,
         } => rollback(context, generation, consent, somebody(consent.output.json)).await,
         PolicyCommand::Show(output) => show(context, output.json).await,
+        PolicyCommand::Schema => {
+            print(&gpu_policy::schema_json())?;
+            Ok(exit::OK)
+        }
     }
 }
 

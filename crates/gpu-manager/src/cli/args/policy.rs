@@ -58,6 +58,8 @@ pub(crate) enum PolicyCommand {
     },
     /// Show the policy in force.
     Show(JsonArgs),
+    /// Print the JSON schema of policy files, for editors.
+    Schema,
 }
 
 #[derive(Args, Debug)]
