@@ -6,9 +6,10 @@ use gpu_api::{Lease, LeaseState, paths};
 use gpu_manager_tests::{Broker, Host, POLICY, Request};
 use serde_json::json;
 
-/// Reloads before it is measured what a broker needs that has settled.
-const WARM_UP: usize = 1000;
-const RELOADS: usize = 10_000;
+/// Reloads before it is measured what a broker needs that has settled: by then the events of its store fill
+/// the cache of the pages of the store.
+const WARM_UP: usize = 6000;
+const RELOADS: usize = WARM_UP + 10_000;
 /// What may be added until the end, of the resident memory.
 const GROWTH_PERCENT_MAX: u64 = 2;
 
@@ -71,10 +72,12 @@ fn ten_thousand_reloads_leave_nothing_behind() {
     let host = Host::with_cards(1).flags(&["--no-reload"]);
     let broker = host.start();
     (0..WARM_UP).for_each(|n| reload(&host, &broker, n));
+    // What is asked for the first time has its own series from then on.
+    used(&broker);
     let (before, resident) = (used(&broker), resident_kib(&broker));
     (WARM_UP..RELOADS).for_each(|n| reload(&host, &broker, n));
     let (after, resident_after) = (used(&broker), resident_kib(&broker));
-    eprintln!("{RELOADS} reloads: {resident} -> {resident_after} KiB resident, {after:?}");
+    eprintln!("{RELOADS} reloads, {WARM_UP} of them to warm up: {resident} -> {resident_after} KiB resident, {after:?}");
     assert_eq!(before, after);
     let most = resident + resident * GROWTH_PERCENT_MAX / 100;
     assert!(resident_after <= most, "{resident} -> {resident_after} KiB");

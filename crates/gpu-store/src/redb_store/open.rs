@@ -19,7 +19,7 @@ const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
 /// All rows that are ever looked up again fit in less.
-const CACHE_BYTES: usize = 32 << 20;
+const CACHE_BYTES: usize = 4 << 20;
 
 /// A command that takes a snapshot locks the file for a moment; a start at that moment tries again.
 const LOCK_ATTEMPTS: u32 = 20;
