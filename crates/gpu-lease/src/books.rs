@@ -52,6 +52,8 @@ pub struct Books {
     keys: BTreeMap<(String, String), LeaseId>,
     shares: Shares,
     filters: Filters,
+    /// Devices to charge when all changes are made; `None` charges with each change.
+    uncharged: Option<BTreeSet<DeviceKey>>,
 }
 
 /// What one command has done so far.
@@ -88,6 +90,7 @@ impl Books {
         let mut books = Self {
             shares: Shares::of(&policy),
             filters: Filters::default(),
+            uncharged: None,
             policy,
             counters: rows.counters,
             leases: BTreeMap::new(),
@@ -289,9 +292,21 @@ impl Books {
         let devices = lease.grant().map(|grant| grant.allocations.clone());
         self.leases.insert(id, lease);
         for part in devices.unwrap_or_default() {
-            self.charge(&part.device);
+            match &mut self.uncharged {
+                Some(later) => drop(later.insert(part.device)),
+                None => self.charge(&part.device),
+            }
         }
         turn.changed.insert(id);
+    }
+
+    /// Changes many leases, and charges each of their devices once, after the last of them.
+    fn in_bulk(&mut self, change: impl FnOnce(&mut Self)) {
+        self.uncharged = Some(BTreeSet::new());
+        change(self);
+        for device in self.uncharged.take().unwrap_or_default() {
+            self.charge(&device);
+        }
     }
 
     fn remove(&mut self, id: LeaseId) -> Option<Lease> {

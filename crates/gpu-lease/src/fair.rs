@@ -10,7 +10,7 @@
 //! in byte-milliseconds: what was held a half-life ago counts half, and whoever holds the same for ever
 //! comes to `memory * h / ln 2`. Powers are fixed-point numbers of 62 bits behind the point, put together
 //! from the square roots of a half, so that every machine computes the same number. The result is within
-//! 0.1 % of the formula for what was held for a second and half-lives up to 30 days.
+//! 0.1 % of the formula for what was held for a second or longer and half-lives up to 30 days.
 
 use crate::time::{BootMs, Ms};
 
@@ -22,7 +22,8 @@ const ONE: u128 = 1 << POINT;
 /// Bits of the fraction of a half-life that are told apart.
 const FRACTION_BITS: u32 = 48;
 /// 1 / ln 2 with 30 bits behind the point.
-const PER_LN_2: u128 = 1_549_082_005;
+const PER_LN_2: u64 = 1_549_082_005;
+const PER_LN_2_POINT: u32 = 30;
 
 /// The square root of a half, the square root of that, and so on.
 const ROOTS: [u128; FRACTION_BITS as usize] = roots();
@@ -51,10 +52,17 @@ pub(crate) fn decayed(memory: u64, start: BootMs, end: BootMs, now: BootMs, half
         return 0;
     }
     let weight = half_to_the(now - end, half_life) - half_to_the(now - start, half_life);
-    // Milliseconds with 30 bits behind the point, then with 20, so that the product with memory has room.
-    let length = (u128::from(half_life.0) * weight) >> (POINT - 30);
-    let length = length.saturating_mul(PER_LN_2) >> 40;
-    length.saturating_mul(memory.into()) >> 20
+    let (length, point) = times(weight, POINT, half_life.0);
+    let (length, point) = times(length, point + PER_LN_2_POINT, PER_LN_2);
+    let (amount, point) = times(length, point, memory);
+    amount >> point
+}
+
+/// A product with as many bits behind the point as there is room for.
+fn times(number: u128, point: u32, factor: u64) -> (u128, u32) {
+    let too_long = 64_u32.saturating_sub(number.leading_zeros()).min(point);
+    let product = (number >> too_long).saturating_mul(factor.into());
+    (product, point - too_long)
 }
 
 /// 2^(-age / half_life).
@@ -110,6 +118,7 @@ mod tests {
             168 * HOUR,
             8.191_898_398_536_638e16,
         ),
+        (GIB, 0, 60_000, 25 * HOUR, HOUR, 1_931.133),
         (GIB, 0, 60_000, 240 * HOUR, HOUR, 0.0),
         // Nothing was held, or it is all forgotten at once.
         (GIB, 5_000, 5_000, HOUR, HOUR, 0.0),

@@ -164,6 +164,11 @@ impl Policy {
         }
     }
 
+    /// Whether only rules can have anything against a request.
+    pub(crate) fn knows(&self, request: &Request, membership: &Membership) -> bool {
+        self.classes.contains_key(&request.class) && membership.is_ok()
+    }
+
     /// In the words of the rules, which know what it may have been meant to be.
     fn no_such_class(&self, request: &Request, standing: &Standing, now: WallMs) -> Verdict {
         match self.rules.admit(request, standing, now) {

@@ -100,6 +100,15 @@ pub(crate) enum Limit {
 }
 
 impl Limit {
+    /// What of `share` it is about, beside a sentence that says of what: `2`, `12 GiB`.
+    pub(crate) fn amount_of(self, share: Share) -> String {
+        match self {
+            Self::Devices(_) => format!("{}", share.devices),
+            Self::Leases(_) => format!("{}", share.leases),
+            Self::Memory(_) => self.of(share),
+        }
+    }
+
     /// What of `share` it is about, in words.
     pub(crate) fn of(self, share: Share) -> String {
         match self {

@@ -1,5 +1,6 @@
 //! Why a request waits, in types for programs and one sentence for people.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -39,7 +40,7 @@ pub enum Cause {
     /// Its tenant holds as much as it may.
     Quota {
         /// The tenant.
-        tenant: TenantKey,
+        tenant: Box<TenantKey>,
         /// In words: `may hold 2 devices and holds 2`.
         limit: String,
         /// Who holds it, largest first; one list for all who wait for the tenant.

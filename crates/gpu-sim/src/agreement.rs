@@ -1,6 +1,9 @@
 //! Whether the books and the reference are of one mind.
 
-use gpu_lease::{Answer, At, Books, Denial, DeviceState, Effect, Lease, Outcome};
+use gpu_lease::{
+    Answer, At, Books, Denial, DeviceKey, DeviceState, Effect, Explanation, Lease, Outcome,
+    TenantStanding,
+};
 
 use crate::reference::{Card, Did, Reference};
 
@@ -50,6 +53,27 @@ pub(crate) fn of_reasons(at: At, books: &Books, reference: &Reference) -> Result
     match mine == theirs {
         true => Ok(()),
         false => differ("reasons to wait", &mine, &theirs),
+    }
+}
+
+/// Says where the two differ about tenants. What was had of late may differ by a thousandth.
+pub(crate) fn of_tenants(at: At, books: &Books, reference: &Reference) -> Result<(), String> {
+    let (mine, theirs) = (books.tenants(at), reference.tenants(at));
+    let near = |a: u64, b: u64| a.abs_diff(b) <= b / 1000 + 2;
+    let same = |(a, b): (&TenantStanding, &TenantStanding)| {
+        let words = |one: &TenantStanding| (one.key.clone(), one.weight, one.held, one.waiting);
+        words(a) == words(b) && near(a.used, b.used)
+    };
+    let there = |all: &[TenantStanding]| -> Vec<TenantStanding> {
+        let mut all = all.to_vec();
+        // Where next to nothing was had, one may round it to nothing.
+        all.retain(|one| one.used > 2 || one.held.leases + one.waiting > 0);
+        all
+    };
+    let (left, right) = (there(&mine), there(&theirs));
+    match left.len() == right.len() && left.iter().zip(&right).all(same) {
+        true => Ok(()),
+        false => differ("tenants", &mine, &theirs),
     }
 }
 
@@ -107,8 +131,19 @@ fn same_answer(a: &Answer, b: &Answer) -> bool {
         (Answer::Device(a), Answer::Device(b)) => a == b,
         (Answer::Emergency(a), Answer::Emergency(b)) => a == b,
         (Answer::Policy(a), Answer::Policy(b)) => a == b,
+        (Answer::Explain(a), Answer::Explain(b)) => {
+            let words = |one: &Explanation| (one.request.clone(), one.priority, one.tenant.clone());
+            words(a) == words(b) && a.hits == b.hits && same_outlook(&a.outcome, &b.outcome)
+        }
         (Answer::Nothing, Answer::Nothing) => true,
         _ => false,
+    }
+}
+
+fn same_outlook(a: &Result<Vec<DeviceKey>, Denial>, b: &Result<Vec<DeviceKey>, Denial>) -> bool {
+    match (a, b) {
+        (Err(Denial::NeverFits(_)), Err(Denial::NeverFits(_))) => true,
+        (a, b) => a == b,
     }
 }
 

@@ -47,6 +47,7 @@ impl Checkers {
         self.changes_are_complete(books)?;
         for lease in granted {
             grant_is_sound(at, lease, books)?;
+            quota_is_kept(lease, books)?;
         }
         for state in books.devices() {
             device_adds_up(state, books)?;
@@ -217,7 +218,7 @@ fn grant_is_sound(at: At, lease: &Lease, books: &Books) -> Checked {
         let open = state.device.leasable
             && state.lost_since.is_none()
             && state.cordoned().is_none()
-            && lease.request.select.names(&part.device.id)
+            && is_selected(state, lease, books)
             && (state.device.telemetry == Telemetry::Unsupported || is_fresh(at, state));
         require(open, || format!("{state:?} took {lease:?}"))?;
         let fits = state.usage.granted <= state.grantable();
@@ -229,6 +230,43 @@ fn grant_is_sound(at: At, lease: &Lease, books: &Books) -> Checked {
         })?;
     }
     Ok(())
+}
+
+fn is_selected(state: &DeviceState, lease: &Lease, books: &Books) -> bool {
+    let select = &lease.request.select;
+    let rules = &books.policy().rules;
+    let labels = &state.settings.labels;
+    let mut filters = select.filters.iter();
+    select.names(&state.device.key.id)
+        && filters.all(|filter| rules.selects(filter, &state.device, labels))
+}
+
+/// A tenant that is granted something is within its quota afterwards.
+fn quota_is_kept(lease: &Lease, books: &Books) -> Checked {
+    let policy = books.policy();
+    let member = |lease: &Lease| match policy.tenants.is_empty() {
+        true => None,
+        false => policy.rules.tenant(&lease.request).ok().flatten(),
+    };
+    let Some(place) = member(lease) else {
+        return Ok(());
+    };
+    let tenant = &policy.tenants[place];
+    let user = |lease: &Lease| tenant.per_user.then(|| lease.request.holder.user.clone());
+    let mine = books
+        .leases()
+        .filter(|other| member(other) == Some(place) && user(other) == user(lease));
+    let grants: Vec<&Grant> = mine.filter_map(Lease::occupying).collect();
+    let devices: usize = grants.iter().map(|grant| grant.allocations.len()).sum();
+    let memory: u64 = grants.iter().map(|grant| grant.memory()).sum();
+    let kept = tenant
+        .max_devices
+        .is_none_or(|most| devices <= most as usize)
+        && tenant
+            .max_leases
+            .is_none_or(|most| grants.len() <= most as usize)
+        && tenant.max_memory.is_none_or(|most| memory <= most);
+    require(kept, || format!("{tenant:?} is exceeded by {lease:?}"))
 }
 
 fn is_fresh(at: At, state: &DeviceState) -> bool {
@@ -288,6 +326,13 @@ fn queue_was_served(command: &Command, answer: &Answer) -> bool {
 /// The first waiter that only devices keep waiting does not fit.
 fn head_is_served(at: At, books: &Books) -> Checked {
     let policy = books.policy();
+    let asks_more = policy.queue.order == QueueOrder::FairShare
+        || policy.rules.reads_standing()
+        || !policy.tenants.is_empty();
+    if asks_more {
+        // Only the reference knows who is the head then.
+        return Ok(());
+    }
     let rank = |lease: &&Lease| {
         let waited = (at.boot - lease.created.boot).0;
         let aged = lease.priority + waited.checked_div(policy.queue.aging.0).unwrap_or(0) as i64;
@@ -320,7 +365,7 @@ fn has_room(at: At, state: &DeviceState, lease: &Lease, books: &Books) -> bool {
     let open = state.device.leasable
         && state.lost_since.is_none()
         && state.cordoned().is_none()
-        && request.select.names(&state.device.key.id)
+        && is_selected(state, lease, books)
         && (state.device.telemetry == Telemetry::Unsupported || is_fresh(at, state));
     let slot = !request.load || state.usage.loading < state.settings.load_slots;
     let room = match request.amount {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use gpu_lease::{
     Answer, Command, Denial, Effect, EventKind, Fate, LeaseError, Outcome, Phase, ReclaimStage,
-    Signal, Why,
+    Refusal, Signal, Why,
 };
 
 /// How often each thing was seen, by a word for it.
@@ -57,10 +57,16 @@ impl Coverage {
         }
         if let Answer::Policy(Ok(Some(switched))) = &outcome.answer {
             for fate in &switched.plan.held {
-                self.saw(format!("fate {}", fate_word(fate.fate)));
+                let word = fate_word(fate.fate);
+                self.saw(format!("fate {word}"));
+                self.saw(format!("fate {word} by {}", sort(&fate.because)));
+                if fate.unenforceable {
+                    self.saw("fate unenforceable");
+                }
             }
-            for _ in &switched.plan.denied {
+            for (_, refusal) in &switched.plan.denied {
                 self.saw("fate denied");
+                self.saw(format!("fate denied by {}", sort(refusal)));
             }
         }
     }
@@ -76,6 +82,25 @@ impl fmt::Display for Coverage {
             writeln!(f, "{count:>9}  {word}")?;
         }
         Ok(())
+    }
+}
+
+/// The sort of rule that decides a fate.
+fn sort(because: &Refusal) -> &'static str {
+    let sorts = [
+        "quota of tenant",
+        "reserve of",
+        "device",
+        "tenant",
+        "class",
+        "capacity",
+    ];
+    let found = sorts
+        .into_iter()
+        .find(|sort| because.rule.starts_with(sort));
+    match because.rule.as_str() {
+        "" => "nothing",
+        _ => found.unwrap_or("rule"),
     }
 }
 
@@ -119,7 +144,10 @@ fn answer(answer: &Answer) -> &'static str {
         Answer::Emergency(ended) if ended.is_empty() => "nothing to end",
         Answer::Emergency(_) => "some ended",
         Answer::Nothing => "nothing",
-        Answer::Explain(_) => "explained",
+        Answer::Explain(explanation) => match &explanation.outcome {
+            Ok(_) => "would be granted",
+            Err(denial) => denied(denial),
+        },
         Answer::Policy(Ok(None)) => "the same policy",
         Answer::Policy(Ok(Some(_))) => "switched",
         Answer::Policy(Err(_)) => "unexpected",

@@ -5,15 +5,18 @@
 
 mod capacity;
 mod holding;
+mod plan;
 mod policy;
 mod queue;
+mod shares;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gpu_lease::{
-    Answer, At, BootMs, Command, Cordon, Deadline, Denial, Device, DeviceKey, Effect, Fence, Grant,
-    Lease, LeaseError, LeaseId, Ms, Phase, Policy, Reading, Request, UnknownDevice, Verdict, Wait,
-    WallMs,
+    Answer, At, BootMs, Command, Cordon, Deadline, Denial, Device, DeviceKey, Effect, Explanation,
+    Fence, Grant, Lease, LeaseError, LeaseId, Ms, Phase, Policy, Reading, Request, Standing,
+    TenantKey, UnknownDevice, Verdict, Wait, WallMs,
 };
 
 /// A device as the reference knows it.
@@ -48,6 +51,9 @@ pub struct Reference {
     pub grace_until: BootMs,
     /// Waits of the last command that ended without a trace.
     pub dropped: Vec<Lease>,
+    /// What every tenant had of late. The books say it, because their rounding decides; that it is near the
+    /// formula is checked apart.
+    pub used: BTreeMap<TenantKey, u64>,
 }
 
 /// What a command did beside changing the state.
@@ -71,6 +77,7 @@ impl Reference {
             cards: None,
             grace_until: BootMs(0),
             dropped: Vec::new(),
+            used: BTreeMap::new(),
         }
     }
 
@@ -88,6 +95,9 @@ impl Reference {
         let answer = match command {
             Command::Acquire { id, request } => {
                 Answer::Acquire(self.acquire(at, id, *request, &mut effects))
+            }
+            Command::Explain { request, wall } => {
+                Answer::Explain(Box::new(self.explain(at, *request, wall)))
             }
             other => {
                 let answer = self.dispatch(at, other, &mut effects);
@@ -126,10 +136,9 @@ impl Reference {
 
     fn dispatch(&mut self, at: At, command: Command, effects: &mut Vec<Effect>) -> Answer {
         match command {
-            Command::Acquire { .. } => unreachable!("handled apart"),
+            Command::Acquire { .. } | Command::Explain { .. } => unreachable!("handled apart"),
             Command::Note(_) => {}
             Command::Abandon { id } => self.abandon(at, id),
-            Command::Explain { .. } => {}
             Command::Expire => self.expire(at, effects),
             Command::Grace { until } => self.grace_until = self.grace_until.max(until),
             Command::HostRebooted => self.host_rebooted(at),
@@ -146,7 +155,7 @@ impl Reference {
                 return Answer::Emergency(self.emergency(at, &emergency, effects));
             }
             Command::SetPolicy(switch) => {
-                return Answer::Policy(Ok(self.switch(at, switch.policy, effects)));
+                return Answer::Policy(self.switch(at, switch.policy, &switch.expect, effects));
             }
             Command::Ready { id } => return Answer::Lease(self.ready(id)),
             Command::Renew { id } => return Answer::Lease(self.renew(at, id)),
@@ -201,14 +210,7 @@ impl Reference {
             };
         }
         let lease = self.newcomer(at, id, request);
-        if let Verdict::Deny { rule, reason, .. } =
-            policy::verdict(&self.policy, &lease.request, at)
-        {
-            return Err(Denial::ByPolicy { rule, reason });
-        }
-        if self.can_never_fit(&lease.request) {
-            return Err(Denial::NeverFits(String::new()));
-        }
+        self.refuse(at, &lease)?;
         if self.is_full() {
             self.serve(at, effects);
         }
@@ -222,6 +224,75 @@ impl Reference {
             Some(known) => Ok(known.clone()),
             None if self.cards.is_none() => Err(Denial::Recovering),
             None => Err(Denial::DoesNotFit(self.why_not(at, lease))),
+        }
+    }
+
+    /// Refuses what no waiting can help.
+    fn refuse(&self, at: At, lease: &Lease) -> Result<(), Denial> {
+        let verdict = self.verdict(at, &lease.request, None);
+        if let Verdict::Deny { rule, reason, .. } = verdict {
+            return Err(Denial::ByPolicy { rule, reason });
+        }
+        if let Some(refusal) = self.too_much_alone(&lease.request) {
+            return Err(Denial::ByPolicy {
+                rule: refusal.rule,
+                reason: refusal.reason,
+            });
+        }
+        match self.can_never_fit(&lease.request) {
+            true => Err(Denial::NeverFits(String::new())),
+            false => Ok(()),
+        }
+    }
+
+    /// Rules that look at the books have no say before the devices are known.
+    fn verdict(&self, at: At, request: &Request, lease: Option<&Lease>) -> Verdict {
+        let known = self.policy.classes.contains_key(&request.class)
+            && shares::member(&self.policy, request).is_ok();
+        if self.policy.rules.reads_standing() && self.cards.is_none() && known {
+            return Verdict::Allow;
+        }
+        let standing = self.seen_by_rules(request, lease);
+        policy::verdict(&self.policy, request, &standing, at)
+    }
+
+    /// The books, if any rule looks at them.
+    fn seen_by_rules(&self, request: &Request, lease: Option<&Lease>) -> Standing {
+        match self.policy.rules.reads_standing() {
+            true => self.standing(request, lease),
+            false => Standing::default(),
+        }
+    }
+
+    fn explain(&self, at: At, request: Request, wall: Option<WallMs>) -> Explanation {
+        let at = At {
+            boot: at.boot,
+            wall: wall.unwrap_or(at.wall),
+        };
+        let standing = self.seen_by_rules(&request, None);
+        let hits = self.policy.rules.hits(&request, &standing, at.wall);
+        let lease = self.newcomer(at, LeaseId::from_bits(u64::MAX), request);
+        Explanation {
+            tenant: shares::member(&self.policy, &lease.request).ok().flatten(),
+            priority: lease.priority,
+            outcome: self.outlook(at, &lease),
+            request: lease.request,
+            hits,
+        }
+    }
+
+    fn outlook(&self, at: At, lease: &Lease) -> Result<Vec<DeviceKey>, Denial> {
+        self.refuse(at, lease)?;
+        let decided = self.decide_in_place(at, lease);
+        let stays = |cause| queue::stays(&lease.request, cause);
+        if self.is_full() && decided.as_ref().is_err_and(stays) {
+            let max_waiting = self.policy.queue.max_waiting;
+            return Err(Denial::QueueFull { max_waiting });
+        }
+        match decided {
+            _ if self.cards.is_none() => Err(Denial::Recovering),
+            Ok(devices) => Ok(devices),
+            Err(_) => Err(Denial::DoesNotFit(self.why_not(at, lease.clone()))),
         }
     }
 
@@ -246,7 +317,25 @@ impl Reference {
         self.leases.iter().find(has_key)
     }
 
-    fn newcomer(&self, at: At, id: LeaseId, request: Request) -> Lease {
+    fn newcomer(&self, at: At, id: LeaseId, mut request: Request) -> Lease {
+        let standing = self.seen_by_rules(&request, None);
+        let sets = self.policy.rules.shape(&request, &standing, at.wall);
+        if let Some(class) = sets.class {
+            request.class = class;
+        }
+        if let Some(ttl) = sets.ttl {
+            request.ttl = ttl;
+        }
+        if let Some(hold) = sets.max_hold {
+            request.max_hold = Some(request.max_hold.map_or(hold, |asked| asked.min(hold)));
+        }
+        request.select.filters.extend(sets.filters);
+        if let (None, Ok(Some(key))) = (
+            &request.holder.tenant,
+            shares::member(&self.policy, &request),
+        ) {
+            request.holder.tenant = Some(key.name);
+        }
         let places = self.leases.iter().filter_map(|lease| lease.waiting());
         let seq = places.map(|wait| wait.seq + 1).max().unwrap_or(0);
         let until = match (request.wait, request.queue) {
@@ -259,7 +348,9 @@ impl Reference {
         Lease {
             id,
             revision: 0,
-            priority: class.map_or(0, |class| class.priority),
+            priority: sets
+                .priority
+                .unwrap_or(class.map_or(0, |class| class.priority)),
             created: at,
             phase: Phase::Waiting(Wait {
                 seq,

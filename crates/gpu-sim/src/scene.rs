@@ -2,20 +2,22 @@
 
 mod cards;
 mod policies;
+mod rules;
 
 use gpu_lease::{
-    Amount, At, Books, BootMs, Command, Cordon, DeviceId, DrainNotice, Emergency, EndReason, Event,
+    Amount, At, Books, BootMs, Command, Cordon, DrainNotice, Emergency, EndReason, Event,
     EventKind, Expect, Fence, Holder, HolderKind, Idempotency, Lease, LeaseId, Ms, Phase, Process,
     Request, Select, Switch, Targets, WallMs,
 };
 
 use crate::dice::Dice;
 
+pub(crate) use policies::BY_THE_CLOCK;
 pub use policies::policy;
 
 const GIB: u64 = 1 << 30;
 /// Policies that a scene switches between.
-const POLICIES: u64 = 48;
+pub(crate) const POLICIES: u64 = 64;
 
 /// Something that happens to a broker.
 #[derive(Clone, Debug)]
@@ -45,6 +47,7 @@ enum Kind {
     DrainLease,
     Emergency,
     Expire,
+    Explain,
     Grace,
     HostRebooted,
     Inventory,
@@ -61,7 +64,7 @@ enum Kind {
     Uncordon,
 }
 
-const KINDS: [(u64, Kind); 22] = [
+const KINDS: [(u64, Kind); 23] = [
     (20, Kind::Abandon),
     (200, Kind::Acquire),
     (10, Kind::ClearQuarantine),
@@ -70,6 +73,7 @@ const KINDS: [(u64, Kind); 22] = [
     (20, Kind::DrainLease),
     (12, Kind::Emergency),
     (100, Kind::Expire),
+    (25, Kind::Explain),
     (8, Kind::Grace),
     (1, Kind::HostRebooted),
     (20, Kind::Inventory),
@@ -143,6 +147,10 @@ impl Scene {
             },
             Kind::Emergency => Command::Emergency(emergency(dice, books)),
             Kind::Expire => Command::Expire,
+            Kind::Explain => Command::Explain {
+                request: self.request(dice).into(),
+                wall: dice.maybe(50, &[WallMs(at.wall.0 + 20_000), WallMs(0)]),
+            },
             Kind::Grace => Command::Grace {
                 until: at.boot + Ms(dice.pick(&[1, 5_000, 30_000])),
             },
@@ -164,12 +172,7 @@ impl Scene {
                 reason: "needed elsewhere".to_string(),
                 by: "ann".to_string(),
             },
-            Kind::SetPolicy => Command::SetPolicy(Box::new(Switch {
-                policy: policy(dice.below(POLICIES)).into(),
-                changes: "an edit".to_string(),
-                planned: None,
-                expect: Expect::default(),
-            })),
+            Kind::SetPolicy => Command::SetPolicy(Box::new(switch(dice, at, books))),
             Kind::SignalRefused => signal_refused(dice, books),
             Kind::Telemetry => Command::Telemetry(cards::readings(dice, at, books)),
             Kind::Uncordon => Command::Uncordon {
@@ -198,7 +201,7 @@ impl Scene {
             holder: Holder {
                 name: dice.pick(&["vllm", "train", "notebook", "ci"]).to_string(),
                 kind: holder_kind(dice),
-                tenant: None,
+                tenant: dice.maybe(20, &rules::TENANTS).map(|name| name.to_string()),
                 user: dice.pick(&["ann", "bo"]).to_string(),
                 pid: None,
             },
@@ -255,14 +258,43 @@ fn amount(dice: &mut Dice) -> Amount {
 }
 
 fn select(dice: &mut Dice) -> Select {
-    if dice.chance(80) {
-        return Select::default();
+    let mut select = Select::default();
+    if dice.chance(20) {
+        let keys = (0..=dice.below(3)).map(|_| cards::some_key(dice).id);
+        select.ids = Some(keys.collect());
     }
-    let mut ids: Vec<DeviceId> = Vec::new();
-    for _ in 0..=dice.below(3) {
-        ids.push(cards::some_key(dice).id);
+    if dice.chance(20) {
+        let filters = (0..=dice.below(2)).map(|_| dice.pick(&rules::FILTERS).to_string());
+        select.filters = filters.collect();
     }
-    Select::ids(ids)
+    select
+}
+
+/// A policy, sometimes with an expectation that may be wrong.
+fn switch(dice: &mut Dice, at: At, books: &Books) -> Switch {
+    let policy = policy(dice.below(POLICIES));
+    let other = self::policy(dice.below(POLICIES));
+    let expect = match dice.below(10) {
+        0 => Expect {
+            live: Some(dice.pick(&[books.policy().source.hash.clone(), "another".to_string()])),
+            ..Expect::default()
+        },
+        1 => Expect {
+            within: Some(books.plan(at, dice.pick(&[&policy, &other])).into()),
+            ..Expect::default()
+        },
+        2 => Expect {
+            exactly: Some(books.plan(at, dice.pick(&[&policy, &other])).into()),
+            ..Expect::default()
+        },
+        _ => Expect::default(),
+    };
+    Switch {
+        policy: policy.into(),
+        changes: "an edit".to_string(),
+        planned: None,
+        expect,
+    }
 }
 
 fn idempotency(dice: &mut Dice) -> Idempotency {

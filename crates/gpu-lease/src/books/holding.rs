@@ -299,11 +299,13 @@ impl Books {
     }
 
     pub(super) fn expire(&mut self, turn: &mut Turn) {
-        while let Some(&(due, id)) = self.deadlines.first()
-            && due <= turn.at.boot
-        {
-            self.fall_due(turn, id);
-        }
+        self.in_bulk(|books| {
+            while let Some(&(due, id)) = books.deadlines.first()
+                && due <= turn.at.boot
+            {
+                books.fall_due(turn, id);
+            }
+        });
         self.expire_devices(turn);
         self.prune(turn);
     }

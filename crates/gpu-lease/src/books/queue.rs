@@ -409,7 +409,7 @@ impl Books {
             tenant, holders, ..
         } = &mut cause
         {
-            let known = named.by_tenant.entry(tenant.clone());
+            let known = named.by_tenant.entry((**tenant).clone());
             *holders = known.or_insert_with(|| self.holders_of(tenant)).clone();
         }
         let (Cause::Devices(obstacles), Some(devices)) = (&mut cause, &self.devices) else {

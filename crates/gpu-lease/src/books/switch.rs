@@ -70,14 +70,7 @@ impl Books {
                 summary(&plan)
             ),
         });
-        for fate in &plan.held {
-            self.meet(turn, fate);
-        }
-        for (id, _) in &plan.denied {
-            if let Some(lease) = self.leases.get(id).cloned() {
-                self.end(turn, lease, EndReason::Denied);
-            }
-        }
+        self.in_bulk(|books| books.carry_out(turn, &plan));
         Ok(Some(Switched { generation, plan }))
     }
 
@@ -108,6 +101,17 @@ impl Books {
             state.settings = policy.device_settings(&state.device);
         }
         self.recharge_all();
+    }
+
+    fn carry_out(&mut self, turn: &mut Turn, plan: &Plan) {
+        for fate in &plan.held {
+            self.meet(turn, fate);
+        }
+        for (id, _) in &plan.denied {
+            if let Some(lease) = self.leases.get(id).cloned() {
+                self.end(turn, lease, EndReason::Denied);
+            }
+        }
     }
 
     fn meet(&mut self, turn: &mut Turn, fate: &LeaseFate) {

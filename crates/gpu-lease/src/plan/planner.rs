@@ -177,6 +177,11 @@ impl<'a> Planner<'a> {
         membership: &Membership,
     ) -> Option<Refusal> {
         let lease = member.lease;
+        let is_blind = self.reads_standing && self.cards.is_empty();
+        if is_blind && policy.knows(&lease.request, membership) {
+            // Before the devices are known, rules that look at the books would see too little of them.
+            return None;
+        }
         let standing = self.reads_standing.then(|| {
             self.census
                 .standing_without(lease, &member.membership, self.grantable)

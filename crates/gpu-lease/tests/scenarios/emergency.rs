@@ -59,6 +59,18 @@ fn the_devices_can_be_cordoned_in_the_same_breath() {
 }
 
 #[test]
+fn a_device_that_is_named_is_cordoned_though_nobody_is_there() {
+    let named = ["gpu-1", "gpu-9"].map(DeviceKey::local);
+    world()
+        .device("gpu-0", 24)
+        .device("gpu-1", 24)
+        .emergency(Targets::Devices(named.into()), |how| how.cordon = true)
+        .ended_are(&[])
+        .cordoned("gpu-0", None)
+        .cordoned("gpu-1", Some("fire"));
+}
+
+#[test]
 fn force_unsafe_frees_without_a_check_and_says_so() {
     world()
         .device("gpu-0", 24)

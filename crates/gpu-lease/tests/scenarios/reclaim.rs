@@ -241,3 +241,18 @@ fn a_policy_that_reclaims_sooner_rules_what_is_being_reclaimed() {
         .at(3)
         .is("a", "ended: revoked");
 }
+
+#[test]
+fn nobody_is_killed_within_a_grace_window() {
+    world()
+        .device("gpu-0", 24)
+        .ask(memory("train", 20).supervised())
+        .revoke("train")
+        .signalled(&["TERM train #1"])
+        .grace_until(40)
+        .at(39)
+        .signalled(&[])
+        .is("train", "reclaiming after revoked, verifying")
+        .at(40)
+        .signalled(&["KILL train #2"]);
+}

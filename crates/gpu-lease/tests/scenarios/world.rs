@@ -7,13 +7,14 @@ mod job;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gpu_lease::{
-    Answer, At, Books, BootMs, Command, Cordon, Deadline, Device, DeviceKey, DeviceKind,
+    Answer, At, Books, BootMs, Changes, Command, Cordon, Deadline, Device, DeviceKey, DeviceKind,
     DeviceProcess, DeviceRule, DeviceState, DrainNotice, Effect, Emergency, Event, EventKind,
-    Expect, Fence, Grant, Lease, LeaseId, Ms, Outcome, Phase, Plan, Policy, PolicySource, Reading,
-    ReclaimStage, Request, Rules, Signal, Standing, Switch, Targets, Telemetry, Vendor, Verdict,
-    WallMs,
+    Expect, Explanation, Fence, Grant, Lease, LeaseId, Ms, Outcome, Phase, Plan, Planned, Policy,
+    PolicySource, Reading, ReclaimStage, Refusal, Request, RuleHit, Rules, Sets, Signal, Standing,
+    Switch, Switched, Targets, Telemetry, Tenant, Unexpected, Vendor, Verdict, WallMs,
 };
 
 pub(crate) use job::{Job, memory, whole};
@@ -60,13 +61,44 @@ pub(crate) struct TestRules {
     pub(crate) held_until: Option<u64>,
     /// Classes that are denied from this second of the world on.
     pub(crate) denied_from: BTreeMap<String, u64>,
+    /// A rule that fails on these classes and says deny.
+    pub(crate) erring: BTreeSet<String>,
     pub(crate) devices: Vec<String>,
+    /// Members of each tenant by user; a tenant without a list is for those who claim it, or for everybody
+    /// if it is one of each user.
+    pub(crate) tenants: Vec<(String, Option<Vec<String>>, bool)>,
+    /// What is made of every request of a class.
+    pub(crate) sets: BTreeMap<String, Sets>,
+    /// A request waits while all hold this many devices, if anything is said.
+    pub(crate) busy_at: Option<u32>,
+    /// How well each device suits anybody.
+    pub(crate) scores: BTreeMap<String, i64>,
+    /// How often a verdict was asked for.
+    pub(crate) asked: Arc<AtomicUsize>,
 }
 
 impl Rules for TestRules {
-    fn admit(&self, request: &Request, _standing: &Standing, now: WallMs) -> Verdict {
+    fn admit(&self, request: &Request, standing: &Standing, now: WallMs) -> Verdict {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let class = &request.class;
         let secs = now.0 / 1000;
+        if self.erring.contains(class) {
+            return Verdict::Deny {
+                rule: "fragile".into(),
+                reason: "the rule failed".into(),
+                erred: true,
+            };
+        }
+        if self
+            .busy_at
+            .is_some_and(|busy| standing.held.devices >= busy)
+        {
+            return Verdict::Hold {
+                rule: "busy".into(),
+                reason: format!("{} devices are taken", standing.held.devices),
+                until: None,
+            };
+        }
         let late = self
             .denied_from
             .get(class)
@@ -89,8 +121,60 @@ impl Rules for TestRules {
         Verdict::Allow
     }
 
+    fn shape(&self, request: &Request, _standing: &Standing, _now: WallMs) -> Sets {
+        self.sets.get(&request.class).cloned().unwrap_or_default()
+    }
+
+    fn reads_standing(&self) -> bool {
+        self.busy_at.is_some()
+    }
+
+    fn tenant(&self, request: &Request) -> Result<Option<usize>, Refusal> {
+        let user = &request.holder.user;
+        let matches = |(_, users, per_user): &(String, Option<Vec<String>>, bool)| match users {
+            Some(users) => users.contains(user),
+            None => *per_user,
+        };
+        let Some(claim) = &request.holder.tenant else {
+            return Ok(self.tenants.iter().position(matches));
+        };
+        let is_mine = |tenant: &(String, Option<Vec<String>>, bool)| {
+            tenant.0 == *claim && (tenant.1.is_none() || matches(tenant))
+        };
+        let place = self.tenants.iter().position(is_mine);
+        place.map(Some).ok_or(Refusal {
+            rule: format!("tenant {claim}"),
+            reason: format!("{user} is not a member of it"),
+        })
+    }
+
     fn device_matches(&self, rule: usize, device: &Device) -> bool {
         self.devices[rule] == device.key.id.as_str()
+    }
+
+    /// A filter is a label.
+    fn selects(&self, filter: &str, _device: &Device, labels: &[String]) -> bool {
+        labels.iter().any(|label| label == filter)
+    }
+
+    fn scores(
+        &self,
+        _request: &Request,
+        devices: &[&DeviceState],
+        _standing: &Standing,
+        _now: WallMs,
+    ) -> Vec<i64> {
+        let score = |state: &&DeviceState| self.scores[state.device.key.id.as_str()];
+        devices.iter().map(score).collect()
+    }
+
+    fn hits(&self, request: &Request, _standing: &Standing, _now: WallMs) -> Vec<RuleHit> {
+        let denied = self.denied.contains(&request.class);
+        let hit = denied.then(|| RuleHit {
+            rule: "no such work".into(),
+            effect: "denies".into(),
+        });
+        hit.into_iter().collect()
     }
 
     fn next_change(&self, _now: WallMs) -> Option<WallMs> {
@@ -120,10 +204,47 @@ impl Edit {
         self.rules.devices.push(id.into());
     }
 
+    /// A tenant for these users, or without any for those who claim it; what it may hold, says `limit`.
+    pub(crate) fn tenant(&mut self, name: &str, users: &[&str], limit: impl FnOnce(&mut Tenant)) {
+        let mut tenant = Tenant {
+            name: name.into(),
+            weight: 1,
+            max_devices: None,
+            max_memory: None,
+            max_leases: None,
+            per_user: false,
+        };
+        limit(&mut tenant);
+        let members = users.iter().map(|user| user.to_string()).collect();
+        let members = (!users.is_empty()).then_some(members);
+        self.rules
+            .tenants
+            .push((name.into(), members, tenant.per_user));
+        self.policy.tenants.push(tenant);
+    }
+
+    /// A label for one device.
+    pub(crate) fn label(&mut self, id: &str, label: &str) {
+        let labels = vec![label.into()];
+        self.device(
+            id,
+            DeviceRule {
+                labels,
+                ..DeviceRule::default()
+            },
+        );
+    }
+
     /// Refuses a class.
     pub(crate) fn deny(&mut self, class: &str) {
         self.rules.denied.insert(class.into());
     }
+}
+
+/// A policy with a plan of it that was made beside the books.
+pub(crate) struct Draft {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) planned: Arc<Planned>,
 }
 
 /// Books with the built-in policy and no devices, just started.
@@ -515,6 +636,94 @@ impl World {
         self
     }
 
+    /// A plan as somebody makes it beside the books, to be used later.
+    pub(crate) fn draft(&mut self, edit: impl FnOnce(&mut Edit)) -> Draft {
+        self.policies += 1;
+        let policy = edited(self.policies, edit);
+        let leases: Vec<&Lease> = self.books.leases().collect();
+        let devices: Vec<DeviceState> = self.books.devices().cloned().collect();
+        let live = self.books.policy();
+        let planned = Planned {
+            live: live.source.hash.clone(),
+            revision: self.books.counters().revision,
+            plan: gpu_lease::plan(live, &policy, &leases, &devices, self.now),
+        };
+        Draft {
+            policy: Arc::new(policy),
+            planned: Arc::new(planned),
+        }
+    }
+
+    /// Switches to a policy that was planned before. What is done is what would be planned now.
+    pub(crate) fn switch_by(&mut self, draft: Draft) -> Plan {
+        let fresh = self.books.plan(self.now, &draft.policy);
+        let mut switch = switch_to(draft.policy);
+        if let Command::SetPolicy(switch) = &mut switch {
+            switch.planned = Some(draft.planned);
+        }
+        match self.apply(switch) {
+            Answer::Policy(Ok(Some(switched))) => assert_eq!(switched.plan, fresh),
+            other => panic!("the switch is answered by {other:?}"),
+        }
+        fresh
+    }
+
+    /// Asks for a switch of which this must be true.
+    pub(crate) fn switch_if(
+        &mut self,
+        expect: Expect,
+        edit: impl FnOnce(&mut Edit),
+    ) -> Result<Option<Switched>, Unexpected> {
+        self.policies += 1;
+        let mut switch = switch_to(Arc::new(edited(self.policies, edit)));
+        if let Command::SetPolicy(switch) = &mut switch {
+            switch.expect = expect;
+        }
+        match self.apply(switch) {
+            Answer::Policy(answer) => answer.clone(),
+            other => panic!("the switch is answered by {other:?}"),
+        }
+    }
+
+    /// What would become of a job that asked now, or at another second of the day.
+    pub(crate) fn explain(&mut self, job: Job, at: Option<u64>) -> Explanation {
+        let (rows, revision) = (self.books.rows(), self.books.counters());
+        let request = Box::new(job.request());
+        let wall = at.map(|secs| WallMs(secs * 1000));
+        let outcome = self
+            .books
+            .apply(self.now, Command::Explain { request, wall });
+        assert_eq!((self.books.rows(), self.books.counters()), (rows, revision));
+        assert_eq!(outcome.changes, Changes::default());
+        assert!(outcome.events.is_empty() && outcome.effects.is_empty());
+        match outcome.answer {
+            Answer::Explain(explanation) => *explanation,
+            other => panic!("a question is answered by {other:?}"),
+        }
+    }
+
+    /// How each tenant stands: `lab holds 1 devices, 4 GiB; 0 wait`.
+    pub(crate) fn tenants_are(&mut self, expected: &[&str]) -> &mut Self {
+        let standings = self.books.tenants(self.now);
+        let told: Vec<String> = standings
+            .iter()
+            .map(|one| {
+                let (devices, gib) = (one.held.devices, one.held.memory / GIB);
+                let (key, waiting) = (&one.key, one.waiting);
+                format!("{key} holds {devices} devices, {gib} GiB; {waiting} wait")
+            })
+            .collect();
+        assert_eq!(told, expected, "tenants");
+        self
+    }
+
+    /// What a tenant had of late, in GiB-seconds, rounded down.
+    pub(crate) fn had_of_late(&self, tenant: &str) -> u64 {
+        let standings = self.books.tenants(self.now);
+        let mut mine = standings.iter().filter(|one| one.key.to_string() == tenant);
+        mine.next().expect("there is such a tenant").used / GIB
+    }
+
     /// The live policy is loaded once more.
     pub(crate) fn switch_to_the_same(&mut self) -> &mut Self {
         let policy = self.books.policy().clone();
@@ -649,6 +858,12 @@ impl World {
         let texts: Vec<&str> = of_kind.map(|event| event.text.as_str()).collect();
         assert_eq!(texts, expected, "{kind:?}");
         self
+    }
+
+    /// How many events of a kind there were since the beginning.
+    pub(crate) fn told(&self, kind: EventKind) -> usize {
+        let of_kind = self.events.iter().filter(|event| event.kind == kind);
+        of_kind.count()
     }
 
     /// How the last command on a lease or device was refused.

@@ -94,6 +94,7 @@ impl Reference {
                 deadline: deadline(at, notice.grace.unwrap_or(usual)),
                 reason: notice.reason.clone(),
                 by: notice.by.clone(),
+                since: at,
             };
             grant.drains.insert(by, drain);
         }
@@ -126,7 +127,11 @@ impl Reference {
         effects: &mut Vec<Effect>,
     ) -> Vec<LeaseId> {
         let targets = self.ids(|lease| is_targeted(lease, emergency));
-        let mut devices = Vec::new();
+        let mut devices = match &emergency.targets {
+            Targets::Devices(named) => named.clone(),
+            _ => Vec::new(),
+        };
+        devices.retain(|device| self.card(device).is_some());
         for &id in &targets {
             let lease = self.find(id).expect("it was just listed").clone();
             for part in occupied(&lease).into_iter().flat_map(|g| &g.allocations) {
@@ -212,7 +217,10 @@ impl Reference {
                 let hold = grant.hold_until.map(|until| until.boot);
                 all.extend(hold.map(|due| due.max(self.grace_until)));
             }
-            Phase::Reclaiming(_, reclaim) => all.extend(self.reclaim_due(lease, reclaim)),
+            Phase::Reclaiming(_, reclaim) => {
+                let due = self.reclaim_due(lease, reclaim);
+                all.extend(due.map(|due| due.max(self.grace_until)));
+            }
             Phase::Ended(_) => {}
         }
         all.into_iter().min()

@@ -1,14 +1,15 @@
 //! Who is served, in which order, where, and what keeps the others.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 
 use gpu_lease::{
-    Allocation, Amount, At, Blocker, BootMs, Cause, DeviceKey, DeviceObstacle, Effect, EndReason,
-    Fence, Grant, Lease, LeaseId, Ms, Obstacle, Phase, QueueOrder, Request, Strategy, Verdict,
-    WallMs, Why,
+    Allocation, Amount, At, Blocker, BootMs, Bytes, Cause, DeviceKey, DeviceObstacle, DeviceState,
+    Effect, EndReason, Fence, Grant, Lease, LeaseId, Ms, Obstacle, Phase, QueueOrder, Request,
+    Strategy, Verdict, WallMs, Why,
 };
 
 use super::capacity::{charge, is_alone, once};
+use super::shares::{self, Allowance};
 use super::{Card, Reference, deadline, is_waiting, policy};
 
 /// What the first waiter that devices keep waiting is going to get.
@@ -33,11 +34,24 @@ impl Reference {
         for id in self.ids(is_over) {
             self.fall_due(at, id, effects);
         }
-        let mut before = Before::default();
-        for lease in self.order(at) {
-            match self.decide(&mut before, &lease, at) {
-                Ok(devices) => self.grant(at, &lease, &devices, effects),
-                Err(cause) => self.keep_waiting(at, &lease, &cause, effects),
+        let is_fair = self.policy.queue.order == QueueOrder::FairShare;
+        let asks_again = is_fair || self.policy.rules.reads_standing();
+        loop {
+            let waiters = self.order(at);
+            let mut before = Before::default();
+            for lease in &waiters {
+                match self.decide(&mut before, lease, at) {
+                    Ok(devices) => {
+                        self.grant(at, lease, &devices, effects);
+                        if is_fair {
+                            break;
+                        }
+                    }
+                    Err(cause) => self.keep_waiting(at, lease, &cause, effects),
+                }
+            }
+            if !asks_again || self.order(at).len() == waiters.len() {
+                break;
             }
         }
     }
@@ -56,27 +70,36 @@ impl Reference {
     }
 
     /// Why a request that did not wait was not served.
-    pub(super) fn why_not(&self, at: At, mut lease: Lease) -> Why {
-        if let Phase::Waiting(wait) = &mut lease.phase {
-            wait.seq = u64::MAX;
-        }
+    pub(super) fn why_not(&self, at: At, lease: Lease) -> Why {
+        let (mut before, ahead) = self.in_place(at, &lease);
+        let cause = self.decide(&mut before, &lease, at).err();
+        let cause = cause.unwrap_or(Cause::Devices(Vec::new()));
+        let start = match (before.head, self.allowance(&lease)) {
+            (None, Ok(allowance)) => {
+                let head = self.nominate(&lease, allowance, at);
+                head.and_then(|head| head.start)
+            }
+            (Some(head), _) if head.id == lease.id => head.start,
+            _ => None,
+        };
+        why(&lease, ahead, cause, start)
+    }
+
+    /// What a request would get at the place that it would have.
+    pub(super) fn decide_in_place(&self, at: At, lease: &Lease) -> Result<Vec<DeviceKey>, Cause> {
+        let (mut before, _) = self.in_place(at, lease);
+        self.decide(&mut before, lease, at)
+    }
+
+    /// The request behind everybody else of its rank, and what is known of those ahead of it.
+    fn in_place(&self, at: At, lease: &Lease) -> (Before, usize) {
         let mut before = Before::default();
-        let mine = self.rank(&lease, at);
-        let ahead: Vec<Lease> = self.order(at);
-        let ahead = ahead
-            .into_iter()
-            .filter(|other| self.rank(other, at) < mine);
-        let ahead: Vec<Lease> = ahead.collect();
+        let mut ahead = self.order(at);
+        ahead.retain(|other| self.compare(other, lease, at) == Ordering::Less);
         for other in &ahead {
             drop(self.decide(&mut before, other, at));
         }
-        let cause = self.decide(&mut before, &lease, at).err();
-        let cause = cause.unwrap_or(Cause::Devices(Vec::new()));
-        let start = match before.head {
-            None => self.nominate(&lease, at).and_then(|head| head.start),
-            Some(_) => None,
-        };
-        why(&lease, ahead.len(), cause, start)
+        (before, ahead.len())
     }
 
     /// Whether not even idle devices could serve it.
@@ -89,7 +112,7 @@ impl Reference {
                 Amount::Exclusive => true,
                 Amount::Memory(bytes) => self.grantable(card) >= bytes,
             };
-            may_serve(card, request) && enough
+            self.may_serve(card, request) && enough
         };
         cards.iter().filter(serves).count() < request.devices as usize
     }
@@ -97,19 +120,28 @@ impl Reference {
     fn order(&self, at: At) -> Vec<Lease> {
         let waiters = self.leases.iter().filter(|lease| is_waiting(lease));
         let mut waiters: Vec<Lease> = waiters.cloned().collect();
-        waiters.sort_by_key(|lease| self.rank(lease, at));
+        waiters.sort_by(|a, b| self.compare(a, b, at));
         waiters
     }
 
-    fn rank(&self, lease: &Lease, at: At) -> (Reverse<i64>, u64) {
-        let seq = lease.waiting().map_or(u64::MAX, |wait| wait.seq);
+    /// Who of two is served first.
+    fn compare(&self, a: &Lease, b: &Lease, at: At) -> Ordering {
+        let seq = |lease: &Lease| lease.waiting().map_or(u64::MAX, |wait| wait.seq);
+        let priority = |lease: &Lease| self.priority(lease, at);
+        priority(b)
+            .cmp(&priority(a))
+            .then(self.fairer(a, b))
+            .then(seq(a).cmp(&seq(b)))
+    }
+
+    fn priority(&self, lease: &Lease, at: At) -> i64 {
         let aging = self.policy.queue.aging.0;
         let waited = at.boot.0 - lease.created.boot.0;
         let steps = waited.checked_div(aging).unwrap_or(0);
         let steps = i64::try_from(steps).expect("nobody waits that long");
         match self.policy.queue.order {
-            QueueOrder::Fifo => (Reverse(0), seq),
-            QueueOrder::FairShare | QueueOrder::Priority => (Reverse(lease.priority + steps), seq),
+            QueueOrder::Fifo => 0,
+            QueueOrder::FairShare | QueueOrder::Priority => lease.priority + steps,
         }
     }
 
@@ -117,7 +149,10 @@ impl Reference {
         if waits_for_reading(cause) {
             once(effects, Effect::Read);
         }
-        if policy::refusal(&self.policy, lease, at).is_some() {
+        let verdict = self.verdict(at, &lease.request, Some(lease));
+        let refused = matches!(verdict, Verdict::Deny { erred: false, .. });
+        let allowed = verdict == Verdict::Allow;
+        if refused || allowed && self.too_much_alone(&lease.request).is_some() {
             self.end(at, lease.id, EndReason::Denied);
         } else if !stays(&lease.request, cause) {
             self.end(at, lease.id, EndReason::WaitTimeout);
@@ -126,7 +161,7 @@ impl Reference {
 
     /// Rules first, then the queue's discipline, then devices.
     fn decide(&self, before: &mut Before, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
-        match policy::verdict(&self.policy, &lease.request, at) {
+        match self.verdict(at, &lease.request, Some(lease)) {
             Verdict::Allow => {}
             Verdict::Deny { rule, reason, .. } => return Err(by_rule(rule, reason, None)),
             Verdict::Hold {
@@ -135,15 +170,17 @@ impl Reference {
                 until,
             } => return Err(by_rule(rule, reason, until)),
         }
+        let allowance = self.allowance(lease)?;
         if let Some(first) = before.barrier {
             return Err(Cause::Behind(first));
         }
-        let placed = self.place(before.head.as_ref(), lease, at);
+        let placed = self.place(before.head.as_ref(), lease, allowance, at);
         if let Err(cause) = &placed
             && stays(&lease.request, cause)
+            && !matches!(cause, Cause::Quota { .. })
         {
             if before.head.is_none() {
-                before.head = self.nominate(lease, at);
+                before.head = self.nominate(lease, allowance, at);
             }
             if !self.policy.queue.backfill {
                 before.barrier = Some(lease.id);
@@ -152,13 +189,19 @@ impl Reference {
         placed
     }
 
-    fn place(&self, head: Option<&Head>, lease: &Lease, at: At) -> Result<Vec<DeviceKey>, Cause> {
-        let Some(cards) = &self.cards else {
+    fn place(
+        &self,
+        head: Option<&Head>,
+        lease: &Lease,
+        allowance: Allowance,
+        at: At,
+    ) -> Result<Vec<DeviceKey>, Cause> {
+        if self.cards.is_none() {
             return Err(Cause::Recovering);
-        };
+        }
         let mut fitting = Vec::new();
         let mut obstacles = Vec::new();
-        for card in cards.iter().filter(|card| may_serve(card, &lease.request)) {
+        for card in self.candidates(lease, allowance) {
             match self.obstacle(head, card, lease, at) {
                 None => fitting.push(card),
                 Some(obstacle) => obstacles.push(self.obstructed(card, obstacle)),
@@ -168,13 +211,61 @@ impl Reference {
         if fitting.len() < wanted {
             return Err(Cause::Devices(obstacles));
         }
-        let mut chosen = Vec::new();
-        while chosen.len() < wanted {
-            let best = (0..fitting.len()).min_by_key(|&place| self.taste(fitting[place]));
-            let best = fitting.remove(best.expect("enough of them fit"));
-            chosen.push(best.device.key.clone());
+        let scores = self.scores(&fitting, lease, at);
+        let mut best: Vec<usize> = (0..fitting.len()).collect();
+        best.sort_by_key(|&place| (Reverse(scores[place]), self.taste(fitting[place])));
+        let mut smallest: Vec<usize> = (0..fitting.len()).collect();
+        smallest.sort_by_key(|&place| {
+            let card = fitting[place];
+            (self.grantable(card), card.device.index)
+        });
+        for order in [best, smallest] {
+            let chosen: Vec<&Card> = order.iter().take(wanted).map(|&p| fitting[p]).collect();
+            let all: u64 = chosen.iter().map(|card| self.grantable(card)).sum();
+            if lease.request.amount != Amount::Exclusive || all <= allowance.all {
+                return Ok(chosen.iter().map(|card| card.device.key.clone()).collect());
+            }
         }
-        Ok(chosen)
+        let key = shares::counts_as(&self.policy, &lease.request);
+        let most = shares::tenant(&self.policy, &key).and_then(|tenant| tenant.max_memory);
+        let most = Bytes(most.expect("something limits it")).to_string();
+        let has = Bytes(self.share_of(&key).memory).to_string();
+        Err(self.quota(&key, &most, &has))
+    }
+
+    /// The devices that a lease may have, within what its quota leaves for one.
+    fn candidates(&self, lease: &Lease, allowance: Allowance) -> Vec<&Card> {
+        let whole = lease.request.amount == Amount::Exclusive;
+        let mut cards: Vec<&Card> = self.cards.iter().flatten().collect();
+        cards.retain(|card| self.may_serve(card, &lease.request));
+        cards.retain(|card| !whole || self.grantable(card) <= allowance.each);
+        cards
+    }
+
+    /// By the rules, if the policy leaves it to them.
+    fn scores(&self, fitting: &[&Card], lease: &Lease, at: At) -> Vec<i64> {
+        if self.policy.placement.strategy != Strategy::Score {
+            return fitting.iter().map(|_| 0).collect();
+        }
+        let states: Vec<DeviceState> = fitting.iter().map(|card| self.state(card)).collect();
+        let states: Vec<&DeviceState> = states.iter().collect();
+        let standing = self.seen_by_rules(&lease.request, Some(lease));
+        let rules = &self.policy.rules;
+        rules.scores(&lease.request, &states, &standing, at.wall)
+    }
+
+    fn state(&self, card: &Card) -> DeviceState {
+        DeviceState {
+            device: card.device.clone(),
+            settings: self.settings(&card.device),
+            cordon: None,
+            reading: card.reading.clone(),
+            lost_since: card.lost_since,
+            read_after: card.read_after,
+            occupants: self.occupants(card).iter().map(|lease| lease.id).collect(),
+            peaks: Default::default(),
+            usage: self.usage(card),
+        }
     }
 
     /// The smaller, the better by the policy's strategy; the index decides among equals.
@@ -281,7 +372,7 @@ impl Reference {
     }
 
     /// When a lease is over at the latest; nobody knows while it is being taken back.
-    fn known_end(&self, lease: &Lease) -> Option<(BootMs, WallMs)> {
+    pub(super) fn known_end(&self, lease: &Lease) -> Option<(BootMs, WallMs)> {
         let Phase::Held(grant) = &lease.phase else {
             return None;
         };
@@ -291,12 +382,11 @@ impl Reference {
     }
 
     /// The devices that can serve it soonest.
-    fn nominate(&self, lease: &Lease, at: At) -> Option<Head> {
+    fn nominate(&self, lease: &Lease, allowance: Allowance, at: At) -> Option<Head> {
+        self.cards.as_ref()?;
         let mut candidates = Vec::new();
-        for card in self.cards.as_ref()? {
-            let usable = may_serve(card, &lease.request)
-                && card.lost_since.is_none()
-                && self.cordon_of(card).is_none();
+        for card in self.candidates(lease, allowance) {
+            let usable = card.lost_since.is_none() && self.cordon_of(card).is_none();
             if !usable {
                 continue;
             }
@@ -408,7 +498,7 @@ impl Reference {
 }
 
 /// Whether it is for waiting, or for the two seconds that a reading may take.
-fn stays(request: &Request, cause: &Cause) -> bool {
+pub(super) fn stays(request: &Request, cause: &Cause) -> bool {
     request.queue || request.wait > Ms(0) || waits_for_reading(cause)
 }
 
@@ -419,11 +509,6 @@ fn waits_for_reading(cause: &Cause) -> bool {
     devices
         .iter()
         .any(|device| device.obstacle == Obstacle::AwaitingReading)
-}
-
-fn may_serve(card: &Card, request: &Request) -> bool {
-    let selected = request.select.names(&card.device.key.id);
-    selected && card.device.leasable
 }
 
 fn by_rule(rule: String, reason: String, until: Option<WallMs>) -> Cause {

@@ -4,54 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gpu_lease::{
-    Class, Device, DeviceRule, Held, Ms, Policy, PolicySource, QueueOrder, ReloadScope, Request,
-    Rules, SignalRule, Standing, Strategy, Verdict, WallMs,
+    Class, DeviceRule, Held, Ms, OnShrink, Policy, PolicySource, QueueOrder, ReloadScope,
+    SignalRule, Strategy, Tenant,
 };
 
 use super::GIB;
+use super::rules::{Members, SceneRules, TENANTS};
 use crate::dice::Dice;
 
-/// Rules by class and by the clock.
-#[derive(Debug)]
-struct SceneRules {
-    /// Refused always.
-    denied: Option<&'static str>,
-    /// The class `hourly` starts only in the first half of each minute.
-    hourly_waits: bool,
-    /// The class `hourly` is refused in the last ten seconds of each minute.
-    hourly_is_refused: bool,
-    /// The device that each device rule is about; `None` is every one.
-    devices: Vec<Option<&'static str>>,
-}
-
-impl Rules for SceneRules {
-    fn admit(&self, request: &Request, _standing: &Standing, now: WallMs) -> Verdict {
-        let second = now.0 / 1000 % 60;
-        let hourly = request.class == "hourly";
-        if self.denied == Some(request.class.as_str()) {
-            return deny("no-such-work");
-        }
-        if hourly && self.hourly_is_refused && second >= 50 {
-            return deny("rush-hour");
-        }
-        if hourly && self.hourly_waits && second >= 30 {
-            return Verdict::Hold {
-                rule: "hours".to_string(),
-                reason: "starts in the first half of a minute".to_string(),
-                until: self.next_change(now),
-            };
-        }
-        Verdict::Allow
-    }
-
-    fn device_matches(&self, rule: usize, device: &Device) -> bool {
-        self.devices[rule].is_none_or(|id| id == device.key.id.as_str())
-    }
-
-    fn next_change(&self, now: WallMs) -> Option<WallMs> {
-        Some(WallMs((now.0 / 60_000 + 1) * 60_000))
-    }
-}
+/// Marks a policy whose rules refuse leases by the clock: what is planned with it may be otherwise later.
+pub(crate) const BY_THE_CLOCK: &str = "by the clock";
 
 /// The policy of this number: always the same one.
 pub fn policy(number: u64) -> Policy {
@@ -72,12 +34,20 @@ fn settle(policy: &mut Policy, dice: &mut Dice) {
         Strategy::BestFit,
         Strategy::FirstFit,
         Strategy::Pack,
+        Strategy::Score,
         Strategy::Spread,
         Strategy::WorstFit,
     ]);
     policy.placement.reserve = dice.pick(&[0, 0, GIB, 4 * GIB]);
     policy.placement.load_slots = dice.pick(&[1, 1, 2]);
-    policy.queue.order = dice.pick(&[QueueOrder::Priority, QueueOrder::Priority, QueueOrder::Fifo]);
+    policy.queue.order = dice.pick(&[
+        QueueOrder::Priority,
+        QueueOrder::Priority,
+        QueueOrder::FairShare,
+        QueueOrder::FairShare,
+        QueueOrder::Fifo,
+    ]);
+    policy.queue.half_life = Ms(dice.pick(&[60_000, 3_600_000, 86_400_000]));
     policy.queue.aging = Ms(dice.pick(&[0, 5_000, 600_000]));
     policy.queue.backfill = dice.chance(75);
     policy.queue.max_waiting = dice.pick(&[0, 3, 8, 1_000, 1_000, 1_000, 1_000]);
@@ -96,9 +66,17 @@ fn settle(policy: &mut Policy, dice: &mut Dice) {
     };
     policy.reload.grace = Ms(dice.pick(&[0, 2_000, 30_000]));
     policy.reload.grace_max = Ms(dice.pick(&[20_000, 3_600_000]));
+    policy.reload.on_shrink = dice.pick(&[OnShrink::Drain, OnShrink::Keep]);
     policy.foreign_ignore_below = dice.pick(&[0, GIB / 2]);
     policy.classes.extend(classes(dice));
-    (policy.devices, policy.rules) = rules(dice);
+    let mut rules = SceneRules::roll(dice);
+    policy.devices = devices(dice, &mut rules);
+    policy.tenants = tenants(dice, &mut rules);
+    if rules.refuse_by_the_clock() {
+        let source = Arc::make_mut(&mut policy.source);
+        source.files.push((BY_THE_CLOCK.to_string(), String::new()));
+    }
+    policy.rules = Arc::new(rules);
 }
 
 fn classes(dice: &mut Dice) -> BTreeMap<String, Class> {
@@ -116,32 +94,46 @@ fn classes(dice: &mut Dice) -> BTreeMap<String, Class> {
     classes
 }
 
-fn rules(dice: &mut Dice) -> (Vec<DeviceRule>, Arc<dyn Rules>) {
+fn devices(dice: &mut Dice, rules: &mut SceneRules) -> Vec<DeviceRule> {
     let mut settings = Vec::new();
-    let mut devices = Vec::new();
     for _ in 0..dice.below(3) {
-        devices.push(dice.pick(&[None, Some("gpu-0"), Some("gpu-1"), Some("gpu-2")]));
+        let device = dice.pick(&[None, Some("gpu-0"), Some("gpu-1"), Some("gpu-2")]);
+        rules.devices.push(device);
         settings.push(DeviceRule {
-            reserve: dice.maybe(50, &[0, 2 * GIB, 2 * GIB, 40 * GIB]),
+            reserve: dice.maybe(50, &[0, 2 * GIB, 2 * GIB, 12 * GIB, 40 * GIB]),
             load_slots: dice.maybe(30, &[0, 1, 3]),
             labels: vec!["fast".to_string()],
             cordon: dice.maybe(8, &["kept for the demo".to_string()]),
-            drain: None,
+            drain: dice.maybe(8, &["goes back to the shop".to_string()]),
         });
     }
-    let rules = SceneRules {
-        denied: dice.maybe(25, &["batch", "interactive", "standard"]),
-        hourly_waits: dice.chance(70),
-        hourly_is_refused: dice.chance(30),
-        devices,
-    };
-    (settings, Arc::new(rules))
+    settings
 }
 
-fn deny(rule: &str) -> Verdict {
-    Verdict::Deny {
-        rule: rule.to_string(),
-        reason: "not here".to_string(),
-        erred: false,
+fn tenants(dice: &mut Dice, rules: &mut SceneRules) -> Vec<Tenant> {
+    if dice.chance(50) {
+        return Vec::new();
     }
+    let mut tenants = Vec::new();
+    for name in TENANTS {
+        if dice.chance(60) {
+            let members = dice.pick(&[
+                Members::User("ann"),
+                Members::User("bo"),
+                Members::Claimed,
+                Members::Everybody,
+                Members::Everybody,
+            ]);
+            rules.tenants.push((name, members));
+            tenants.push(Tenant {
+                name: name.to_string(),
+                weight: dice.pick(&[1, 1, 2, 4]),
+                max_devices: dice.maybe(40, &[0, 1, 2, 4]),
+                max_memory: dice.maybe(40, &[2 * GIB, 12 * GIB, 24 * GIB, 60 * GIB]),
+                max_leases: dice.maybe(40, &[0, 1, 2, 5]),
+                per_user: name == "each" || dice.chance(20),
+            });
+        }
+    }
+    tenants
 }

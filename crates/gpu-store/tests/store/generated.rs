@@ -85,12 +85,13 @@ fn grant() -> impl Strategy<Value = Grant> {
         DrainSource::Policy,
         DrainSource::Preemption,
     ]);
-    let drain = (deadline(), text(), text(), at()).prop_map(|(deadline, reason, by, since)| Drain {
-        deadline,
-        reason,
-        by,
-        since,
-    });
+    let drain =
+        (deadline(), text(), text(), at()).prop_map(|(deadline, reason, by, since)| Drain {
+            deadline,
+            reason,
+            by,
+            since,
+        });
     let numbers = (any::<u64>(), at(), any::<u64>());
     let times = (deadline(), option::of(deadline()));
     let flags = any::<[bool; 3]>();

@@ -66,6 +66,23 @@ impl Job {
         self
     }
 
+    pub(crate) fn user(mut self, user: &str) -> Self {
+        self.0.holder.user = user.into();
+        self
+    }
+
+    /// Says which tenant it belongs to.
+    pub(crate) fn claims(mut self, tenant: &str) -> Self {
+        self.0.holder.tenant = Some(tenant.into());
+        self
+    }
+
+    /// Only on devices that pass.
+    pub(crate) fn filter(mut self, filter: &str) -> Self {
+        self.0.select.filters.push(filter.into());
+        self
+    }
+
     /// Waits for so many seconds, on a connection unless it is queued.
     pub(crate) fn waits(mut self, secs: u64) -> Self {
         self.0.wait = Ms::from_secs(secs);
