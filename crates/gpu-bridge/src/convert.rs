@@ -70,6 +70,7 @@ pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
             counters: rows.counters,
             recovering: true,
             devices: Vec::new(),
+            tenants: Vec::new(),
             waiting: Arc::default(),
             tenants: Vec::new(),
             policy: Arc::new(Policy::built_in()),

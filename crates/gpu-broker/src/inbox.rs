@@ -28,7 +28,8 @@ pub(crate) enum Message {
     Settings(Settings, oneshot::Sender<()>),
 }
 
-/// The last step of a reload: all of it is one durable write, or none.
+/// The last step of a reload. The policy, its source as last good, its leases, events and settings are one
+/// durable write: the source cannot fail to be saved where the policy is live, or be saved where it is not.
 pub(crate) struct Reload {
     /// Which one.
     pub(crate) id: u64,

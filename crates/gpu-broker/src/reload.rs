@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gpu_lease::Policy;
-use gpu_policy::{Diagnostics, Override, SourceFile, compile, compile_with_warnings, diff};
+use gpu_policy::{
+    Diagnostics, Layers, Override, SourceFile, compile, compile_with_warnings, diff_sources,
+};
 use gpu_store::{ApiOverride, LastGood, Settings, SwitchedBy};
 use parking_lot::Mutex;
 
@@ -176,10 +178,12 @@ impl Reloader {
     /// # Errors
     /// All errors of the files.
     pub fn check(&self, files: &[SourceFile]) -> Result<Checked, Diagnostics> {
-        let compiled = compile_with_warnings(files, &self.layers(&self.overrides()))?;
+        let set = self.overrides();
+        let compiled = compile_with_warnings(files, &self.layers(&set))?;
+        let live = self.handle.snapshot().policy.clone();
         Ok(Checked {
             hash: compiled.policy.source.hash.clone(),
-            changes: changes(&self.handle.snapshot().policy, &compiled.policy),
+            changes: self.changes((&live, &set), (&compiled.policy, &set)),
             warnings: compiled.warnings,
         })
     }
@@ -189,13 +193,14 @@ impl Reloader {
     /// # Errors
     /// All errors of the files.
     pub fn plan(&self, files: &[SourceFile]) -> Result<Planning, Diagnostics> {
-        let policy = compile(files, &self.layers(&self.overrides()))?;
+        let set = self.overrides();
+        let policy = compile(files, &self.layers(&set))?;
         let snapshot = self.handle.snapshot();
         let planned = self.handle.plan(&policy);
         let confirm = self.confirm(&snapshot.policy, &policy);
         Ok(Planning {
             hash: policy.source.hash.clone(),
-            changes: changes(&snapshot.policy, &policy),
+            changes: self.changes((&snapshot.policy, &set), (&policy, &set)),
             plan_hash: plan_hash(&policy.source.hash, &planned.plan),
             revision: planned.revision,
             live: planned.live,
@@ -250,11 +255,23 @@ impl Reloader {
         let base = self.overrides.iter().cloned();
         base.chain(api_layers(set)).collect()
     }
-}
 
-fn changes(before: &Policy, after: &Policy) -> Vec<String> {
-    diff(before, after)
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    /// What differs between two policies, each under its API overrides, a line each; also what the
+    /// files say anew and a layer above them hides.
+    fn changes(
+        &self,
+        (live, below): (&Policy, &[ApiOverride]),
+        (policy, set): (&Policy, &[ApiOverride]),
+    ) -> Vec<String> {
+        let before = Layers {
+            files: &live.source.files,
+            overrides: &self.layers(below),
+        };
+        let after = Layers {
+            files: &policy.source.files,
+            overrides: &self.layers(set),
+        };
+        let changes = diff_sources(before, after);
+        changes.iter().map(ToString::to_string).collect()
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gpu_lease::{At, Ms};
-use gpu_policy::{Override, OverrideError};
+use gpu_policy::{FROM_API, Override, OverrideError};
 use gpu_store::ApiOverride;
 use thiserror::Error;
 
@@ -17,8 +17,6 @@ pub const OVERRIDE_TTL_MAX: Ms = Ms::from_secs(30 * 86_400);
 const OVERRIDE_TTL_MIN: Ms = Ms::from_secs(1);
 /// As many overrides there can be at once.
 pub const OVERRIDES_MAX: usize = 64;
-/// What diagnostics and differences call them.
-const ORIGIN: &str = "override";
 
 /// A setting cannot be put above the others.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -130,5 +128,5 @@ impl Reloader {
 }
 
 fn parse(text: &str) -> Result<Override, OverrideError> {
-    Override::parse(ORIGIN, text)
+    Override::parse(FROM_API, text)
 }

@@ -14,7 +14,7 @@ use gpu_store::{ApiOverride, BreakerRow, RejectedFiles, Settings};
 use super::hash::{files_hash, plan_hash};
 use super::result::{Phases, ReloadOptions, ReloadOutcome, ReloadResult, Trigger, WatchTiming};
 use super::rollback::{Kept, Probation};
-use super::{Reloader, breaker, changes};
+use super::{Reloader, breaker};
 use crate::handle::Unavailable;
 use crate::inbox::Reload;
 
@@ -273,10 +273,8 @@ impl Reloader {
                 None => ReloadOutcome::Unchanged,
             };
         }
-        let overrides = wanted
-            .overrides
-            .as_ref()
-            .unwrap_or(&road.settings.overrides);
+        let present = &road.settings.overrides;
+        let overrides = wanted.overrides.as_ref().unwrap_or(present);
         let began = Instant::now();
         let compiled = compile(files, &self.layers(overrides));
         draft.phases.compile = began.elapsed();
@@ -284,7 +282,7 @@ impl Reloader {
         match compiled {
             Ok(policy) => {
                 draft.hash_after = Some(policy.source.hash.clone());
-                draft.changes = changes(&draft.before, &policy);
+                draft.changes = self.changes((&draft.before, present), (&policy, overrides));
                 self.judge(road, wanted, draft, Arc::new(policy))
             }
             Err(diagnostics) => {

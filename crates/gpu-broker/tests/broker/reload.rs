@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use gpu_broker::{
-    CandidateState, ReloadOptions, ReloadOutcome, ReloadResult, ReloadStart, Reloader, SourceFile,
-    Trigger, Unavailable, WatchTiming,
+    CandidateState, Override, ReloadOptions, ReloadOutcome, ReloadResult, ReloadStart, Reloader,
+    SourceFile, Trigger, Unavailable, WatchTiming,
 };
-use gpu_lease::{DrainSource, EventKind, Fate, Ms, Request};
+use gpu_lease::{DrainSource, EventKind, Fate, Request};
 use gpu_store::EventPosition;
 use parking_lot::Mutex;
 
@@ -26,15 +26,20 @@ pub(crate) struct Reloads {
 impl Reloads {
     /// In dev mode: nothing waits for a confirmation.
     pub(crate) fn of(world: &World) -> Self {
-        Self::with(world, true)
+        Self::with(world, true, Vec::new())
+    }
+
+    /// In dev mode, with layers above the files.
+    pub(crate) fn under(world: &World, overrides: Vec<Override>) -> Self {
+        Self::with(world, true, overrides)
     }
 
     /// As in production: what drains leases waits for a confirmation.
     pub(crate) fn gated(world: &World) -> Self {
-        Self::with(world, false)
+        Self::with(world, false, Vec::new())
     }
 
-    fn with(world: &World, dev: bool) -> Self {
+    fn with(world: &World, dev: bool, overrides: Vec<Override>) -> Self {
         let disk: Disk = Arc::new(Mutex::new(Ok(files(&world.policy()))));
         let read = disk.clone();
         let start = world.started.reload_start();
@@ -42,7 +47,7 @@ impl Reloads {
         let reloader = Reloader::new(
             world.handle.clone(),
             Box::new(move || read.lock().clone()),
-            Vec::new(),
+            overrides,
             ReloadStart {
                 watching: watching.is_none_or(|switch| switch.enabled),
                 dev,

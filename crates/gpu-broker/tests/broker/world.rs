@@ -78,7 +78,7 @@ impl Rows {
         Self::Memory(Arc::new(MemoryStore::new(StoreId::from_bits(7))))
     }
 
-    fn open(&self) -> Arc<dyn Store> {
+    pub(crate) fn open(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => store.clone(),
             Self::Redb(path) => Arc::new(RedbStore::open(path, StoreId::from_bits(7)).unwrap()),

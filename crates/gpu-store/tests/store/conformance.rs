@@ -10,8 +10,8 @@ use gpu_store::{
 };
 
 use crate::examples::{
-    all_events, all_leases, cordon, cordons, counters, event, full_batch, lease, policy, position,
-    settings, store_id,
+    all_events, all_leases, cordon, cordons, counters, event, full_batch, lease, live_settings,
+    policy, position, settings, store_id,
 };
 
 macro_rules! every_store_does {
@@ -94,7 +94,7 @@ fn a_later_row_replaces_an_earlier_one(store: &dyn Store) {
     batch.leases = vec![&renewed, &ended];
     batch.boot_id = Some("boot-b".to_owned());
     batch.policy = Some(policy(5));
-    batch.settings = Some(Settings::default());
+    batch.settings = Some(live_settings());
     store.commit(&batch).unwrap();
 
     let stored = store.load().unwrap();
@@ -104,7 +104,7 @@ fn a_later_row_replaces_an_earlier_one(store: &dyn Store) {
     assert_eq!(rows.leases[1], ended);
     assert_eq!(stored.boot_id.as_deref(), Some("boot-b"));
     assert_eq!(stored.policy, Some(policy(5)));
-    assert_eq!(stored.settings, Settings::default());
+    assert_eq!(stored.settings, live_settings());
 }
 
 fn what_a_batch_does_not_name_stays(store: &dyn Store) {

@@ -9,7 +9,10 @@ use gpu_lease::{
     Idempotency, Lease, LeaseId, Ms, Phase, PolicySource, Process, Reclaim, ReclaimStage, Request,
     Select, Wait, WallMs,
 };
-use gpu_store::{Batch, EventPosition, LastGood, Settings, StoreId, StoredEvent, SwitchedBy};
+use gpu_store::{
+    ApiOverride, Batch, BreakerRow, EventPosition, LastGood, RejectedFiles, Settings, StoreId,
+    StoredEvent, SwitchedBy,
+};
 
 pub(crate) const STORE: u64 = 0x00c0_ffee_0000_0001;
 
@@ -48,6 +51,15 @@ pub(crate) const EVENT_KINDS: [EventKind; 18] = [
     EventKind::LeaseWithdrawn,
     EventKind::PolicyRefused,
     EventKind::PolicySwitched,
+];
+
+/// The kinds that came with live policy.
+pub(crate) const LIVE_EVENT_KINDS: [EventKind; 5] = [
+    EventKind::PolicyPending,
+    EventKind::PolicyPlanned,
+    EventKind::PolicyRolledBack,
+    EventKind::ReloadBegun,
+    EventKind::ReloadBreaker,
 ];
 
 pub(crate) fn store_id() -> StoreId {
@@ -130,6 +142,34 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
+/// What may be stored beside the switch of the watch, all of it.
+pub(crate) fn live_settings() -> Settings {
+    Settings {
+        overrides: vec![ApiOverride {
+            text: "placement.strategy=spread".to_owned(),
+            by: "ann".to_owned(),
+            at: WallMs(1_700_000_000_778),
+            until: deadline(9_000),
+        }],
+        rejected: Some(RejectedFiles {
+            hash: "2c26b46b".to_owned(),
+            attempt: 3,
+            why: "they failed 3 times".to_owned(),
+            at: WallMs(1_700_000_000_779),
+        }),
+        breaker: BreakerRow {
+            open_until: Some(deadline(8_000)),
+            rest: Ms(60_000),
+            on_trial: true,
+            tried: Some(BootMs(7_000)),
+            culprit: Some("default.toml".to_owned()),
+            back: vec![BootMs(5_000), BootMs(6_000)],
+            recent: vec![("fcde2b2e".to_owned(), BootMs(4_000))],
+        },
+        ..settings()
+    }
+}
+
 /// Leases that between them use every variant and every field there is.
 pub(crate) fn all_leases() -> Vec<Lease> {
     let mut leases = vec![
@@ -151,8 +191,13 @@ pub(crate) fn all_leases() -> Vec<Lease> {
     leases
 }
 
-/// One event of every kind, with and without what it is about.
+/// One event of every kind that format 1 began with, with and without what it is about.
 pub(crate) fn all_events() -> Vec<StoredEvent> {
+    events_of(&EVENT_KINDS)
+}
+
+/// The same of given kinds.
+pub(crate) fn events_of(kinds: &[EventKind]) -> Vec<StoredEvent> {
     let of_kind = |(n, kind): (u32, EventKind)| {
         let mut stored = event(17, n);
         stored.event.kind = kind;
@@ -161,7 +206,7 @@ pub(crate) fn all_events() -> Vec<StoredEvent> {
         }
         stored
     };
-    (0..).zip(EVENT_KINDS).map(of_kind).collect()
+    (0..).zip(kinds.iter().copied()).map(of_kind).collect()
 }
 
 /// Everything that a batch can carry; `leases` are those of [`all_leases`].

@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 
 use gpu_lease::Rows;
-use gpu_store::{ReadError, RedbStore, Store, Stored};
+use gpu_store::{Batch, ReadError, RedbStore, Store, Stored};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 
 use crate::examples::{
-    all_events, all_leases, cordons, counters, full_batch, policy, settings, store_id,
+    LIVE_EVENT_KINDS, all_events, all_leases, cordons, counters, events_of, full_batch,
+    live_settings, policy, settings, store_id,
 };
 
 const FIXTURE: &str = include_str!("../fixtures/format-1.json");
+const LIVE_POLICY: &str = include_str!("../fixtures/format-1-live-policy.json");
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LEASES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("leases");
@@ -54,6 +56,31 @@ fn a_file_is_written_as_ever() {
     let fixture: Value = serde_json::from_str(FIXTURE).unwrap();
     let text = serde_json::to_string_pretty(&written).unwrap();
     assert_eq!(written, fixture, "the rows are now:\n{text}");
+}
+
+/// Rows of format 1 that came with live policy: read and written as ever, too.
+#[test]
+fn rows_of_live_policy_are_read_and_written_as_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let store = RedbStore::open(&path, store_id()).unwrap();
+    let mut batch = Batch::new(counters(17));
+    batch.settings = Some(live_settings());
+    batch.events = events_of(&LIVE_EVENT_KINDS);
+    store.commit(&batch).unwrap();
+    assert_eq!(store.load().unwrap().settings, live_settings());
+    drop(store);
+
+    let written = dump(&path);
+    let fixture: Value = serde_json::from_str(LIVE_POLICY).unwrap();
+    let text = serde_json::to_string_pretty(&written).unwrap();
+    assert_eq!(written, fixture, "the rows are now:\n{text}");
+    let again = directory.path().join("again.redb");
+    restore(&again, &fixture);
+    let store = RedbStore::open(&again, store_id()).unwrap();
+    assert_eq!(store.load().unwrap().settings, live_settings());
+    let events = store.events(None, 100).unwrap().events;
+    assert_eq!(events, events_of(&LIVE_EVENT_KINDS));
 }
 
 #[test]
@@ -128,6 +155,13 @@ fn read_error(rows: &Value) -> ReadError {
 fn restore(path: &std::path::Path, rows: &Value) {
     let database = Database::create(path).unwrap();
     let txn = database.begin_write().unwrap();
+    // Also the tables that stay empty.
+    drop((
+        txn.open_table(LEASES).unwrap(),
+        txn.open_table(CORDONS).unwrap(),
+        txn.open_table(POLICIES).unwrap(),
+        txn.open_table(EVENTS).unwrap(),
+    ));
     for (key, row) in entries(rows, "meta") {
         txn.open_table(META)
             .unwrap()

@@ -1,4 +1,4 @@
-//! Any lease there can be comes back from the file as it was.
+//! Any lease and any settings there can be come back from the file as they were.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,9 @@ use gpu_lease::{
     Ending, Fence, Grant, Holder, HolderKind, HostId, Idempotency, Lease, LeaseId, Ms, Phase,
     Process, Reclaim, ReclaimStage, Request, Select, Wait, WallMs,
 };
-use gpu_store::{Batch, RedbStore, Store};
+use gpu_store::{
+    ApiOverride, Batch, BreakerRow, RedbStore, RejectedFiles, Settings, Store, SwitchedBy,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -36,6 +38,81 @@ fn any_lease_comes_back() {
         batch.pruned = leases.keys().copied().collect();
         store.commit(&batch).unwrap();
     });
+}
+
+#[test]
+fn any_settings_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(&directory.path().join("store.redb"), store_id()).unwrap();
+    let config = ProptestConfig {
+        cases: 100,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(settings in settings())| {
+        let mut batch = Batch::new(counters(1));
+        batch.settings = Some(settings.clone());
+        store.commit(&batch).unwrap();
+        prop_assert_eq!(store.load().unwrap().settings, settings);
+    });
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let switch = (any::<bool>(), text(), wall()).prop_map(|(enabled, by, at)| SwitchedBy {
+        enabled,
+        by,
+        at,
+    });
+    let set = (text(), text(), wall(), deadline()).prop_map(|(text, by, at, until)| ApiOverride {
+        text,
+        by,
+        at,
+        until,
+    });
+    let rejected =
+        (text(), any::<u32>(), text(), wall()).prop_map(|(hash, attempt, why, at)| RejectedFiles {
+            hash,
+            attempt,
+            why,
+            at,
+        });
+    let layers = (option::of(switch), vec(set, 0..4), option::of(rejected));
+    (layers, breaker()).prop_map(|((policy_watch, overrides, rejected), breaker)| Settings {
+        policy_watch,
+        overrides,
+        rejected,
+        breaker,
+    })
+}
+
+fn breaker() -> impl Strategy<Value = BreakerRow> {
+    let boot = || any::<u64>().prop_map(BootMs);
+    let rest = (
+        option::of(deadline()),
+        any::<u64>(),
+        any::<bool>(),
+        option::of(boot()),
+    );
+    let past = (
+        option::of(text()),
+        vec(boot(), 0..4),
+        vec((text(), boot()), 0..4),
+    );
+    (rest, past).prop_map(
+        |((open_until, rest, on_trial, tried), (culprit, back, recent))| BreakerRow {
+            open_until,
+            rest: Ms(rest),
+            on_trial,
+            tried,
+            culprit,
+            back,
+            recent,
+        },
+    )
+}
+
+fn wall() -> impl Strategy<Value = WallMs> {
+    any::<u64>().prop_map(WallMs)
 }
 
 fn lease() -> impl Strategy<Value = Lease> {
