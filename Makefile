@@ -16,6 +16,7 @@ bench:
 # Rewrites the generated files that are checked in.
 generate:
 	UPDATE_EXPECT=1 cargo nextest run --package gpu-bridge openapi
+	UPDATE_EXPECT=1 cargo nextest run --package gpu-policy checked_in
 
 fmt:
 	cargo fmt --all

@@ -8,9 +8,10 @@ use gpu_lease::{
 };
 use jiff::tz::TimeZone;
 
-use crate::cel::Scope;
+use crate::cel::{Scope, TEXT_BYTES_MAX};
 use crate::diagnostic::{Problem, Problems, Site};
 use crate::hours::Schedule;
+use crate::literals::compared;
 use crate::overrides::Override;
 use crate::rules::{Parts, PolicyRules};
 use crate::schema::Shape;
@@ -21,6 +22,7 @@ use crate::tables::{
     ActionDraft, ClassDraft, DeviceDraft, RuleDraft, Tables, TenantDraft, compiled,
 };
 use crate::text::Text;
+use crate::units::shortened;
 use crate::value::{
     Cel, Flag, Formula, Name, SchemaVersion, Words, Zone, duration, integer, one_of, size,
 };
@@ -308,6 +310,26 @@ impl<'a> Draft<'a> {
             if let Some(stops) = rule.value.stops_everybody() {
                 problems.warn(&rule.value.when.site, nobody(stops, &rule.name));
             }
+            self.check_names(&rule.value.when, problems);
+        }
+    }
+
+    /// Warns of the first class and the first tenant that `when` compares with and that does not exist.
+    fn check_names(&self, when: &Located<'_, Formula>, problems: &mut Problems) {
+        let text = &when.value.text;
+        if text.len() > TEXT_BYTES_MAX {
+            return;
+        }
+        let mut classes = compared(text, "request.class").into_iter();
+        if let Some((word, span)) = classes.find(|(word, _)| !self.has_class(word)) {
+            problems.warn(&when.within(&span), self.no_such_class(&shortened(word)));
+        }
+        if self.tenants.names().next().is_none() {
+            return;
+        }
+        let mut tenants = compared(text, "holder.tenant").into_iter();
+        if let Some((word, span)) = tenants.find(|(word, _)| !self.tenants.has(word)) {
+            problems.warn(&when.within(&span), self.no_such_tenant(&shortened(word)));
         }
     }
 
@@ -355,6 +377,13 @@ impl<'a> Draft<'a> {
 
     fn has_class(&self, name: &str) -> bool {
         name == STANDARD_CLASS || self.classes.has(name)
+    }
+
+    fn no_such_tenant(&self, name: &str) -> Problem {
+        let known = || self.tenants.names();
+        let hint = did_you_mean(name, known())
+            .unwrap_or_else(|| format!("the tenants are {}", list(known())));
+        Problem::new(format!("tenant `{name}` does not exist")).hint(hint)
     }
 
     fn no_such_class(&self, name: &str) -> Problem {

@@ -10,6 +10,7 @@ mod diagnostic;
 mod draft;
 mod hours;
 mod json;
+mod literals;
 mod overrides;
 mod rules;
 mod schema;

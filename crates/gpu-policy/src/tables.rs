@@ -1,6 +1,7 @@
 //! The tables that have names: classes, devices, tenants and rules.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use gpu_lease::{Class, DeviceRule, Ms, Sets, Tenant};
 
@@ -406,6 +407,19 @@ impl SetDraft<'_> {
     }
 }
 
+impl<'a> Located<'a, Formula> {
+    /// The place of the bytes `span` of the expression, however the file spells them.
+    pub(crate) fn within(&self, span: &Range<usize>) -> Site<'a> {
+        let Self { value, site } = self;
+        let span = span.start + value.lead..span.end + value.lead;
+        let spelled = spelled(site.source(), &span);
+        Site {
+            text: site.text,
+            span: site.span.start + spelled.start..site.span.start + spelled.end,
+        }
+    }
+}
+
 /// The expression of `formula`, the value of `key`; what is wrong with it is said where it stands in the file.
 pub(crate) fn compiled(
     formula: &Located<'_, Formula>,
@@ -418,17 +432,11 @@ pub(crate) fn compiled(
         Ok(expression) => return Some(expression),
         Err(fault) => fault,
     };
-    let span = match fault.span {
-        Some(span) => {
-            let span = span.start + value.lead..span.end + value.lead;
-            let spelled = spelled(site.source(), &span);
-            site.span.start + spelled.start..site.span.start + spelled.end
-        }
-        None => site.span.clone(),
-    };
     let problem = Problem::new(format!("`{key}`: {}", fault.message)).maybe_hint(fault.hint);
-    let text = site.text;
-    problems.add(&Site { text, span }, problem);
+    let place = fault
+        .span
+        .map_or_else(|| site.clone(), |span| formula.within(&span));
+    problems.add(&place, problem);
     None
 }
 

@@ -8,10 +8,10 @@ use gpu_lease::Ms;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use toml::de::DeValue;
 
+use crate::cel::TEXT_BYTES_MAX;
 use crate::diagnostic::Problem;
 use crate::hours::Hours;
 use crate::json::Json;
-use crate::select::SELECT_BYTES_MAX;
 use crate::suggest::{did_you_mean, list};
 use crate::units::{duration_text, parse_duration, parse_size, shortened, size_text, without_unit};
 
@@ -424,7 +424,7 @@ impl Reader for Cel {
     fn shape(&self) -> Json {
         Json::of_type("string")
             .with("minLength", 1)
-            .with("maxLength", as_i64(SELECT_BYTES_MAX))
+            .with("maxLength", as_i64(TEXT_BYTES_MAX))
     }
 
     fn says(&self) -> String {

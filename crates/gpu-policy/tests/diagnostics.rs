@@ -387,7 +387,7 @@ warning: rule `closed` denies every request: nothing is granted
         expected.map(|text| text.trim_matches('\n').to_owned())
     );
 
-    let broken = format!("{text}[queue]\norder = 'lifo'\n");
+    let broken = format!("{text}\n[queue]\norder = 'lifo'\n");
     let errors = errors(&[("default.toml", &broken)], &[]);
     let severities: Vec<Severity> = errors.items().iter().map(|item| item.severity).collect();
     assert_eq!(
@@ -400,6 +400,27 @@ warning: rule `closed` denies every request: nothing is granted
             .to_string()
             .ends_with("1 error and 2 warnings in the policy")
     );
+}
+
+#[test]
+fn a_rule_that_names_what_does_not_exist_is_warned_of() {
+    let text = "[[class]]\nname = 'batch'\n[[tenant]]\nname = 'lab'\n\
+                [[rule]]\nname = 'a'\nwhen = \"request.class in ['batch', 'nigth', 'standard']\"\ndeny = 'x'\n\
+                [[rule]]\nname = 'b'\nwhen = \"request.load && holder.tenant == 'labs'\"\ndeny = 'x'\n";
+    let compiled = compile_with_warnings(&[SourceFile::new("default.toml", text)], &[]);
+    let warnings = compiled.expect("a policy").warnings;
+    let brief: Vec<_> = warnings
+        .iter()
+        .map(|item| (item.line, item.column, item.width, item.message.as_str()))
+        .collect();
+    assert_eq!(
+        brief,
+        [
+            (7, 37, 5, "class `nigth` does not exist"),
+            (11, 43, 4, "tenant `labs` does not exist"),
+        ]
+    );
+    assert_eq!(warnings[1].hint.as_deref(), Some("did you mean `lab`?"));
 }
 
 #[test]

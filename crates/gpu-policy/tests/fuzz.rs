@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const CASES: u64 = 3000;
 const TIME_MAX: Duration = Duration::from_millis(50);
+const TRIES_MAX: usize = 3;
 const MEMORY_BYTES_MAX: usize = 64 << 20;
 
 /// A debug build on a busy machine is not what is measured: there only hangs are found.
@@ -180,18 +181,21 @@ fn run(set: &[Vec<u8>], worst: &mut Worst, what: &dyn Debug) {
         .collect();
     let before = HELD_BYTES.load(Ordering::Relaxed);
     PEAK_BYTES.store(before, Ordering::Relaxed);
-    let (started, used) = (Instant::now(), cpu_time());
-    let result = compile_with_warnings(&files, &overrides);
-    // Of the two clocks the lesser: one counts what other programs did, the other what other tests did.
-    let took = started.elapsed().min(cpu_time().saturating_sub(used));
-    let memory = PEAK_BYTES.load(Ordering::Relaxed).saturating_sub(before);
-    worst.time = worst.time.max(took);
-    worst.memory = worst.memory.max(memory);
     let limit = if cfg!(debug_assertions) {
         TIME_MAX_DEBUG
     } else {
         TIME_MAX
     };
+    let (result, mut took) = timed(|| compile_with_warnings(&files, &overrides));
+    let memory = PEAK_BYTES.load(Ordering::Relaxed).saturating_sub(before);
+    // The machine pauses now and then: what is slow is slow every time.
+    for _ in 0..TRIES_MAX {
+        if took >= limit {
+            took = took.min(timed(|| compile_with_warnings(&files, &overrides)).1);
+        }
+    }
+    worst.time = worst.time.max(took);
+    worst.memory = worst.memory.max(memory);
     assert!(took < limit, "{what:?} took {took:?}: {}", shown(set));
     assert!(
         memory < MEMORY_BYTES_MAX,
@@ -215,6 +219,17 @@ fn run(set: &[Vec<u8>], worst: &mut Worst, what: &dyn Debug) {
             assert!(errors.to_string().starts_with("error: "), "{what:?}");
         }
     }
+}
+
+/// What `work` answers and how long it took: by the clock of the wall or of the processor, whichever says less.
+/// One counts what other programs did, the other what other tests did.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let (started, used) = (Instant::now(), cpu_time());
+    let result = work();
+    (
+        result,
+        started.elapsed().min(cpu_time().saturating_sub(used)),
+    )
 }
 
 /// What all threads of this process used of the processors.

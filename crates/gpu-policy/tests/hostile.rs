@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gpu_policy::{FILE_BYTES_MAX, SourceFile, compile, parse_select};
+use gpu_policy::{FILE_BYTES_MAX, SourceFile, compile};
 
 /// Generous for an unoptimised build on a busy machine; what is meant is "not quadratic".
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
@@ -74,83 +74,59 @@ fn nothing_reaches_the_terminal_that_it_would_act_on() {
     assert!(!error.to_string().contains('\u{1b}'), "{error:?}");
     let error = refused("[queue]\norder = '\u{9b}31m'\n");
     assert!(!error.to_string().contains('\u{9b}'), "{error:?}");
+    for rule in [
+        "name = \"a\\u001b[2J\"\nwhen = \"true\"\ndeny = \"x\"",
+        "name = \"a\"\nwhen = \"request.class == '\\u001b[2J'\"\ndeny = \"x\"",
+        "name = \"a\"\nwhen = \"request.\\u001b[2J\"\ndeny = \"x\"",
+        "name = \"a\"\nwhen = \"true\"\ndeny = \"\\u009b31m\"",
+    ] {
+        let text = format!("[[rule]]\n{rule}\n[unknown]\n");
+        let errors = compile(&[SourceFile::new("default.toml", text)], &[]);
+        let shown = errors.expect_err("an unknown table").to_string();
+        assert!(!shown.contains(['\u{1b}', '\u{9b}']), "{shown:?}");
+    }
+}
+
+/// A rule called `name`, in TOML.
+fn rule(name: usize) -> String {
+    format!(
+        "[[rule]]\nname = 'r{name}'\nwhen = 'request.memory > GiB({name})'\ndeny = 'too much'\n"
+    )
 }
 
 #[test]
-fn twenty_thousand_mutations_of_good_policies() {
-    let seed = std::env::var("GPU_POLICY_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(1);
-    println!("seed {seed}: run again with GPU_POLICY_SEED={seed}");
-    let good = [
-        include_str!("../../../policies/default.toml"),
-        "schema = 1\n[defaults]\nclass = \"n\"\ntimezone = \"UTC\"\n[[class]]\nname = \"n\"\nhours = \"18:00-09:00\"\n\
-         [[device]]\nname = \"*4090*\"\nreserve = \"1GiB\"\nlabels = [\"fast\"]\n",
-        "placement.strategy = \"spread\"\nqueue = { order = \"fifo\", aging = \"1h30m\" }\n[reload]\ngrace = '2m'\n",
-    ];
-    let mut random = Random(seed);
-    for round in 0..20_000 {
-        let mut bytes = good[random.below(good.len())].as_bytes().to_vec();
-        for _ in 0..=random.below(4) {
-            random.mutate(&mut bytes);
-        }
-        let _ = parse_select(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
-        if let Err(errors) = compile(&[SourceFile::new("default.toml", bytes)], &[]) {
-            assert!(!errors.items().is_empty(), "seed {seed} round {round}");
-            assert!(
-                errors.to_string().starts_with("error: "),
-                "seed {seed} round {round}"
-            );
-        }
-    }
+fn a_thousand_rules_and_no_more() {
+    let rules = |count: usize| (0..count).map(rule).collect::<String>();
+    let policy = compile(&[SourceFile::new("default.toml", rules(1000))], &[]);
+    assert_eq!(policy.map(|policy| policy.source.files.len()), Ok(1));
+    let error = refused(rules(1001));
+    assert_eq!(error.message, "there are more than 1000 rule tables");
+    assert_eq!(error.line, 4002);
 }
 
-/// xorshift64
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end.max(1) as u64).expect("below a usize")
-    }
-
-    /// Deletes, repeats, flips or inserts at a random place.
-    fn mutate(&mut self, bytes: &mut Vec<u8>) {
-        const PIECES: [&str; 12] = [
-            "\"",
-            "'''",
-            "[[",
-            "]]",
-            "=",
-            "\n",
-            "\0",
-            "\u{feff}",
-            "9999999999999999999",
-            "-1",
-            ".",
-            "\r\n[queue]\n",
-        ];
-        let at = self.below(bytes.len());
-        let end = (at + self.below(20)).min(bytes.len());
-        match self.below(5) {
-            0 => drop(bytes.drain(at..end)),
-            1 => {
-                let copy = bytes[at..end].to_vec();
-                bytes.splice(at..at, copy);
-            }
-            2 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
-            3 => bytes.truncate(at),
-            _ => {
-                let piece = PIECES[self.below(PIECES.len())];
-                bytes.splice(at..at, piece.bytes());
-            }
-        }
+#[test]
+fn as_many_tables_as_fit_into_a_file() {
+    let fill = |line: &str| line.repeat(FILE_BYTES_MAX / line.len());
+    for text in [
+        fill("[[rule]]\n"),
+        fill("[[rule]]\nname='r'\nwhen='x'\ndeny='y'\n"),
+        fill("[[device]]\nmatch='x'\n"),
+        format!(
+            "[[rule]]\nname='r'\nwhen='''{}'''\ndeny='y'\n",
+            "request.class != \"a && ".repeat(FILE_BYTES_MAX / 50)
+        ),
+        fill("[[tenant]]\nname='t'\n"),
+        format!(
+            "[[rule]]\nname='r'\nwhen='''{}'''\ndeny='y'\n",
+            fill("(").get(..FILE_BYTES_MAX / 2).unwrap_or_default()
+        ),
+        format!(
+            "[[rule]]\nname=\"{}\"\nwhen='x'\ndeny='y'\n",
+            fill("\\u00e9")
+                .get(..FILE_BYTES_MAX / 2 / 6 * 6)
+                .unwrap_or_default()
+        ),
+    ] {
+        refused(text);
     }
 }

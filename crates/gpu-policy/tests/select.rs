@@ -82,6 +82,19 @@ fn what_is_wrong_is_said_where_it_is() {
             "did you mean `device`?",
         ),
         (
+            "'ööööööööö' == 'ö' && devise.id == 'x'",
+            "there is no `devise`",
+            23,
+            "did you mean `device`?",
+        ),
+        (
+            "'ööööööööö' == 'ö' y == 'x'",
+            "`y` is not expected here",
+            20,
+            "",
+        ),
+        ("'ööööööööö' ==\n'ö' y", "`y` is not expected here", 20, ""),
+        (
             "device.free > GiB(1)",
             "a selection of devices does not see `device.free`",
             1,
