@@ -220,7 +220,7 @@ pub struct PolicyRollbackRequest {
 pub struct OverridesRequest {
     /// Values by setting, as with `--set`: up to 64.
     pub set: Settings,
-    /// When they lift by themselves, 1s to 7d; needed unless `set` is empty.
+    /// When they lift by themselves, 1s to 30d; needed unless `set` is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<Span>,
     /// Hash of the plan that is expected: with another one nothing changes. It also confirms the plan.
@@ -254,7 +254,7 @@ pub struct PolicyCheck {
 
 impl OverridesRequest {
     /// Longest time that settings can be set for.
-    pub const EXPIRES_IN_MAX: Span = Span::from_secs(7 * 86_400);
+    pub const EXPIRES_IN_MAX: Span = Span::from_secs(30 * 86_400);
 
     /// How long the settings hold; `None` clears them.
     ///
@@ -266,7 +266,7 @@ impl OverridesRequest {
             _ if self.set.is_empty() => Ok(None),
             None => Err("`expires_in` is missing: say how long, such as `2h`".to_owned()),
             Some(span) if bounds.contains(&span) => Ok(Some(span)),
-            Some(span) => Err(format!("`expires_in`: {span} is out of bounds: 1s to 7d")),
+            Some(span) => Err(format!("`expires_in`: {span} is out of bounds: 1s to 30d")),
         }
     }
 }
@@ -311,8 +311,8 @@ mod tests {
         );
         for (json, part) in [
             (r#"{"set":{"queue.order":"fifo"}}"#, "is missing"),
-            (r#"{"set":{"a":"b"},"expires_in":"0s"}"#, "1s to 7d"),
-            (r#"{"set":{"a":"b"},"expires_in":"8d"}"#, "1s to 7d"),
+            (r#"{"set":{"a":"b"},"expires_in":"0s"}"#, "1s to 30d"),
+            (r#"{"set":{"a":"b"},"expires_in":"31d"}"#, "1s to 30d"),
         ] {
             let error = lifetime(json).expect_err(json);
             assert!(error.contains(part), "{json}: {error}");

@@ -661,7 +661,10 @@ mod tests {
             ("gpu-manager reload --confirm lastone", "hexadecimal"),
             ("gpu-manager policy override set a.b=c", "--for"),
             ("gpu-manager policy override set a.b --for 2h", "`a.b`"),
-            ("gpu-manager policy override set a.b=c --for 9d", "1s to 7d"),
+            (
+                "gpu-manager policy override set a.b=c --for 31d",
+                "1s to 30d",
+            ),
             ("gpu-manager policy explain --at noon", "18:05"),
         ] {
             let error = parse(line).expect_err(line);

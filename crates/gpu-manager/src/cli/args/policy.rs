@@ -117,7 +117,7 @@ pub(crate) enum OverrideCommand {
         #[arg(value_name = "KEY=VALUE", required = true, value_parser = setting)]
         settings: Vec<(Text<256>, Text<1024>)>,
 
-        /// When they lift by themselves, 1s to 7d.
+        /// When they lift by themselves, 1s to 30d.
         #[arg(long = "for", value_name = "TIME", value_parser = lifetime)]
         lifetime: Span,
 
@@ -164,7 +164,7 @@ fn lifetime(text: &str) -> Result<Span, String> {
     match (Span::from_secs(1)..=OverridesRequest::EXPIRES_IN_MAX).contains(&span) {
         true => Ok(span),
         false => Err(format!(
-            "{span} is out of bounds: 1s to 7d can be asked for"
+            "{span} is out of bounds: 1s to 30d can be asked for"
         )),
     }
 }

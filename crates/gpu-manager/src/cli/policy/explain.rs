@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::exit;
 use crate::cli::grant;
 use crate::cli::output::{Paint, Tone, clean, print, print_json, until};
-use crate::cli::show::blocker_line;
+use crate::cli::show::{blocker_line, plan::rule_name};
 
 /// Explains; asks for nothing.
 pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Done {
@@ -45,10 +45,13 @@ fn render(explanation: &Explanation, now: Timestamp, paint: Paint) -> String {
         line("ends", format!("{} after the grant", Span::from_ms(ms)));
     }
     for rule in &explanation.rules {
-        line("rule", format!("\"{}\" {}", rule.rule, rule.effect));
+        line(
+            "applies",
+            format!("{} {}", rule_name(&rule.rule), rule.effect),
+        );
     }
     if explanation.rules.is_empty() {
-        line("rule", "none applies".to_owned());
+        line("applies", "no rule".to_owned());
     }
     if let Some(waiting) = &explanation.waiting {
         for blocker in &waiting.blockers {
@@ -127,7 +130,7 @@ mod tests {
                tenant     research/ann\n  \
                heartbeat  every 1m at the latest\n  \
                ends       2h after the grant\n  \
-               rule       none applies\n"
+               applies    no rule\n"
         );
     }
 
@@ -147,7 +150,7 @@ mod tests {
                at         2026-01-01T12:00:00Z\n  \
                class      batch, priority 1\n  \
                heartbeat  every 1m at the latest\n  \
-               rule       \"big jobs at night\" holds: over 40 GiB runs at night\n  \
+               applies    rule \"big jobs at night\" holds: over 40 GiB runs at night\n  \
                blocked by vllm-a (l-1) with 8 GiB on sim-0, until in 1h\n  \
                expected   in 2m\n"
         );

@@ -82,12 +82,13 @@ pub(super) async fn confirmed(
     let (ReloadOutcome::NeedsConfirmation, Some(plan)) = (first.outcome, &first.plan) else {
         return tell(context, &first, args.output.json);
     };
-    if !args.yes {
-        tell(context, &first, args.output.json)?;
-    }
     match consent(args.yes, true, somebody) {
-        Consent::Missing => return Ok(exit::NEEDS_CONFIRMATION),
-        consent => consent.obtain("Do it?")?,
+        Consent::Missing => return tell(context, &first, args.output.json),
+        Consent::Ask => {
+            print(&show::render_outcome(&first, context.now(), context.paint))?;
+            Consent::Ask.obtain("Do it?")?;
+        }
+        Consent::Given => {}
     }
     let result = send(Some(hash(plan)?)).await?;
     tell(context, &result, args.output.json)

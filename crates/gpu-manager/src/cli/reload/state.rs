@@ -147,7 +147,7 @@ fn candidate_line(candidate: &Candidate) -> String {
             "waits for gpu-manager reload --confirm {}",
             plan.unwrap_or_default()
         ),
-        CandidateState::NotLoaded => "was not loaded: gpu-manager reload loads it".to_owned(),
+        CandidateState::NotLoaded => "was not loaded".to_owned(),
         CandidateState::Rejected => "is rejected until it changes or is reloaded".to_owned(),
         CandidateState::Resting => "rests: gpu-manager reload loads it".to_owned(),
         CandidateState::RolledBack => "was in force and was withdrawn".to_owned(),
@@ -159,8 +159,8 @@ fn candidate_line(candidate: &Candidate) -> String {
 }
 
 fn breaker_line(breaker: &Breaker, now: Timestamp) -> Option<String> {
-    let culprit = breaker.culprit.as_deref().map(short_hash);
-    let culprit = culprit.map_or(String::new(), |hash| format!(" ({hash} came back)"));
+    let culprit = breaker.culprit.as_ref();
+    let culprit = culprit.map_or(String::new(), |path| format!(" (the last was {path})"));
     let until = breaker.until.as_ref().map(|at| until(at, now));
     match breaker.state {
         BreakerState::Closed => None,
@@ -242,7 +242,7 @@ mod tests {
             breaker: Breaker {
                 state: BreakerState::Open,
                 until: Some("2026-01-01T12:01:00Z".to_owned()),
-                culprit: Some("dd".repeat(32)),
+                culprit: Some("default.toml".to_owned()),
             },
             draining_generations: vec![DrainingGeneration {
                 generation: 3,
@@ -262,7 +262,7 @@ mod tests {
                watches      /etc/gpu-manager/policies\n  \
                on disk      not what is in force, for 3m\n  \
                candidate    waits for gpu-manager reload --confirm cafecafecafe: 2 leases would be drained\n  \
-               files        switched to and fro too often (dddddddddddd came back) and rest; \
+               files        switched to and fro too often (the last was default.toml) and rest; \
              they are loaded again in 1m\n  \
                draining     generation 3: 1 lease (l-1)\n  \
                failing rule \"nights\", 2 errors: no such key: team\n  \

@@ -48,18 +48,29 @@ pub(crate) fn render_plan(plan: &PolicyPlan, now: Timestamp, paint: Paint) -> St
     format!("{diagnostics}{changes}{fates}{last}{gate}")
 }
 
-/// What became of it, what differs, and what became of whom.
+/// What became of it, what differs, what became of whom, and what a person does next.
 pub(crate) fn render_result(result: &ReloadResult, now: Timestamp, paint: Paint) -> String {
+    let next = next_step(result).map(|next| format!("{}\n", clean(&next)));
+    format!(
+        "{}{}",
+        render_outcome(result, now, paint),
+        next.unwrap_or_default()
+    )
+}
+
+/// What became of it, what differs, and what became of whom.
+pub(crate) fn render_outcome(result: &ReloadResult, now: Timestamp, paint: Paint) -> String {
     let mut text = diagnostic::render_all(&result.diagnostics, paint);
     let tone = tone(result.outcome);
     text.push_str(&format!("{}\n", paint.tone(&clean(&result.summary), tone)));
-    text.push_str(&change_lines(&result.changes));
+    match result.changes.as_slice() {
+        // Said already.
+        [one] if result.summary.contains(one) => {}
+        changes => text.push_str(&change_lines(changes)),
+    }
     text.push_str(&render_fates(&result.leases, &result.denied, now, paint));
     for lease in &result.stale {
         text.push_str(&format!("  {} ended: its process is gone\n", clean(lease)));
-    }
-    if let Some(next) = next_step(result) {
-        text.push_str(&format!("{}\n", clean(&next)));
     }
     text
 }
@@ -170,15 +181,18 @@ fn when(lease: &LeaseFate, now: Timestamp) -> String {
 
 /// `rule "big jobs at night": over 40 GiB runs at night`
 fn why(rule: &str, reason: &str) -> String {
-    let built_in = |rule: &str| {
-        rule.split(' ')
-            .next()
-            .is_some_and(|word| BUILT_IN_RULES.contains(&word))
-    };
     match rule {
         "" => reason.to_owned(),
-        rule if built_in(rule) => format!("{rule}: {reason}"),
-        rule => format!("rule \"{rule}\": {reason}"),
+        rule => format!("{}: {reason}", rule_name(rule)),
+    }
+}
+
+/// `rule "big jobs at night"`, `class batch`
+pub(crate) fn rule_name(rule: &str) -> String {
+    let word = rule.split(' ').next().unwrap_or_default();
+    match BUILT_IN_RULES.contains(&word) {
+        true => rule.to_owned(),
+        false => format!("rule \"{rule}\""),
     }
 }
 
@@ -323,6 +337,18 @@ mod tests {
         assert!(
             text.ends_with("1 error: nothing can be planned\n"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn what_the_summary_says_is_not_said_twice() {
+        let result = ReloadResult {
+            summary: "generation 5 is live: queue.order: fifo -> priority".to_owned(),
+            ..example::reload(ReloadOutcome::Applied)
+        };
+        assert_eq!(
+            render_result(&result, example::now(), Paint::off()),
+            "generation 5 is live: queue.order: fifo -> priority\n"
         );
     }
 
