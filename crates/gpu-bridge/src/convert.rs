@@ -72,7 +72,6 @@ pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
             devices: Vec::new(),
             tenants: Vec::new(),
             waiting: Arc::default(),
-            tenants: Vec::new(),
             policy: Arc::new(Policy::built_in()),
         }),
     };
