@@ -322,9 +322,8 @@ function override(set) {
 }
 
 function fateLine(fate) {
-  const left = fate.remaining_ms === null ? "" : ` within ${duration(fate.remaining_ms)}`;
-  const words = { drain: `is asked to go${left}`, force: "ends at once", keep: "stays although no longer allowed",
-    shorten: `is held no longer than ${duration(fate.remaining_ms || 0)}`, withdraw: "may stay again" };
+  const words = { drain: "is asked to go", force: "ends at once", keep: "stays although no longer allowed",
+    shorten: "is held no longer than the new limit", withdraw: "may stay again" };
   const why = fate.rule ? `${fate.rule}: ${fate.reason}` : fate.reason;
   return el("li", {}, el("b", {}, fate.holder), ` ${words[fate.fate] || fate.fate} (${why})`,
     fate.unenforceable ? el("span", { class: "hint" }, " – nothing can make its holder go") : null);

@@ -390,24 +390,28 @@ async fn a_request_is_explained() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "nobody can read the file meanwhile, and this thread does not"
+)]
 async fn what_takes_longer_than_the_caller_waits_goes_on() {
     let server = Server::dev().await;
     *server.bench.policy.lock() = CLASSES.replace("1s", "2s");
-    let running = {
-        // Nobody reads the file while it is being written, so the reload cannot be over.
-        let _written = server.bench.policy.lock();
-        let call = post("/v1/hot-reload?timeout=10ms");
-        server.send(call).await.expect(202)
-    };
+    // Nobody reads the file while it is being written, so the reload cannot be over.
+    let written = server.bench.policy.lock();
+    let running = server.send(post("/v1/hot-reload?timeout=10ms")).await;
+    drop(written);
+    let running = running.expect(202);
     assert_eq!(running["outcome"], "running");
     let handle = server.handle().clone();
+    let id = running["id"].as_str().expect("an id").to_owned();
     let before = running["generation"].as_u64().expect("a number");
     server
         .until(|_| handle.snapshot().counters.generation > before)
         .await;
     crate::support::eventually("the history", || {
         let history = server.bench.reloader.state().history;
-        history.iter().any(|it| running["id"] == it.id.to_string())
+        history.iter().any(|it| it.id.to_string() == id)
     })
     .await;
     for query in ["timeout=soon", "timeout=1", "wait=5s"] {
@@ -421,6 +425,10 @@ async fn what_takes_longer_than_the_caller_waits_goes_on() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "nobody can read the file meanwhile, and this thread does not"
+)]
 async fn so_many_reloads_wait_and_no_more() {
     let server = Server::dev().await;
     let written = server.bench.policy.lock();
