@@ -477,3 +477,42 @@ fn the_watches_say_how_each_path_is_watched() {
         ran.stdout
     );
 }
+
+#[test]
+fn a_check_says_what_a_reload_says() {
+    let host = Host::with_cards(1).flags(&["--no-reload"]);
+    let broker = host.start();
+    host.write_policy(&format!(
+        "{POLICY}[queu]\n[[rule]]\nname = 'r'\nwhen = \"reqest.memory > 1\"\ndeny = 'no'\n"
+    ));
+    let ask = |path: &str| -> Value {
+        let answer: Value = Request::post(path, &json!({}))
+            .send(broker.address())
+            .read();
+        answer["diagnostics"].clone()
+    };
+    let checked = ask(paths::POLICY_CHECK);
+    assert_eq!(checked.as_array().map(Vec::len), Some(2), "{checked}");
+    assert_eq!(checked, ask(paths::HOT_RELOAD));
+    assert_eq!(checked, ask(paths::POLICY_PLAN));
+}
+
+#[test]
+fn what_is_checked_is_what_is_loaded() {
+    let host = Host::with_cards(1).flags(&["--no-reload"]);
+    let broker = host.start();
+    for n in 1..=20 {
+        host.rename_policy(&format!("{POLICY}[queue]\nmax_waiting = {n}\n"));
+        let asked = Request::post(paths::HOT_RELOAD, &json!({})).send_beside(broker.address());
+        // Another save while that runs: what is live is one of the two, as a whole, under its own hash.
+        host.rename_policy(&format!("{POLICY}[queue]\nmax_waiting = {}\n", n + 100));
+        let result: Value = asked.join().expect("an answer").read();
+        let live = broker.policy();
+        assert_eq!(result["hash"], live.hash.as_str(), "{result}");
+        let text = json!({"files": [{"name": "default.toml", "text": live.files[0].text}]});
+        let check: Value = Request::post(paths::POLICY_CHECK, &text)
+            .send(broker.address())
+            .read();
+        assert_eq!(check["hash"], live.hash.as_str(), "{check}");
+    }
+}
