@@ -45,13 +45,18 @@ pub(crate) fn bench() {
 
 /// A policy of so many rules that are about everybody and refuse nobody.
 fn text(rules: usize, seed: usize) -> String {
+    text_of_round(rules, seed, 0)
+}
+
+/// The same with expressions of their own in each round.
+fn text_of_round(rules: usize, seed: usize, round: usize) -> String {
     let mut text = format!("[queue]\nmax_waiting = {}\n", 10_000 + seed);
     for class in 0..10 {
         text.push_str(&format!("[[class]]\nname = 'c{class}'\n"));
     }
     for n in 0..rules {
         text.push_str(&format!(
-            "[[rule]]\nname = 'r{n}'\ndeny = 'too big'\nwhen = \"request.class == 'c{}' && holder.user != 'u{n}' && request.memory > GiB({})\"\n",
+            "[[rule]]\nname = 'r{n}'\ndeny = 'too big'\nwhen = \"request.class == 'c{}' && holder.user != 'u{round}-{n}' && request.memory > GiB({})\"\n",
             n % 10,
             1000 + n
         ));
@@ -64,13 +69,18 @@ fn policy(rules: usize, seed: usize) -> Policy {
     compile(&[file], &[]).expect("a good policy")
 }
 
+/// Rules that were never seen, and the same again: what did not change is not compiled anew.
 fn compiling(rules: usize) {
-    let times = sample(COMPILES, |n| {
-        drop(policy(rules, n));
-    });
-    row(&format!("compile {rules} rules"), &times);
-    let each = percentile_us(&times, 50) / rules as f64;
-    println!("{:<52} {each:>10.1}", format!("  a rule of {rules}"));
+    for (what, turns) in [("new", 1), ("known", 0)] {
+        let times = sample(COMPILES, |n| {
+            let round = if turns == 1 { rules * 10 + n } else { 0 };
+            let file = SourceFile::new("default.toml", text_of_round(rules, n, round));
+            drop(compile(&[file], &[]).expect("a good policy"));
+        });
+        row(&format!("compile {rules} {what} rules"), &times);
+        let each = percentile_us(&times, 50) / rules as f64;
+        println!("{:<52} {each:>10.1}", format!("  a {what} rule of {rules}"));
+    }
 }
 
 /// A plan over a thousand leases and a thousand rules, of leases that look like so many.
@@ -203,7 +213,12 @@ fn reloader(
     read: impl Fn() -> Vec<SourceFile> + Send + Sync + 'static,
 ) -> Reloader {
     let read = Box::new(move || Ok(read()));
-    Reloader::new(handle.clone(), read, Vec::new(), ReloadStart::default())
+    let start = ReloadStart {
+        watching: true,
+        dev: true,
+        ..ReloadStart::default()
+    };
+    Reloader::new(handle.clone(), read, Vec::new(), start)
 }
 
 fn reload(reloader: &Reloader) -> Arc<gpu_broker::ReloadResult> {
