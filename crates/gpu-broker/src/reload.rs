@@ -52,7 +52,8 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Reloads through `handle` what `read` reads, under `overrides`.
+    /// Reloads through `handle` what `read` reads, under `overrides`. Blocks where the start left files
+    /// waiting: what they stand for is found out like that of a saved file.
     pub fn new(
         handle: Handle,
         read: ReadFiles,
@@ -64,9 +65,9 @@ impl Reloader {
             generation: snapshot.counters.generation,
             source: snapshot.policy.source.clone(),
         });
-        let live = match start.degraded {
-            Some(_) => live,
-            None => Kept {
+        let live = match start.degraded.is_some() || start.waiting.is_some() {
+            true => live,
+            false => Kept {
                 set: start.files_hash.clone(),
                 ..live
             },
@@ -84,7 +85,7 @@ impl Reloader {
             overrides: start.settings.overrides.clone(),
             ..ReloadState::default()
         };
-        Self {
+        let reloader = Self {
             handle,
             read,
             overrides,
@@ -92,7 +93,13 @@ impl Reloader {
             state: Mutex::new(state),
             ids: AtomicU64::new(0),
             one_at_a_time: Mutex::new(Road::new(start.settings, kept, start.files_hash)),
+        };
+        if let Some(files) = start.waiting {
+            let options = ReloadOptions::default();
+            let wanted = Wanted::new(Trigger::File, "", &options);
+            reloader.run(&mut reloader.one_at_a_time.lock(), wanted, || Ok(files));
         }
+        reloader
     }
 
     /// An id for a reload, for whoever has to name it before it is over.

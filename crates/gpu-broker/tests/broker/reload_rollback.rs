@@ -90,8 +90,16 @@ fn a_start_does_not_try_a_withdrawn_file_before_it_changes() {
     drop(reloads);
     let world = world.restart(|setup| setup.policy = FAILING.to_owned());
     assert_eq!(max_waiting(&world), 1024);
-    let why = world.started.degraded.clone().unwrap();
-    assert!(why.contains("withdrawn"), "{why}");
+    assert!(world.started.degraded.is_none(), "they have no errors");
+    let reloads = Reloads::of(&world);
+    assert_eq!(reloads.candidate(), Some(CandidateState::RolledBack));
+    let shown = reloads.reloader.state().candidate.unwrap();
+    assert!(
+        matches!(&shown.result.outcome, ReloadOutcome::Rejected { why } if why.contains("failed")),
+        "{shown:?}"
+    );
+    assert_eq!(max_waiting(&world), 1024);
+    drop(reloads);
     let world = world.restart(|setup| setup.policy = text(5));
     assert_eq!(max_waiting(&world), 5);
     assert!(world.started.degraded.is_none());
