@@ -9,6 +9,7 @@ mod rollback;
 mod settle;
 mod state;
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -160,7 +161,8 @@ impl Reloader {
         Some(self.run(&mut road, wanted, || files))
     }
 
-    /// Does what has come due: takes a policy back whose rules fail, ends overrides, tries what rested.
+    /// Does what has come due: takes a policy back whose rules fail, ends overrides, tries what rested
+    /// or was not taken.
     /// To be called about once a second, from a thread that may wait.
     pub fn tick(&self) {
         let mut road = self.one_at_a_time.lock();
@@ -168,6 +170,7 @@ impl Reloader {
         self.withdraw_if_failing(&mut road, now);
         self.end_overrides(&mut road, now);
         self.end_rest(&mut road, now);
+        self.retry_save(&mut road);
         self.store(&mut road);
         self.publish(&road, None);
     }
@@ -225,19 +228,20 @@ impl Reloader {
     }
 
     /// Switches whether saved files are applied; that is stored. What was saved while they were not is
-    /// looked at when they are again.
+    /// looked at when they are again, as if it were saved then: what was withdrawn or rejected stays so.
     ///
     /// # Errors
     /// The broker does not take it.
     pub fn set_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
-        self.switch_watching(enabled, by)?;
-        if enabled {
-            self.reload(Trigger::Api, by, &ReloadOptions::default());
+        let was_enabled = self.switch_watching(enabled, by)?;
+        if enabled && !was_enabled {
+            self.reload(Trigger::File, by, &ReloadOptions::default());
         }
         Ok(())
     }
 
-    fn switch_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
+    /// Answers what it was before.
+    fn switch_watching(&self, enabled: bool, by: &str) -> Result<bool, Unavailable> {
         // What is stored last must be what is switched last.
         let mut road = self.one_at_a_time.lock();
         let switched = SwitchedBy {
@@ -252,9 +256,8 @@ impl Reloader {
         self.handle.store_settings_blocking(settings.clone())?;
         road.settings = settings;
         let mut state = self.state.lock();
-        state.watching = enabled;
         state.switched_by = Some(switched);
-        Ok(())
+        Ok(mem::replace(&mut state.watching, enabled))
     }
 
     /// All that lies above the files, the lowest first.

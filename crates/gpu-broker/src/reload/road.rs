@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gpu_lease::{
-    At, Confirm, Event, Expect, Fate, Fence, LeaseId, Plan, Planned, Policy, PolicySource, Switch,
+    At, BootMs, Confirm, Event, Expect, Fate, Fence, LeaseId, Plan, Planned, Policy, PolicySource,
+    Switch,
 };
 use gpu_policy::{SourceFile, compile};
 use gpu_store::{ApiOverride, BreakerRow, RejectedFiles, Settings};
@@ -40,6 +41,8 @@ pub(super) struct Road {
     pub(super) kept: VecDeque<Kept>,
     /// The live policy can still be taken back because its rules fail.
     pub(super) probation: Option<Probation>,
+    /// Since when the next save is on trial and none came.
+    pub(super) trial_since: Option<BootMs>,
     /// Plans that somebody was asked to confirm.
     asked: VecDeque<Asked>,
 }
@@ -100,6 +103,7 @@ impl Road {
             on_disk,
             kept,
             probation: None,
+            trial_since: None,
             asked: VecDeque::new(),
         }
     }

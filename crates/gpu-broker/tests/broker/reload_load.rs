@@ -177,7 +177,7 @@ fn a_rule_by_the_hour_takes_effect_when_its_hour_comes() {
 }
 
 #[test]
-fn when_leases_of_too_many_generations_drain_those_of_the_oldest_end() {
+fn leases_of_many_generations_drain_and_only_deadlines_end_them() {
     let world = World::new();
     let reloads = Reloads::of(&world);
     let class = |n: u64| format!("[reload]\ngrace = \"1h\"\n[[class]]\nname = \"c{n}\"\n");
@@ -190,12 +190,28 @@ fn when_leases_of_too_many_generations_drain_those_of_the_oldest_end() {
             ..request(1)
         }));
     }
+    // A heartbeat every half minute.
+    let pass = |world: &World, time: Ms| {
+        for _ in 0..time.0 / 30_000 {
+            world.pass(Ms::from_secs(30));
+            for lease in leases.iter().filter(|lease| world.is_held(lease.id)) {
+                let _ended = world.renew(lease.id);
+            }
+        }
+    };
+    pass(&world, Ms::from_secs(3570));
+    assert!(leases.iter().all(|lease| world.is_held(lease.id)));
+    pass(&world, Ms::from_secs(60));
     let ended: Vec<_> = leases
         .iter()
         .map(|lease| world.end_reason(lease.id))
         .collect();
-    assert_eq!(ended[0], Some(EndReason::Revoked), "{ended:?}");
-    assert!(ended[1..].iter().all(Option::is_none), "{ended:?}");
+    assert_eq!(
+        ended[..9],
+        [Some(EndReason::Policy); 9],
+        "by their deadlines"
+    );
+    assert_eq!(ended[9], None, "its class is live");
 }
 
 #[test]
