@@ -109,8 +109,12 @@ impl Reloader {
     }
 
     /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.
+    /// Where `options` confirm the end of overrides, it is only about that.
     pub fn reload(&self, trigger: Trigger, by: &str, options: &ReloadOptions) -> Arc<ReloadResult> {
         let mut road = self.one_at_a_time.lock();
+        if let Some(ended) = self.confirm_end(&mut road, by, options) {
+            return ended;
+        }
         let wanted = Wanted::new(trigger, by, options);
         self.run(&mut road, wanted, || (self.read)())
     }

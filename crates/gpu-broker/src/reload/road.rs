@@ -43,6 +43,8 @@ pub(super) struct Road {
     pub(super) probation: Option<Probation>,
     /// Since when the next save is on trial and none came.
     pub(super) trial_since: Option<BootMs>,
+    /// Overrides whose time is over stay because their end must be confirmed: what was asked.
+    pub(super) end_asked: Option<Arc<ReloadResult>>,
     /// Plans that somebody was asked to confirm.
     asked: VecDeque<Asked>,
 }
@@ -66,7 +68,7 @@ pub(super) struct Wanted<'a> {
     pub(super) rejects: Option<RejectedFiles>,
     /// The rules of the live policy failed so: it is withdrawn, and nobody is asked to go because of it.
     pub(super) withdraws: Option<String>,
-    /// It was decided before: an override whose time is over, say.
+    /// It was decided before, as the end of an override was: its rules cannot take it back.
     pub(super) is_due: bool,
     /// The hash that the bytes had, where they are not those of the disk.
     pub(super) set: Option<String>,
@@ -104,6 +106,7 @@ impl Road {
             kept,
             probation: None,
             trial_since: None,
+            end_asked: None,
             asked: VecDeque::new(),
         }
     }
@@ -433,7 +436,7 @@ impl Reloader {
         if wanted.withdraws.is_some() {
             return within(plan);
         }
-        if wanted.is_due || confirm == Confirm::Never {
+        if confirm == Confirm::Never {
             return Ok(Expect::default());
         }
         let hash = wanted.options.confirm.as_deref();

@@ -164,3 +164,26 @@ fn a_rollback_that_would_drain_is_asked_about_too() {
     let result = reloads.reloader.rollback("ann", None, &confirm).unwrap();
     applied(&result);
 }
+
+#[test]
+fn a_rollback_goes_back_to_other_files_whatever_was_set_over_them() {
+    let world = World::with(Setup::policy(&text(1)));
+    let reloads = Reloads::of(&world);
+    let options = ReloadOptions::default();
+    let back = || reloads.reloader.rollback("ann", None, &options);
+    let set = |value: &str| {
+        let settings = [("placement.strategy".to_owned(), value.to_owned())];
+        let hour = Ms::from_secs(3600);
+        let set = reloads
+            .reloader
+            .set_overrides(&settings, hour, "ann", &options);
+        applied(&set.unwrap());
+    };
+    set("spread");
+    assert_eq!(back().unwrap_err(), RollbackError::NothingBefore);
+    applied(&reloads.offer(&text(2)));
+    set("pack");
+    set("spread");
+    applied(&back().unwrap());
+    assert_eq!(max_waiting(&world), 1);
+}
