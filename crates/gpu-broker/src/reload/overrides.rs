@@ -176,7 +176,8 @@ impl Reloader {
 
     /// What is on disk and not live is shown rather.
     fn show_the_end(&self, road: &Road, asked: &Arc<ReloadResult>) {
-        if self.state.lock().candidate.as_ref().is_none_or(is_an_end) {
+        let is_older = |shown: &Candidate| is_an_end(shown) && shown.result.id != asked.id;
+        if (self.state.lock().candidate.as_ref()).is_none_or(is_older) {
             self.stand_as_candidate(road, asked);
         }
     }
