@@ -1,6 +1,7 @@
 //! From the bytes of policy files to a live policy: one road for every trigger, one result for everybody.
 
 mod breaker;
+mod gate;
 mod hash;
 mod overrides;
 mod result;

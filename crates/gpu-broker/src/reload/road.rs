@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gpu_lease::{
-    At, BootMs, Confirm, Event, Expect, Fate, Fence, LeaseId, Plan, Planned, Policy, PolicySource,
-    Switch,
+    At, BootMs, Event, Fate, Fence, LeaseId, Plan, Planned, Policy, PolicySource, Switch,
 };
 use gpu_policy::{SourceFile, compile};
 use gpu_store::{ApiOverride, BreakerRow, RejectedFiles, Settings};
 
+use super::gate::Asked;
 use super::hash::{files_hash, plan_hash};
 use super::result::{Phases, ReloadOptions, ReloadOutcome, ReloadResult, Trigger, WatchTiming};
 use super::rollback::{Kept, Probation};
@@ -21,8 +21,6 @@ use crate::inbox::Reload;
 
 /// This many failures make files rejected.
 const ATTEMPTS_MAX: u32 = 3;
-/// Plans that can still be confirmed by their hash.
-const ASKED_MAX: usize = 8;
 /// So often a switch is planned again because leases came that nobody confirmed to drain.
 const SWITCH_TRIES_MAX: usize = 16;
 
@@ -46,14 +44,7 @@ pub(super) struct Road {
     /// Overrides whose time is over stay because their end must be confirmed: what was asked.
     pub(super) end_asked: Option<Arc<ReloadResult>>,
     /// Plans that somebody was asked to confirm.
-    asked: VecDeque<Asked>,
-}
-
-/// A plan that somebody was asked to confirm.
-struct Asked {
-    plan_hash: String,
-    policy: String,
-    plan: Arc<Plan>,
+    pub(super) asked: VecDeque<Asked>,
 }
 
 /// Who wants what.
@@ -83,11 +74,11 @@ pub(super) struct Draft {
     files: Vec<String>,
     /// The hash of the bytes, where they could be read.
     set: String,
-    before: Arc<Policy>,
+    pub(super) before: Arc<Policy>,
     pub(super) hash_after: Option<String>,
     changes: Vec<String>,
     plan: Option<Plan>,
-    plan_hash: Option<String>,
+    pub(super) plan_hash: Option<String>,
     /// Holders with a process, when it began.
     watched: Vec<(LeaseId, Fence)>,
     stale: Vec<LeaseId>,
@@ -113,32 +104,6 @@ impl Road {
 
     fn live_set(&self) -> Option<&str> {
         self.kept.back().map(|kept| kept.set.as_str())
-    }
-
-    /// The most that `hash` confirms, if it names the plan of now or one that it was asked for and that
-    /// the plan of now is within.
-    fn confirmed(
-        &self,
-        hash: &str,
-        draft: &Draft,
-        policy: &Policy,
-        plan: &Arc<Plan>,
-    ) -> Option<Arc<Plan>> {
-        if draft.plan_hash.as_deref() == Some(hash) {
-            return Some(plan.clone());
-        }
-        let asked = self.asked.iter().find(|asked| asked.plan_hash == hash)?;
-        let covers = asked.policy == policy.source.hash && plan.is_within(&asked.plan);
-        covers.then(|| asked.plan.clone())
-    }
-
-    fn ask(&mut self, draft: &Draft, policy: &Policy, plan: Arc<Plan>) {
-        self.asked.push_front(Asked {
-            plan_hash: draft.plan_hash.clone().unwrap_or_default(),
-            policy: policy.source.hash.clone(),
-            plan,
-        });
-        self.asked.truncate(ASKED_MAX);
     }
 }
 
@@ -404,59 +369,6 @@ impl Reloader {
         draft.plan_hash = Some(plan_hash(&policy.source.hash, &planned.plan));
         draft.plan = Some(planned.plan.clone());
         Arc::new(planned)
-    }
-
-    /// What must be true for the switch, or why there is none.
-    fn expectation(
-        &self,
-        road: &mut Road,
-        wanted: &Wanted<'_>,
-        draft: &Draft,
-        policy: &Policy,
-        planned: &Planned,
-    ) -> Result<Expect, ReloadOutcome> {
-        let plan = Arc::new(planned.plan.clone());
-        let within = |plan| {
-            Ok(Expect {
-                within: Some(plan),
-                ..Expect::default()
-            })
-        };
-        if let Some(hash) = &wanted.options.expect_plan {
-            if draft.plan_hash.as_ref() != Some(hash) {
-                let live = draft.before.source.hash.clone();
-                return Err(ReloadOutcome::Moved { live });
-            }
-            return Ok(Expect {
-                exactly: Some(plan),
-                ..Expect::default()
-            });
-        }
-        let confirm = self.confirm(&draft.before, policy);
-        if wanted.withdraws.is_some() {
-            return within(plan);
-        }
-        if confirm == Confirm::Never {
-            return Ok(Expect::default());
-        }
-        let hash = wanted.options.confirm.as_deref();
-        let confirmed = hash.and_then(|hash| road.confirmed(hash, draft, policy, &plan));
-        if let Some(most) = confirmed {
-            return within(most);
-        }
-        if plan.needs(confirm) {
-            road.ask(draft, policy, plan);
-            return Err(ReloadOutcome::NeedsConfirmation);
-        }
-        within(plan)
-    }
-
-    /// Which plans have to be confirmed, between these two policies.
-    pub(super) fn confirm(&self, live: &Policy, policy: &Policy) -> Confirm {
-        match self.dev {
-            true => Confirm::Never,
-            false => live.reload.confirm.max(policy.reload.confirm),
-        }
     }
 
     fn went_live(
