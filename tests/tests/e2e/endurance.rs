@@ -77,7 +77,9 @@ fn ten_thousand_reloads_leave_nothing_behind() {
     let (before, resident) = (used(&broker), resident_kib(&broker));
     (WARM_UP..RELOADS).for_each(|n| reload(&host, &broker, n));
     let (after, resident_after) = (used(&broker), resident_kib(&broker));
-    eprintln!("{RELOADS} reloads, {WARM_UP} of them to warm up: {resident} -> {resident_after} KiB resident, {after:?}");
+    eprintln!(
+        "{RELOADS} reloads, {WARM_UP} of them to warm up: {resident} -> {resident_after} KiB resident, {after:?}"
+    );
     assert_eq!(before, after);
     let most = resident + resident * GROWTH_PERCENT_MAX / 100;
     assert!(resident_after <= most, "{resident} -> {resident_after} KiB");
