@@ -95,8 +95,9 @@ pub(crate) fn start(store: Arc<dyn Store>) -> Started {
         clock: Arc::new(BootClock),
         boot_id: boot_id().expect("there is a /proc"),
         policy: StartPolicy {
-            files: vec![SourceFile::new("default.toml", policy)],
+            files: Ok(vec![SourceFile::new("default.toml", policy)]),
             overrides: Vec::new(),
+            dev: true,
         },
         read_now: Box::new(|| ()),
     });

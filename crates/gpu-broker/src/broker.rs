@@ -44,25 +44,27 @@ pub struct Config {
 
 /// The policy to start with: the files as they are now, with what goes over them.
 pub struct StartPolicy {
-    /// The files, in the order in which they apply.
-    pub files: Vec<SourceFile>,
+    /// The files, in the order in which they apply, or why they cannot be read.
+    pub files: Result<Vec<SourceFile>, String>,
     /// The layers above the files.
     pub overrides: Vec<Override>,
+    /// Dev mode: nothing waits for a confirmation.
+    pub dev: bool,
 }
 
 /// A broker cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The policy has errors, and no earlier one is stored.
+    /// The policy has errors or cannot be read, and no earlier one is stored.
     #[error("the policy has errors and no last good one is stored\n{0}")]
-    Policy(Diagnostics),
-    /// The policy has errors, and the last good one has errors too.
+    Policy(String),
+    /// The policy has errors or cannot be read, and the last good one has errors too.
     #[error(
         "the policy has errors, and so has the last good one that is stored\n{files}\nthe last good one:\n{last_good}"
     )]
     LastGood {
-        /// Of the files.
-        files: Diagnostics,
+        /// What is wrong with the files.
+        files: String,
         /// Of the last good ones, as this version reads them under the settings above them.
         last_good: Diagnostics,
     },
@@ -93,7 +95,10 @@ pub struct Started {
     pub settings: Settings,
     /// The policy that was live when the broker ended, if this start replaced it.
     previous: Option<LastGood>,
+    /// The files, if they are good and may not go live by a start alone.
+    waiting: Option<Vec<SourceFile>>,
     files_hash: String,
+    dev: bool,
 }
 
 impl Started {
@@ -106,8 +111,9 @@ impl Started {
             settings: self.settings.clone(),
             degraded: self.degraded.clone(),
             previous: self.previous.clone(),
+            waiting: self.waiting.clone(),
             files_hash: self.files_hash.clone(),
-            dev: false,
+            dev: self.dev,
         }
     }
 }
@@ -130,9 +136,21 @@ impl Broker {
             .boot_id
             .as_ref()
             .is_some_and(|boot| *boot != config.boot_id);
-        let settings = still_true(&stored.settings, rebooted, at);
+        let mut settings = still_true(&stored.settings, rebooted, at);
         let start = Start::of(&config.policy, &settings);
-        let (policy, degraded) = start.choose_policy(stored.policy.as_ref())?;
+        let mut chosen = start.choose_policy(stored.policy.as_ref())?;
+        // What another boot held has ended and cannot be asked to go.
+        if !rebooted && let Some(safe) = start.gate(&chosen, &stored, at) {
+            // Also overrides that ended meanwhile stay until their end is confirmed.
+            settings = stored.settings.clone();
+            chosen = safe;
+        }
+        let start = Start::of(&config.policy, &settings);
+        let Chosen {
+            policy,
+            degraded,
+            waiting,
+        } = chosen;
         let previous = stored.policy.clone();
         let previous = previous.filter(|last| last.source.hash != policy.source.hash);
         let books = recover(&stored, &policy, &start.layers, at);
@@ -189,7 +207,9 @@ impl Broker {
             kept,
             rebooted,
             files_hash: start.files_hash,
+            dev: config.policy.dev,
             previous,
+            waiting,
             settings,
         })
     }
@@ -215,59 +235,104 @@ impl Broker {
 
 /// What to start with, all layers known.
 struct Start<'a> {
-    files: &'a [SourceFile],
+    files: Result<&'a [SourceFile], &'a String>,
     files_hash: String,
     /// The layers above the files that last as long as the broker.
     base: &'a [Override],
     /// All of them.
     layers: Vec<Override>,
     rejected: Option<&'a RejectedFiles>,
+    dev: bool,
+}
+
+/// The policy to start with.
+struct Chosen {
+    policy: Arc<Policy>,
+    /// Why it is not that of the files, where they are bad.
+    degraded: Option<String>,
+    /// The files, where they are good and something else is live.
+    waiting: Option<Vec<SourceFile>>,
 }
 
 impl<'a> Start<'a> {
     fn of(policy: &'a StartPolicy, settings: &'a Settings) -> Self {
         let base = policy.overrides.iter().cloned();
+        let files = policy.files.as_deref();
         Self {
-            files: &policy.files,
-            files_hash: files_hash(&policy.files),
+            files,
+            files_hash: files.map_or_else(|_| String::new(), files_hash),
             base: &policy.overrides,
             layers: base.chain(api_layers(&settings.overrides)).collect(),
             rejected: settings.rejected.as_ref(),
+            dev: policy.dev,
         }
     }
 
     /// The files if they compile and were not taken back, else what was last good.
-    fn choose_policy(
-        &self,
-        last_good: Option<&LastGood>,
-    ) -> Result<(Arc<Policy>, Option<String>), StartError> {
-        match compile(self.files, &self.layers) {
+    fn choose_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
+        match self.compiled() {
             Ok(policy) => {
-                let taken_back = self.taken_back().zip(last_good);
-                let good = taken_back.and_then(|(why, good)| {
-                    let good = recompile(good, &self.layers).ok()?;
-                    Some((good, Some(format!("the files were withdrawn: {why}"))))
-                });
-                Ok(good.unwrap_or_else(|| (Arc::new(policy), None)))
+                let taken_back = last_good.filter(|_| self.is_taken_back());
+                let good = taken_back.and_then(|good| recompile(good, &self.layers).ok());
+                Ok(Chosen {
+                    waiting: good.as_ref().and(self.waiting()),
+                    policy: good.unwrap_or_else(|| Arc::new(policy)),
+                    degraded: None,
+                })
             }
             Err(files) => {
                 let Some(good) = last_good else {
                     return Err(StartError::Policy(files));
                 };
-                let why = files.to_string();
                 match self.recompile_last(good) {
-                    Ok(policy) => Ok((policy, Some(why))),
+                    Ok(policy) => Ok(Chosen {
+                        policy,
+                        degraded: Some(files),
+                        waiting: None,
+                    }),
                     Err(last_good) => Err(StartError::LastGood { files, last_good }),
                 }
             }
         }
     }
 
-    /// Why these very files were live and are to be no more; those that only failed may be good by now.
-    fn taken_back(&self) -> Option<&str> {
-        let rejected = self.rejected?;
-        let is_it = rejected.hash == self.files_hash && rejected.attempt == 0;
-        is_it.then_some(rejected.why.as_str())
+    fn compiled(&self) -> Result<Policy, String> {
+        let files = self.files.map_err(Clone::clone)?;
+        compile(files, &self.layers).map_err(|errors| errors.to_string())
+    }
+
+    fn waiting(&self) -> Option<Vec<SourceFile>> {
+        self.files.ok().map(<[SourceFile]>::to_vec)
+    }
+
+    /// What to start with instead, if a reload to `chosen` had to be confirmed: a restart is no way around
+    /// that. Devices are not known yet, so what depends on them is not seen. Settings of the command line
+    /// are not held back: whoever starts the broker sets them.
+    fn gate(&self, chosen: &Chosen, stored: &Stored, at: At) -> Option<Chosen> {
+        let good = stored.policy.as_ref()?;
+        if self.dev || chosen.degraded.is_some() || chosen.waiting.is_some() {
+            return None;
+        }
+        let books = recover(stored, &chosen.policy, &self.layers, at);
+        let confirm = (books.policy().reload.confirm).max(chosen.policy.reload.confirm);
+        if !books.plan(at, &chosen.policy).needs(confirm) {
+            return None;
+        }
+        let before = self.base.iter().cloned();
+        let before: Vec<_> = before
+            .chain(api_layers(&stored.settings.overrides))
+            .collect();
+        Some(Chosen {
+            policy: recompile(good, &before).ok()?,
+            degraded: None,
+            waiting: self.waiting(),
+        })
+    }
+
+    /// Whether these very files were live and are to be no more; those that only failed may be good by now.
+    fn is_taken_back(&self) -> bool {
+        self.rejected
+            .is_some_and(|rejected| rejected.hash == self.files_hash && rejected.attempt == 0)
     }
 
     /// With the API overrides, or without them if they do not fit.

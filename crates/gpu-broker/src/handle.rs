@@ -134,7 +134,8 @@ impl Handle {
         }
     }
 
-    /// What would become of a request if it came now, or at another civil time. Changes nothing.
+    /// What would become of a request if it came now, or at another civil time. Changes nothing. It takes
+    /// its turn among the requests: it costs as much as one, and heartbeats do not wait for it.
     ///
     /// # Errors
     /// The broker does not take it.
@@ -144,7 +145,10 @@ impl Handle {
         wall: Option<WallMs>,
     ) -> Result<Explanation, Unavailable> {
         let request = Box::new(request);
-        match self.submit(Command::Explain { request, wall }).await? {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Apply(Command::Explain { request, wall }, Some(reply));
+        self.0.inbox.push_acquire(message)?;
+        match answer.await.map_err(|_closed| Unavailable::Stopping)? {
             Answer::Explain(explanation) => Ok(*explanation),
             other => unreachable!("an explanation is answered by {other:?}"),
         }

@@ -1,6 +1,7 @@
 //! From the bytes of policy files to a live policy: one road for every trigger, one result for everybody.
 
 mod breaker;
+mod gate;
 mod hash;
 mod overrides;
 mod result;
@@ -9,6 +10,7 @@ mod rollback;
 mod settle;
 mod state;
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,7 +54,8 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Reloads through `handle` what `read` reads, under `overrides`.
+    /// Reloads through `handle` what `read` reads, under `overrides`. Blocks where the start left files
+    /// waiting: what they stand for is found out like that of a saved file.
     pub fn new(
         handle: Handle,
         read: ReadFiles,
@@ -64,9 +67,9 @@ impl Reloader {
             generation: snapshot.counters.generation,
             source: snapshot.policy.source.clone(),
         });
-        let live = match start.degraded {
-            Some(_) => live,
-            None => Kept {
+        let live = match start.degraded.is_some() || start.waiting.is_some() {
+            true => live,
+            false => Kept {
                 set: start.files_hash.clone(),
                 ..live
             },
@@ -84,7 +87,7 @@ impl Reloader {
             overrides: start.settings.overrides.clone(),
             ..ReloadState::default()
         };
-        Self {
+        let reloader = Self {
             handle,
             read,
             overrides,
@@ -92,7 +95,13 @@ impl Reloader {
             state: Mutex::new(state),
             ids: AtomicU64::new(0),
             one_at_a_time: Mutex::new(Road::new(start.settings, kept, start.files_hash)),
+        };
+        if let Some(files) = start.waiting {
+            let options = ReloadOptions::default();
+            let wanted = Wanted::new(Trigger::File, "", &options);
+            reloader.run(&mut reloader.one_at_a_time.lock(), wanted, || Ok(files));
         }
+        reloader
     }
 
     /// An id for a reload, for whoever has to name it before it is over.
@@ -101,8 +110,12 @@ impl Reloader {
     }
 
     /// Reads the files now and makes them the live policy if they are good. Blocks until that is durable.
+    /// Where `options` confirm the end of overrides, it is only about that.
     pub fn reload(&self, trigger: Trigger, by: &str, options: &ReloadOptions) -> Arc<ReloadResult> {
         let mut road = self.one_at_a_time.lock();
+        if let Some(ended) = self.confirm_end(&mut road, by, options) {
+            return ended;
+        }
         let wanted = Wanted::new(trigger, by, options);
         self.run(&mut road, wanted, || (self.read)())
     }
@@ -153,7 +166,8 @@ impl Reloader {
         Some(self.run(&mut road, wanted, || files))
     }
 
-    /// Does what has come due: takes a policy back whose rules fail, ends overrides, tries what rested.
+    /// Does what has come due: takes a policy back whose rules fail, ends overrides, tries what rested
+    /// or was not taken.
     /// To be called about once a second, from a thread that may wait.
     pub fn tick(&self) {
         let mut road = self.one_at_a_time.lock();
@@ -161,6 +175,7 @@ impl Reloader {
         self.withdraw_if_failing(&mut road, now);
         self.end_overrides(&mut road, now);
         self.end_rest(&mut road, now);
+        self.retry_save(&mut road);
         self.store(&mut road);
         self.publish(&road, None);
     }
@@ -218,19 +233,20 @@ impl Reloader {
     }
 
     /// Switches whether saved files are applied; that is stored. What was saved while they were not is
-    /// looked at when they are again.
+    /// looked at when they are again, as if it were saved then: what was withdrawn or rejected stays so.
     ///
     /// # Errors
     /// The broker does not take it.
     pub fn set_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
-        self.switch_watching(enabled, by)?;
-        if enabled {
-            self.reload(Trigger::Api, by, &ReloadOptions::default());
+        let was_enabled = self.switch_watching(enabled, by)?;
+        if enabled && !was_enabled {
+            self.reload(Trigger::File, by, &ReloadOptions::default());
         }
         Ok(())
     }
 
-    fn switch_watching(&self, enabled: bool, by: &str) -> Result<(), Unavailable> {
+    /// Answers what it was before.
+    fn switch_watching(&self, enabled: bool, by: &str) -> Result<bool, Unavailable> {
         // What is stored last must be what is switched last.
         let mut road = self.one_at_a_time.lock();
         let switched = SwitchedBy {
@@ -245,9 +261,8 @@ impl Reloader {
         self.handle.store_settings_blocking(settings.clone())?;
         road.settings = settings;
         let mut state = self.state.lock();
-        state.watching = enabled;
         state.switched_by = Some(switched);
-        Ok(())
+        Ok(mem::replace(&mut state.watching, enabled))
     }
 
     /// All that lies above the files, the lowest first.

@@ -78,8 +78,7 @@ fn fail(error: &str) -> ExitCode {
 /// `serve --check`: says what a start would say, and starts nothing.
 fn check(config: &Config) -> ExitCode {
     let disk = Disk::new(config.policy_watch());
-    let files = policy::read(config);
-    let start = files.and_then(|files| policy::start(config, &disk, files.as_ref()));
+    let start = policy::start(config, &disk, &policy::read(config));
     match start.and_then(|start| policy::compile(&start)) {
         Ok(policy) => {
             println!(
@@ -111,12 +110,17 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     let listeners = listen::open(&config).await?;
     let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
     let (read_now, wanted) = devices::read_now();
-    let files = policy::read(&config)?;
+    let files = policy::read(&config);
     let disk = Arc::new(Disk::new(config.policy_watch()));
-    let policy = policy::start(&config, &disk, files.as_ref())?;
+    let policy = policy::start(&config, &disk, &files)?;
     let started = start_broker(policy, store, read_now)?;
-    let reloader = Arc::new(policy::reloader(&config, disk.clone(), &started)?);
-    let policy_watch = PolicyWatch::start(reloader.clone(), disk.clone(), files.as_ref())?;
+    // Files that the start left waiting are looked at by it, and that waits for the broker.
+    let reloader =
+        tokio::task::block_in_place(|| policy::reloader(&config, disk.clone(), &started));
+    let reloader = Arc::new(reloader?);
+    // Where they could not be read, whatever can be is news.
+    let known = files.ok().flatten();
+    let policy_watch = PolicyWatch::start(reloader.clone(), disk.clone(), known.as_ref())?;
     let policy_watch = Arc::new(policy_watch);
     let ticks = Ticks::start(reloader.clone())?;
     let (broken, mut trouble) = mpsc::channel::<String>(1);
@@ -376,7 +380,7 @@ fn introduce_settings(config: &Config, reloads: &ReloadState) {
 fn introduce_troubles(started: &Started, reloads: &ReloadState) {
     if let Some(diagnostics) = &started.degraded {
         eprintln!(
-            "degraded: the policy files have errors, the last good policy is live\n{diagnostics}"
+            "degraded: the policy files are bad, the last good policy is live\n{diagnostics}"
         );
     }
     let Some(candidate) = &reloads.candidate else {

@@ -92,6 +92,28 @@ fn a_save_that_would_drain_waits_until_somebody_confirms_what_they_saw() {
 }
 
 #[test]
+fn a_restart_on_files_that_would_drain_waits_for_the_same_confirmation() {
+    let (host, broker, id) = guarded();
+    broker.kill();
+    host.write_policy(&without_batch());
+    let broker = host.start();
+    assert!(
+        broker.process().stderr().contains("needs confirmation"),
+        "{}",
+        broker.process().stderr()
+    );
+    let plan = until_candidate(&host, CandidateState::NeedsConfirmation).expect("a plan");
+    assert_eq!(state_of(&host, &id), LeaseState::Active, "nothing happened");
+    let confirmed = host.run(&["reload", "--confirm", &plan]);
+    assert_eq!(
+        confirmed.code, 0,
+        "{}{}",
+        confirmed.stdout, confirmed.stderr
+    );
+    assert_eq!(state_of(&host, &id), LeaseState::Draining);
+}
+
+#[test]
 fn a_save_that_is_put_back_asks_for_nothing_any_more() {
     let (host, _broker, id) = guarded();
     host.write_policy(&without_batch());

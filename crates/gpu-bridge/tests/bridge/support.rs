@@ -61,8 +61,9 @@ impl Bench {
             clock: Arc::new(BootClock),
             boot_id: boot_id().expect("/proc"),
             policy: StartPolicy {
-                files: read(),
+                files: Ok(read()),
                 overrides: vec![],
+                dev,
             },
             read_now: Box::new(|| {}),
         })

@@ -9,7 +9,7 @@ use gpu_store::BreakerRow;
 use super::state::Breaker;
 
 /// A policy that was live so lately is one that is gone back to; so long a trial lasts.
-const WINDOW_MS: Ms = Ms::from_secs(60);
+pub(super) const WINDOW_MS: Ms = Ms::from_secs(60);
 /// The so manieth switch back within [`WINDOW_MS`] is not made.
 const BACK_MAX: usize = 6;
 /// The first rest; each further one is twice as long.

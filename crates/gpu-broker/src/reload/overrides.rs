@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use gpu_lease::{At, Ms};
-use gpu_policy::{FROM_API, Override, OverrideError};
+use gpu_policy::{FROM_API, Override, OverrideError, compile};
 use gpu_store::ApiOverride;
 use thiserror::Error;
 
 use super::Reloader;
-use super::result::{ReloadOptions, ReloadResult, Trigger};
+use super::result::{ReloadOptions, ReloadOutcome, ReloadResult, Trigger};
 use super::road::{Road, Wanted, sources};
+use super::state::Candidate;
 
 /// The longest life of an override.
 pub const OVERRIDE_TTL_MAX: Ms = Ms::from_secs(30 * 86_400);
@@ -103,21 +104,89 @@ impl Reloader {
         settings.iter().map(stamp).collect()
     }
 
-    /// Ends overrides whose time is over. That was said when they were set, so nobody is asked again.
+    /// Ends overrides whose time is over. Where that asks so much of what is held that somebody must
+    /// confirm it, they stay until then.
     pub(super) fn end_overrides(&self, road: &mut Road, now: At) {
         let left = unexpired(&road.settings.overrides, now);
         if left.len() == road.settings.overrides.len() {
-            return;
+            return self.forget_the_end(road);
         }
-        let options = ReloadOptions::default();
+        if let Some(asked) = road.end_asked.clone()
+            && self.must_confirm_end(&left)
+        {
+            return self.show_the_end(road, &asked);
+        }
+        self.end(road, left, "", &ReloadOptions::default());
+    }
+
+    /// Ends them if `options` confirm the plan that the end waits for: it is not about the files on disk.
+    pub(super) fn confirm_end(
+        &self,
+        road: &mut Road,
+        by: &str,
+        options: &ReloadOptions,
+    ) -> Option<Arc<ReloadResult>> {
+        let confirmed = options.confirm.as_ref()?;
+        let asked = road.end_asked.as_ref()?;
+        if asked.plan_hash.as_ref() != Some(confirmed) {
+            return None;
+        }
+        let left = unexpired(&road.settings.overrides, self.handle.now());
+        Some(self.end(road, left, by, options))
+    }
+
+    fn end(
+        &self,
+        road: &mut Road,
+        left: Vec<ApiOverride>,
+        by: &str,
+        options: &ReloadOptions,
+    ) -> Arc<ReloadResult> {
         let wanted = Wanted {
             overrides: Some(left.clone()),
             is_due: true,
-            ..Wanted::new(Trigger::Override, "", &options)
+            ..Wanted::new(Trigger::Override, by, options)
         };
-        self.recompile(road, wanted);
-        // Also where the files are bad without them: what is live stays until the next good reload.
-        road.settings.overrides = left;
+        let result = self.recompile(road, wanted);
+        match result.outcome {
+            ReloadOutcome::NeedsConfirmation => {
+                road.end_asked = Some(result.clone());
+                self.show_the_end(road, &result);
+            }
+            // It is tried again with the next tick.
+            ReloadOutcome::Moved { .. } | ReloadOutcome::Stopped(_) => {}
+            // Also where the files are bad without them: what is live stays until the next good reload.
+            _ => {
+                road.settings.overrides = left;
+                self.forget_the_end(road);
+            }
+        }
+        result
+    }
+
+    /// Whether the end still has to be confirmed, for leases come and go meanwhile.
+    fn must_confirm_end(&self, left: &[ApiOverride]) -> bool {
+        let live = self.handle.snapshot().policy.clone();
+        let policy = compile(&sources(&live.source), &self.layers(left));
+        policy.is_ok_and(|policy| {
+            let confirm = self.confirm(&live, &policy);
+            self.handle.plan(&policy).plan.needs(confirm)
+        })
+    }
+
+    /// What is on disk and not live is shown rather.
+    fn show_the_end(&self, road: &Road, asked: &Arc<ReloadResult>) {
+        let is_older = |shown: &Candidate| is_an_end(shown) && shown.result.id != asked.id;
+        if (self.state.lock().candidate.as_ref()).is_none_or(is_older) {
+            self.stand_as_candidate(road, asked);
+        }
+    }
+
+    fn forget_the_end(&self, road: &mut Road) {
+        if road.end_asked.take().is_some() {
+            let mut state = self.state.lock();
+            state.candidate.take_if(|candidate| is_an_end(candidate));
+        }
     }
 
     /// The road for the files last applied.
@@ -125,6 +194,10 @@ impl Reloader {
         let live = self.handle.snapshot().policy.source.clone();
         self.run(road, wanted, || Ok(sources(&live)))
     }
+}
+
+fn is_an_end(candidate: &Candidate) -> bool {
+    candidate.result.trigger == Trigger::Override
 }
 
 fn parse(text: &str) -> Result<Override, OverrideError> {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gpu_lease::{
-    At, Confirm, Event, Expect, Fate, Fence, LeaseId, Plan, Planned, Policy, PolicySource, Switch,
+    At, BootMs, Event, Fate, Fence, LeaseId, Plan, Planned, Policy, PolicySource, Switch,
 };
 use gpu_policy::{SourceFile, compile};
 use gpu_store::{ApiOverride, BreakerRow, RejectedFiles, Settings};
 
+use super::gate::Asked;
 use super::hash::{files_hash, plan_hash};
 use super::result::{Phases, ReloadOptions, ReloadOutcome, ReloadResult, Trigger, WatchTiming};
 use super::rollback::{Kept, Probation};
@@ -20,8 +21,6 @@ use crate::inbox::Reload;
 
 /// This many failures make files rejected.
 const ATTEMPTS_MAX: u32 = 3;
-/// Plans that can still be confirmed by their hash.
-const ASKED_MAX: usize = 8;
 /// So often a switch is planned again because leases came that nobody confirmed to drain.
 const SWITCH_TRIES_MAX: usize = 16;
 
@@ -40,15 +39,12 @@ pub(super) struct Road {
     pub(super) kept: VecDeque<Kept>,
     /// The live policy can still be taken back because its rules fail.
     pub(super) probation: Option<Probation>,
+    /// Since when the next save is on trial and none came.
+    pub(super) trial_since: Option<BootMs>,
+    /// Overrides whose time is over stay because their end must be confirmed: what was asked.
+    pub(super) end_asked: Option<Arc<ReloadResult>>,
     /// Plans that somebody was asked to confirm.
-    asked: VecDeque<Asked>,
-}
-
-/// A plan that somebody was asked to confirm.
-struct Asked {
-    plan_hash: String,
-    policy: String,
-    plan: Arc<Plan>,
+    pub(super) asked: VecDeque<Asked>,
 }
 
 /// Who wants what.
@@ -63,7 +59,7 @@ pub(super) struct Wanted<'a> {
     pub(super) rejects: Option<RejectedFiles>,
     /// The rules of the live policy failed so: it is withdrawn, and nobody is asked to go because of it.
     pub(super) withdraws: Option<String>,
-    /// It was decided before: an override whose time is over, say.
+    /// It was decided before, as the end of an override was: its rules cannot take it back.
     pub(super) is_due: bool,
     /// The hash that the bytes had, where they are not those of the disk.
     pub(super) set: Option<String>,
@@ -78,11 +74,11 @@ pub(super) struct Draft {
     files: Vec<String>,
     /// The hash of the bytes, where they could be read.
     set: String,
-    before: Arc<Policy>,
+    pub(super) before: Arc<Policy>,
     pub(super) hash_after: Option<String>,
     changes: Vec<String>,
     plan: Option<Plan>,
-    plan_hash: Option<String>,
+    pub(super) plan_hash: Option<String>,
     /// Holders with a process, when it began.
     watched: Vec<(LeaseId, Fence)>,
     stale: Vec<LeaseId>,
@@ -100,38 +96,14 @@ impl Road {
             on_disk,
             kept,
             probation: None,
+            trial_since: None,
+            end_asked: None,
             asked: VecDeque::new(),
         }
     }
 
     fn live_set(&self) -> Option<&str> {
         self.kept.back().map(|kept| kept.set.as_str())
-    }
-
-    /// The most that `hash` confirms, if it names the plan of now or one that it was asked for and that
-    /// the plan of now is within.
-    fn confirmed(
-        &self,
-        hash: &str,
-        draft: &Draft,
-        policy: &Policy,
-        plan: &Arc<Plan>,
-    ) -> Option<Arc<Plan>> {
-        if draft.plan_hash.as_deref() == Some(hash) {
-            return Some(plan.clone());
-        }
-        let asked = self.asked.iter().find(|asked| asked.plan_hash == hash)?;
-        let covers = asked.policy == policy.source.hash && plan.is_within(&asked.plan);
-        covers.then(|| asked.plan.clone())
-    }
-
-    fn ask(&mut self, draft: &Draft, policy: &Policy, plan: Arc<Plan>) {
-        self.asked.push_front(Asked {
-            plan_hash: draft.plan_hash.clone().unwrap_or_default(),
-            policy: policy.source.hash.clone(),
-            plan,
-        });
-        self.asked.truncate(ASKED_MAX);
     }
 }
 
@@ -397,59 +369,6 @@ impl Reloader {
         draft.plan_hash = Some(plan_hash(&policy.source.hash, &planned.plan));
         draft.plan = Some(planned.plan.clone());
         Arc::new(planned)
-    }
-
-    /// What must be true for the switch, or why there is none.
-    fn expectation(
-        &self,
-        road: &mut Road,
-        wanted: &Wanted<'_>,
-        draft: &Draft,
-        policy: &Policy,
-        planned: &Planned,
-    ) -> Result<Expect, ReloadOutcome> {
-        let plan = Arc::new(planned.plan.clone());
-        let within = |plan| {
-            Ok(Expect {
-                within: Some(plan),
-                ..Expect::default()
-            })
-        };
-        if let Some(hash) = &wanted.options.expect_plan {
-            if draft.plan_hash.as_ref() != Some(hash) {
-                let live = draft.before.source.hash.clone();
-                return Err(ReloadOutcome::Moved { live });
-            }
-            return Ok(Expect {
-                exactly: Some(plan),
-                ..Expect::default()
-            });
-        }
-        let confirm = self.confirm(&draft.before, policy);
-        if wanted.withdraws.is_some() {
-            return within(plan);
-        }
-        if wanted.is_due || confirm == Confirm::Never {
-            return Ok(Expect::default());
-        }
-        let hash = wanted.options.confirm.as_deref();
-        let confirmed = hash.and_then(|hash| road.confirmed(hash, draft, policy, &plan));
-        if let Some(most) = confirmed {
-            return within(most);
-        }
-        if plan.needs(confirm) {
-            road.ask(draft, policy, plan);
-            return Err(ReloadOutcome::NeedsConfirmation);
-        }
-        within(plan)
-    }
-
-    /// Which plans have to be confirmed, between these two policies.
-    pub(super) fn confirm(&self, live: &Policy, policy: &Policy) -> Confirm {
-        match self.dev {
-            true => Confirm::Never,
-            false => live.reload.confirm.max(policy.reload.confirm),
-        }
     }
 
     fn went_live(

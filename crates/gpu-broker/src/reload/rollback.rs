@@ -1,6 +1,5 @@
 //! Policies that were live and can be again: by hand, or because the rules of a new one fail.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gpu_lease::{At, BootMs, Ms, Policy, PolicySource};
@@ -11,6 +10,7 @@ use super::Reloader;
 use super::hash::files_hash;
 use super::result::{ReloadOptions, ReloadOutcome, ReloadResult, Trigger};
 use super::road::{Road, Wanted, sources};
+use crate::handle::Unavailable;
 
 /// So many policies can be taken back to, the live one among them.
 const KEPT_MAX: usize = 10;
@@ -19,7 +19,7 @@ const KEPT_MAX: usize = 10;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RollbackError {
     /// Nothing was live before.
-    #[error("no policy was live before this one, as far as is remembered")]
+    #[error("no other policy files were live before these, as far as is remembered")]
     NothingBefore,
     /// That generation is not kept.
     #[error("generation {generation} is not kept (kept: {})", list(kept))]
@@ -95,15 +95,16 @@ impl Probation {
 }
 
 impl Road {
+    /// One for every set of files: the same ones under other overrides are nothing to go back to.
     pub(super) fn keep(&mut self, kept: Kept) {
+        self.kept.retain(|other| other.set != kept.set);
         self.kept.push_back(kept);
         let surplus = self.kept.len().saturating_sub(KEPT_MAX);
         self.kept.drain(..surplus);
     }
 
     fn kept_as(&self, to: Option<u64>) -> Result<Kept, RollbackError> {
-        let before = self.kept.len().saturating_sub(1);
-        let mut before = self.kept.iter().take(before);
+        let mut before = self.before_live();
         let Some(generation) = to else {
             let last = before.next_back();
             return last.cloned().ok_or(RollbackError::NothingBefore);
@@ -111,13 +112,15 @@ impl Road {
         let found = before.find(|kept| kept.generation == generation);
         found.cloned().ok_or_else(|| RollbackError::NotKept {
             generation,
-            kept: self.before_live(),
+            kept: self.before_live().map(|kept| kept.generation).collect(),
         })
     }
 
-    fn before_live(&self) -> Vec<u64> {
-        let kept: VecDeque<u64> = self.kept.iter().map(|kept| kept.generation).collect();
-        kept.into_iter().rev().skip(1).rev().collect()
+    /// Those whose files are not live.
+    fn before_live(&self) -> impl DoubleEndedIterator<Item = &Kept> {
+        let live = self.kept.back().map(|live| live.set.as_str());
+        let others = self.kept.iter();
+        others.filter(move |kept| Some(kept.set.as_str()) != live)
     }
 }
 
@@ -189,8 +192,10 @@ impl Reloader {
             ..Wanted::new(Trigger::Rollback, "", &options)
         };
         let result = self.run(road, wanted, || Ok(sources(&before.source)));
-        if let ReloadOutcome::Moved { .. } = result.outcome {
-            // Leases came faster than they could be spared: it is tried again.
+        if let ReloadOutcome::Moved { .. } | ReloadOutcome::Stopped(Unavailable::Overloaded) =
+            result.outcome
+        {
+            // Leases came faster than they could be spared, or too much else: it is tried again.
             road.probation = Some(probation);
         }
     }

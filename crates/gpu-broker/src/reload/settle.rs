@@ -6,16 +6,22 @@ use std::sync::Arc;
 use gpu_lease::{
     At, Command, DrainSource, Event, EventKind, Fate, Fence, Lease, LeaseId, Plan, WallMs,
 };
+use gpu_policy::Diagnostics;
 use gpu_store::RejectedFiles;
 
 use super::result::{ReloadOptions, ReloadOutcome, ReloadResult, Trigger};
 use super::road::{Draft, Road, Wanted};
 use super::state::{Candidate, CandidateState};
 use super::{Reloader, breaker};
+use crate::handle::Unavailable;
 
-/// Leases of so many generations may be draining because of policies. Their deadlines end them anyway;
-/// beyond this, those of the oldest end at once.
-const DRAINING_GENERATIONS_MAX: usize = 8;
+/// When leases of more generations drain because of policies, the log says so after every switch. Nothing
+/// is ended for that: every drain has its deadline, so deadlines bound how many generations there are, and
+/// an end before it would be one that nobody planned or confirmed.
+const DRAINING_GENERATIONS_WARNED: usize = 8;
+
+/// Words from outside make an event no longer than this.
+const EVENT_CHARS_MAX: usize = 512;
 
 impl Reloader {
     pub(super) fn settle(&self, road: &mut Road, wanted: &Wanted<'_>, result: &Arc<ReloadResult>) {
@@ -27,7 +33,7 @@ impl Reloader {
         self.publish(road, Some(result));
         self.report(wanted, result);
         if let ReloadOutcome::Applied { .. } = result.outcome {
-            self.bound_draining();
+            self.warn_of_draining();
         }
     }
 
@@ -68,6 +74,9 @@ impl Reloader {
             ReloadOutcome::Resting { .. } => road.forgive(),
             ReloadOutcome::Rejected { .. } => road.known = Some((set, result.clone())),
             ReloadOutcome::Unreadable(_) => {}
+            // Nobody hears the answer to a save: it stands until it is tried again.
+            ReloadOutcome::Moved { .. } | ReloadOutcome::Stopped(_)
+                if result.trigger == Trigger::File => {}
             ReloadOutcome::Moved { .. }
             | ReloadOutcome::RolledBack { .. }
             | ReloadOutcome::Stopped(_) => return,
@@ -132,6 +141,7 @@ impl Reloader {
 
     /// Goes on with what rested, once the rest is over: the last save is not lost.
     pub(super) fn end_rest(&self, road: &mut Road, now: At) {
+        self.end_untried_trial(road, now);
         let changed = breaker::pass(&mut road.settings.breaker, now);
         if !changed {
             // What merely became old is not worth a write.
@@ -146,17 +156,48 @@ impl Reloader {
             "",
             "saved files are tried again".to_owned(),
         );
-        let (watching, rests) = {
-            let state = self.state.lock();
-            let rests = |it: &Candidate| it.state == CandidateState::Resting;
-            (state.watching, state.candidate.as_ref().is_some_and(rests))
-        };
-        if watching && rests {
-            let options = ReloadOptions::default();
-            self.run(road, Wanted::new(Trigger::File, "", &options), || {
-                (self.read)()
-            });
+        match self.is_watched_and(|it| it.state == CandidateState::Resting) {
+            true => self.read_again(road),
+            // Nothing is there to be on trial.
+            false => breaker::close(&mut road.settings.breaker),
         }
+    }
+
+    /// A trial to which nothing came in time is over.
+    fn end_untried_trial(&self, road: &mut Road, now: At) {
+        let row = &mut road.settings.breaker;
+        if !row.on_trial || row.tried.is_some() {
+            road.trial_since = None;
+            return;
+        }
+        let since = *road.trial_since.get_or_insert(now.boot);
+        if now.boot - since >= breaker::WINDOW_MS {
+            breaker::close(row);
+        }
+    }
+
+    /// Tries a save again that the broker did not take.
+    pub(super) fn retry_save(&self, road: &mut Road) {
+        let was_not_taken = |it: &Candidate| {
+            matches!(
+                it.result.outcome,
+                ReloadOutcome::Moved { .. } | ReloadOutcome::Stopped(Unavailable::Overloaded)
+            )
+        };
+        if self.is_watched_and(was_not_taken) {
+            self.read_again(road);
+        }
+    }
+
+    fn is_watched_and(&self, candidate_is: impl Fn(&Candidate) -> bool) -> bool {
+        let state = self.state.lock();
+        state.watching && state.candidate.as_ref().is_some_and(candidate_is)
+    }
+
+    fn read_again(&self, road: &mut Road) {
+        let options = ReloadOptions::default();
+        let wanted = Wanted::new(Trigger::File, "", &options);
+        self.run(road, wanted, || (self.read)());
     }
 
     /// Ends leases whose process is proven gone; a watch by pidfd was usually faster.
@@ -182,28 +223,21 @@ impl Reloader {
         watched.iter().filter(is_gone).map(|(id, _)| *id).collect()
     }
 
-    fn bound_draining(&self) {
+    fn warn_of_draining(&self) {
         let leases = self.handle.page(None, usize::MAX);
         let draining = leases.iter().filter_map(|lease| {
             let grant = lease.held()?;
             let asked = grant.drains.contains_key(&DrainSource::Policy);
-            asked.then_some((grant.generation, lease.id))
+            asked.then_some(grant.generation)
         });
-        let draining: Vec<_> = draining.collect();
-        let generations: BTreeSet<u64> =
-            draining.iter().map(|(generation, _)| *generation).collect();
-        let surplus = generations.len().saturating_sub(DRAINING_GENERATIONS_MAX);
-        let over: BTreeSet<_> = generations.into_iter().take(surplus).collect();
-        for (generation, id) in draining {
-            if over.contains(&generation) {
-                self.handle.tell_blocking(Command::Revoke {
-                    id,
-                    reason: format!(
-                        "leases of more than {DRAINING_GENERATIONS_MAX} policy generations drain, and generation {generation} is the oldest"
-                    ),
-                    by: "policy".to_owned(),
-                });
-            }
+        let generations: BTreeSet<u64> = draining.collect();
+        if generations.len() > DRAINING_GENERATIONS_WARNED {
+            let (count, oldest) = (generations.len(), generations.first());
+            tracing::warn!(
+                count,
+                oldest,
+                "leases of many policy generations are draining; they end by their deadlines"
+            );
         }
     }
 
@@ -246,14 +280,14 @@ impl Reloader {
                     attempt,
                     "policy is refused, the one before stays live\n{diagnostics}"
                 );
-                (EventKind::PolicyRefused, diagnostics.to_string())
+                (EventKind::PolicyRefused, first_of(diagnostics))
             }
             ReloadOutcome::Unreadable(why) => {
                 tracing::error!(
                     reload = id,
                     "policy files cannot be read, the policy before stays live: {why}"
                 );
-                (EventKind::PolicyRefused, why.clone())
+                (EventKind::PolicyRefused, shortened(why))
             }
             ReloadOutcome::Moved { live } => {
                 let text = format!("something else is true than was expected; {live} is live");
@@ -348,6 +382,25 @@ fn state_of(outcome: &ReloadOutcome, road: &Road) -> CandidateState {
 
 fn holds(lease: &Lease, fence: Fence) -> bool {
     lease.held().is_some_and(|grant| grant.fence == fence)
+}
+
+/// The first error and how many there are: events are kept and shown to many, files are not theirs to see.
+fn first_of(diagnostics: &Diagnostics) -> String {
+    let first = diagnostics.items().first().map(|first| {
+        let (file, line, column) = (&first.file, first.line, first.column);
+        shortened(&format!("{file}:{line}:{column}: {}", first.message))
+    });
+    let first = first.unwrap_or_default();
+    match diagnostics.total().saturating_sub(1) {
+        0 => first,
+        1 => format!("{first} (and 1 more error)"),
+        more => format!("{first} (and {more} more errors)"),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().take(EVENT_CHARS_MAX).collect()
 }
 
 fn resting(result: &ReloadResult, until: WallMs, now: At) -> String {

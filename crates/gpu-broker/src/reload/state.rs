@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use gpu_lease::{RuleErrors, WallMs};
+use gpu_policy::SourceFile;
 use gpu_store::{ApiOverride, LastGood, Settings, SwitchedBy};
 
 use super::result::{ReloadResult, Trigger};
@@ -24,6 +25,8 @@ pub struct ReloadStart {
     pub degraded: Option<String>,
     /// The policy that was live when the broker ended, if the start replaced it.
     pub previous: Option<LastGood>,
+    /// Good files that did not go live by the start: somebody must confirm them, or they were withdrawn.
+    pub waiting: Option<Vec<SourceFile>>,
     /// The hash of the bytes of the files that the start read.
     pub files_hash: String,
 }

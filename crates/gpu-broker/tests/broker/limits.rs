@@ -6,8 +6,8 @@ use gpu_lease::{Command, Ms};
 use crate::world::{World, patient, request, until};
 
 /// What the lanes of the inbox hold; the numbers are part of what clients meet.
-const ACQUIRE_MAX: usize = 4096;
-const CONTROL_MAX: usize = 8192;
+pub(crate) const ACQUIRE_MAX: usize = 4096;
+pub(crate) const CONTROL_MAX: usize = 8192;
 
 #[test]
 fn a_full_lane_of_requests_is_overloaded_and_heartbeats_still_pass() {

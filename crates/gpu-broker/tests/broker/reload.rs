@@ -282,6 +282,42 @@ fn what_was_saved_while_watching_was_off_is_live_once_it_is_on_again() {
 }
 
 #[test]
+fn to_watch_again_applies_nothing_that_was_taken_back() {
+    let world = World::new();
+    let reloads = Reloads::of(&world);
+    applied(&reloads.offer("[queue]\nmax_waiting = 5\n"));
+    let options = ReloadOptions::default();
+    applied(&reloads.reloader.rollback("root", None, &options).unwrap());
+    let enable = |enabled| reloads.reloader.set_watching(enabled, "root").unwrap();
+    let before = reloads.reloader.state().history.len();
+    enable(true);
+    assert_eq!(reloads.reloader.state().history.len(), before, "it was on");
+    enable(false);
+    enable(true);
+    assert_eq!(max_waiting(&world), 1024);
+    assert_eq!(reloads.candidate(), Some(CandidateState::RolledBack));
+}
+
+#[test]
+fn the_event_of_a_refusal_names_the_first_error_and_shows_no_line_of_the_file() {
+    let world = World::new();
+    let reloads = Reloads::of(&world);
+    let end = end_of_events(&world);
+    reloads.offer("[queu]\nsecret = 1\n[clas]\n");
+    reloads
+        .reloader
+        .offer_unreadable("permission denied ".repeat(1000));
+    world.nudge();
+    let mut events = world.events_after(Some(end));
+    events.retain(|event| event.event.kind == EventKind::PolicyRefused);
+    let text = &events[0].event.text;
+    assert!(text.contains("default.toml:2:2: "), "{text}");
+    assert!(text.ends_with("(and 1 more error)"), "{text}");
+    assert!(!text.contains("secret") && !text.contains('\n'), "{text}");
+    assert!(events[1].event.text.len() < 600);
+}
+
+#[test]
 fn what_is_stored_of_a_switch_is_what_is_live() {
     let world = World::new();
     let reloads = Reloads::of(&world);

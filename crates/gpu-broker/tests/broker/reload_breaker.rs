@@ -83,6 +83,26 @@ fn a_trial_that_flaps_again_rests_twice_as_long() {
 }
 
 #[test]
+fn a_rest_or_a_trial_without_anything_to_try_ends_closed() {
+    let world = World::new();
+    let reloads = Reloads::of(&world);
+    flap(&world, &reloads);
+    reloads.reloader.set_watching(false, "root").unwrap();
+    pass(&world, &reloads, Ms::from_secs(61));
+    assert_eq!(breaker(&reloads), Breaker::Closed, "nobody saves");
+
+    reloads.reloader.set_watching(true, "root").unwrap();
+    flap(&world, &reloads);
+    assert!(matches!(breaker(&reloads), Breaker::Open { .. }));
+    reloads.save("[queu]\n");
+    pass(&world, &reloads, Ms::from_secs(61));
+    assert_eq!(breaker(&reloads), Breaker::HalfOpen, "a bad file is no try");
+    reloads.reloader.tick();
+    pass(&world, &reloads, Ms::from_secs(60));
+    assert_eq!(breaker(&reloads), Breaker::Closed);
+}
+
+#[test]
 fn who_asks_by_hand_is_served_and_closes_it() {
     let world = World::new();
     let reloads = Reloads::of(&world);

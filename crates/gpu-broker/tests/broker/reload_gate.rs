@@ -235,3 +235,35 @@ fn the_events_of_a_reload_come_in_order_and_name_it() {
         assert!(text.starts_with("reload 2: "), "{text}");
     }
 }
+
+#[test]
+fn a_restart_is_no_way_around_a_confirmation() {
+    let (world, reloads, held) = with_batch();
+    drop(reloads);
+    let world = world.restart(|setup| setup.policy = WITHOUT.to_owned());
+    assert_eq!(world.handle.snapshot().counters.generation, 1);
+    let reloads = Reloads::gated(&world);
+    assert!(!is_asked_to_go(&world, &held));
+    assert_eq!(reloads.candidate(), Some(CandidateState::NeedsConfirmation));
+    let asked = reloads.reloader.state().candidate.unwrap().result;
+    let hash = waits(&asked);
+    assert_eq!(asked.plan.as_ref().unwrap().held[0].id, held.id);
+    assert_eq!(waits(&reloads.reload()), hash);
+    assert_eq!(applied(&reloads.confirm(&hash)), 2);
+    assert!(is_asked_to_go(&world, &held));
+    assert!(reloads.candidate().is_none());
+}
+
+#[test]
+fn a_restart_in_dev_mode_or_to_what_harms_nobody_goes_live_at_once() {
+    let (world, reloads, held) = with_batch();
+    drop(reloads);
+    let text = format!("{WITH_BATCH}[queue]\nmax_waiting = 3\n");
+    let world = world.restart(|setup| setup.policy = text);
+    assert_eq!(max_waiting(&world), 3);
+    let world = world.restart(|setup| {
+        setup.policy = WITHOUT.to_owned();
+        setup.dev = true;
+    });
+    assert!(is_asked_to_go(&world, &held));
+}

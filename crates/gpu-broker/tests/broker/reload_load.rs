@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use gpu_broker::{ReloadOptions, ReloadOutcome, Trigger, register_process};
-use gpu_lease::{EndReason, Holder, HolderKind, Lease, Ms, Request};
+use gpu_broker::{
+    CandidateState, ReloadOptions, ReloadOutcome, Trigger, Unavailable, register_process,
+};
+use gpu_lease::{Command, EndReason, Holder, HolderKind, Lease, LeaseId, Ms, Request};
 use rustix::process::getuid;
 
+use crate::limits::{ACQUIRE_MAX, CONTROL_MAX};
 use crate::reload::{Reloads, applied, max_waiting};
 use crate::world::{Setup, World, device, files, patient, queued, request};
 
@@ -177,7 +180,7 @@ fn a_rule_by_the_hour_takes_effect_when_its_hour_comes() {
 }
 
 #[test]
-fn when_leases_of_too_many_generations_drain_those_of_the_oldest_end() {
+fn leases_of_many_generations_drain_and_only_deadlines_end_them() {
     let world = World::new();
     let reloads = Reloads::of(&world);
     let class = |n: u64| format!("[reload]\ngrace = \"1h\"\n[[class]]\nname = \"c{n}\"\n");
@@ -190,12 +193,28 @@ fn when_leases_of_too_many_generations_drain_those_of_the_oldest_end() {
             ..request(1)
         }));
     }
+    // A heartbeat every half minute.
+    let pass = |world: &World, time: Ms| {
+        for _ in 0..time.0 / 30_000 {
+            world.pass(Ms::from_secs(30));
+            for lease in leases.iter().filter(|lease| world.is_held(lease.id)) {
+                let _ended = world.renew(lease.id);
+            }
+        }
+    };
+    pass(&world, Ms::from_secs(3570));
+    assert!(leases.iter().all(|lease| world.is_held(lease.id)));
+    pass(&world, Ms::from_secs(60));
     let ended: Vec<_> = leases
         .iter()
         .map(|lease| world.end_reason(lease.id))
         .collect();
-    assert_eq!(ended[0], Some(EndReason::Revoked), "{ended:?}");
-    assert!(ended[1..].iter().all(Option::is_none), "{ended:?}");
+    assert_eq!(
+        ended[..9],
+        [Some(EndReason::Policy); 9],
+        "by their deadlines"
+    );
+    assert_eq!(ended[9], None, "its class is live");
 }
 
 #[test]
@@ -256,4 +275,95 @@ fn a_reload_that_cannot_be_stored_is_as_if_it_never_was() {
     let rows = stored.rows.unwrap();
     assert_eq!(rows.leases, [(*before.0).clone()]);
     assert_eq!(rows.counters, before.1);
+}
+
+/// Runs `act` while as many commands wait as may, and lets the loop go on after it.
+fn while_overloaded<T>(world: &World, lease: LeaseId, act: impl FnOnce() -> T) -> T {
+    world.store.hold();
+    let (_, first) = world.ask(request(1));
+    world.store.until_held();
+    let renewals: Vec<_> = (0..CONTROL_MAX)
+        .map(|_| world.say(Command::Renew { id: lease }))
+        .collect();
+    let acted = act();
+    world.store.open();
+    world.wait(first).unwrap();
+    for renewal in renewals {
+        world.wait(renewal).unwrap();
+    }
+    acted
+}
+
+#[test]
+fn a_save_that_meets_too_much_at_once_is_tried_again() {
+    let world = World::new();
+    let reloads = Reloads::gated(&world);
+    let lease = world.acquire(request(1));
+    let text = "[queue]\nmax_waiting = 3\n";
+    let result = while_overloaded(&world, lease.id, || reloads.offer(text));
+    assert!(
+        matches!(
+            result.outcome,
+            ReloadOutcome::Stopped(Unavailable::Overloaded)
+        ),
+        "{result:?}"
+    );
+    assert_eq!(reloads.candidate(), Some(CandidateState::NotLoaded));
+    reloads.reloader.tick();
+    assert_eq!(max_waiting(&world), 3);
+    assert!(reloads.candidate().is_none());
+}
+
+#[test]
+fn an_override_that_ends_while_there_is_too_much_ends_a_tick_later() {
+    let world = World::new();
+    let reloads = Reloads::gated(&world);
+    let lease = world.acquire(Request {
+        ttl: Ms::from_secs(3600),
+        ..request(1)
+    });
+    let set = [("queue.max_waiting".to_owned(), "3".to_owned())];
+    let options = ReloadOptions::default();
+    let minute = Ms::from_secs(60);
+    let set = reloads
+        .reloader
+        .set_overrides(&set, minute, "ann", &options);
+    applied(&set.unwrap());
+    world.pass(minute);
+    while_overloaded(&world, lease.id, || reloads.reloader.tick());
+    assert_eq!(max_waiting(&world), 3);
+    assert_eq!(reloads.reloader.overrides().len(), 1);
+    reloads.reloader.tick();
+    assert_eq!(max_waiting(&world), 1024);
+    assert!(reloads.reloader.overrides().is_empty());
+}
+
+#[test]
+fn waiters_that_come_meanwhile_do_not_outgrow_what_was_confirmed() {
+    let world = World::with(Setup::policy("[[class]]\nname = \"batch\"\n"));
+    let reloads = Reloads::gated(&world);
+    let batch = |request| Request {
+        class: "batch".to_owned(),
+        ..request
+    };
+    world.acquire(batch(request(50)));
+    let hash = reloads.offer("").plan_hash.clone().unwrap();
+    let waiting = world.acquire(batch(patient(50)));
+    applied(&reloads.confirm(&hash));
+    assert!(world.handle.find(waiting.id).is_none());
+}
+
+#[test]
+fn explanations_wait_in_the_lane_of_requests() {
+    let world = World::new();
+    let holder = world.acquire(request(1));
+    world.store.hold();
+    let renewed = world.say(Command::Renew { id: holder.id });
+    world.store.until_held();
+    let asked: Vec<_> = (0..ACQUIRE_MAX).map(|_| world.ask(patient(1)).1).collect();
+    let refused = world.wait(world.handle.explain(request(1), None));
+    assert!(matches!(refused, Err(Unavailable::Overloaded)));
+    world.store.open();
+    world.wait(renewed).unwrap();
+    drop(asked);
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use gpu_broker::{
-    CandidateState, Override, ReloadOptions, ReloadOutcome, ReloadResult, SetOverrideError,
+    CandidateState, Override, ReloadOptions, ReloadOutcome, ReloadResult, SetOverrideError, Trigger,
 };
-use gpu_lease::{Ms, Request, Strategy};
+use gpu_lease::{Lease, Ms, Request, Strategy};
 
 use crate::reload::{Reloads, applied, max_waiting};
 use crate::world::{Setup, World, request};
@@ -183,4 +183,77 @@ fn what_an_override_hides_is_said() {
         "{:?}",
         result.changes
     );
+}
+
+/// A policy whose every change asks all holders to go, under an override that lets them stay.
+fn spared() -> (World, Reloads, Lease) {
+    let world = World::with(Setup::policy("[reload]\nscope = \"all\"\n"));
+    let reloads = Reloads::gated(&world);
+    applied(&set(&reloads, "reload.scope", "violating", HOUR));
+    let held = world.acquire(Request {
+        ttl: Ms(2 * HOUR.0),
+        ..request(10)
+    });
+    (world, reloads, held)
+}
+
+fn is_asked_to_go(world: &World, lease: &Lease) -> bool {
+    let lease = world.lease(lease.id);
+    lease.held().is_some_and(|grant| grant.drain().is_some())
+}
+
+/// The plan of the end of the override, which is not done.
+fn asked_about_the_end(world: &World, reloads: &Reloads, held: &Lease) -> String {
+    reloads.reloader.tick();
+    assert_eq!(reloads.candidate(), Some(CandidateState::NeedsConfirmation));
+    assert_eq!(reloads.reloader.overrides().len(), 1);
+    assert!(!is_asked_to_go(world, held));
+    let asked = reloads.reloader.state().candidate.unwrap().result;
+    assert_eq!(asked.trigger, Trigger::Override);
+    asked.plan_hash.clone().unwrap()
+}
+
+#[test]
+fn an_override_whose_end_would_drain_stays_until_that_is_confirmed() {
+    let (world, reloads, held) = spared();
+    world.pass(HOUR);
+    let hash = asked_about_the_end(&world, &reloads, &held);
+    let asked = reloads.reloader.state().history.len();
+    assert_eq!(asked_about_the_end(&world, &reloads, &held), hash);
+    assert_eq!(
+        reloads.reloader.state().history.len(),
+        asked,
+        "it is asked once"
+    );
+    // What is on disk is another question.
+    assert!(matches!(reloads.reload().outcome, ReloadOutcome::Unchanged));
+    asked_about_the_end(&world, &reloads, &held);
+    applied(&reloads.confirm(&hash));
+    assert!(is_asked_to_go(&world, &held));
+    assert!(reloads.reloader.overrides().is_empty());
+    assert!(reloads.candidate().is_none());
+}
+
+#[test]
+fn an_override_whose_end_harms_nobody_any_more_ends() {
+    let (world, reloads, held) = spared();
+    world.pass(HOUR);
+    asked_about_the_end(&world, &reloads, &held);
+    world.release(held.id);
+    reloads.reloader.tick();
+    assert!(reloads.reloader.overrides().is_empty());
+    assert!(reloads.candidate().is_none());
+    assert_eq!(world.handle.snapshot().counters.generation, 3);
+}
+
+#[test]
+fn a_restart_after_its_time_does_not_end_such_an_override_either() {
+    let (world, reloads, held) = spared();
+    drop(reloads);
+    let world = world.restart(|setup| setup.clock.jump(HOUR));
+    assert_eq!(world.handle.snapshot().counters.generation, 2);
+    let reloads = Reloads::gated(&world);
+    let hash = asked_about_the_end(&world, &reloads, &held);
+    applied(&reloads.confirm(&hash));
+    assert!(is_asked_to_go(&world, &held));
 }

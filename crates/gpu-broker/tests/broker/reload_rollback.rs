@@ -90,8 +90,16 @@ fn a_start_does_not_try_a_withdrawn_file_before_it_changes() {
     drop(reloads);
     let world = world.restart(|setup| setup.policy = FAILING.to_owned());
     assert_eq!(max_waiting(&world), 1024);
-    let why = world.started.degraded.clone().unwrap();
-    assert!(why.contains("withdrawn"), "{why}");
+    assert!(world.started.degraded.is_none(), "they have no errors");
+    let reloads = Reloads::of(&world);
+    assert_eq!(reloads.candidate(), Some(CandidateState::RolledBack));
+    let shown = reloads.reloader.state().candidate.unwrap();
+    assert!(
+        matches!(&shown.result.outcome, ReloadOutcome::Rejected { why } if why.contains("failed")),
+        "{shown:?}"
+    );
+    assert_eq!(max_waiting(&world), 1024);
+    drop(reloads);
     let world = world.restart(|setup| setup.policy = text(5));
     assert_eq!(max_waiting(&world), 5);
     assert!(world.started.degraded.is_none());
@@ -155,4 +163,27 @@ fn a_rollback_that_would_drain_is_asked_about_too() {
     };
     let result = reloads.reloader.rollback("ann", None, &confirm).unwrap();
     applied(&result);
+}
+
+#[test]
+fn a_rollback_goes_back_to_other_files_whatever_was_set_over_them() {
+    let world = World::with(Setup::policy(&text(1)));
+    let reloads = Reloads::of(&world);
+    let options = ReloadOptions::default();
+    let back = || reloads.reloader.rollback("ann", None, &options);
+    let set = |value: &str| {
+        let settings = [("placement.strategy".to_owned(), value.to_owned())];
+        let hour = Ms::from_secs(3600);
+        let set = reloads
+            .reloader
+            .set_overrides(&settings, hour, "ann", &options);
+        applied(&set.unwrap());
+    };
+    set("spread");
+    assert_eq!(back().unwrap_err(), RollbackError::NothingBefore);
+    applied(&reloads.offer(&text(2)));
+    set("pack");
+    set("spread");
+    applied(&back().unwrap());
+    assert_eq!(max_waiting(&world), 1);
 }

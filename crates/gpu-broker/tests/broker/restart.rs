@@ -13,7 +13,8 @@ use crate::store::{TestStore, Unreadable};
 use crate::world::{Rows, Setup, World, device, patient, queued, request, until};
 
 const BATCH: &str = "[[class]]\nname = \"batch\"\n";
-const DRAINS_FOR_A_MINUTE: &str = "[reload]\nheld = \"drain\"\ngrace = \"60s\"\n";
+const DRAINS_FOR_A_MINUTE: &str =
+    "[reload]\nheld = \"drain\"\ngrace = \"60s\"\nconfirm = \"never\"\n";
 
 /// Runs a scenario on rows in memory and on rows in a file.
 fn on_every_store(scenario: impl Fn(Setup)) {
@@ -265,6 +266,21 @@ fn a_start_without_a_good_policy_is_refused_and_leaves_no_trace() {
     assert!(matches!(error, StartError::Policy(_)), "{error}");
     assert!(error.to_string().contains("queu"), "{error}");
     assert_eq!(rows.load().unwrap(), before);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_answered_with_the_last_good_policy() {
+    let unreadable = |setup: &mut Setup| setup.unreadable = Some("permission denied".to_owned());
+    let world = World::with(Setup::policy(BATCH));
+    let hash = world.handle.snapshot().policy.source.hash.clone();
+    let world = world.restart(unreadable);
+    assert_eq!(world.started.degraded.as_deref(), Some("permission denied"));
+    assert_eq!(world.handle.snapshot().policy.source.hash, hash);
+
+    let mut setup = Setup::default();
+    unreadable(&mut setup);
+    let error = setup.start_on(setup.rows.open()).err().unwrap();
+    assert!(error.to_string().contains("permission denied"), "{error}");
 }
 
 #[test]

@@ -93,6 +93,9 @@ pub(crate) struct Setup {
     pub(crate) rows: Rows,
     pub(crate) boot_id: String,
     pub(crate) policy: String,
+    /// Why its files cannot be read, if they cannot.
+    pub(crate) unreadable: Option<String>,
+    pub(crate) dev: bool,
     pub(crate) overrides: Vec<Override>,
     /// How often a reading was asked for.
     pub(crate) reads: Arc<AtomicUsize>,
@@ -105,6 +108,8 @@ impl Default for Setup {
             rows: Rows::memory(),
             boot_id: boot_id().unwrap(),
             policy: String::new(),
+            unreadable: None,
+            dev: false,
             overrides: Vec::new(),
             reads: Arc::default(),
         }
@@ -127,8 +132,12 @@ impl Setup {
             clock: self.clock.clone(),
             boot_id: self.boot_id.clone(),
             policy: StartPolicy {
-                files: files(&self.policy),
+                files: match &self.unreadable {
+                    Some(why) => Err(why.clone()),
+                    None => Ok(files(&self.policy)),
+                },
                 overrides: self.overrides.clone(),
+                dev: self.dev,
             },
             read_now: Box::new(move || {
                 reads.fetch_add(1, Ordering::SeqCst);

@@ -31,20 +31,24 @@ pub(super) fn read(config: &Config) -> Result<Option<FileSet>, String> {
         .map_err(|error| format!("policy files cannot be read: {error}"))
 }
 
-/// The policy that `files` say, with what goes over them.
+/// The policy that `files` say, with what goes over them; also where they cannot be read.
 pub(super) fn start(
     config: &Config,
     disk: &Disk,
-    files: Option<&FileSet>,
+    files: &Result<Option<FileSet>, String>,
 ) -> Result<StartPolicy, String> {
+    let sources =
+        |set: &Option<FileSet>| set.as_ref().map_or_else(built_in, |set| disk.sources(set));
     Ok(StartPolicy {
-        files: files.map_or_else(built_in, |set| disk.sources(set)),
+        files: files.as_ref().map(sources).map_err(Clone::clone),
         overrides: overrides(config)?,
+        dev: config.dev,
     })
 }
 
 pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
-    let policy = gpu_policy::compile(&start.files, &start.overrides);
+    let files = start.files.as_ref().map_err(Clone::clone)?;
+    let policy = gpu_policy::compile(files, &start.overrides);
     policy.map_err(|diagnostics| diagnostics.to_string())
 }
 
@@ -57,7 +61,6 @@ pub(super) fn reloader(
     let switched = switched.filter(|_| !config.hot_reload_is_said);
     let start = ReloadStart {
         watching: switched.map_or(config.hot_reload, |switch| switch.enabled),
-        dev: config.dev,
         ..started.reload_start()
     };
     Ok(Reloader::new(
