@@ -14,7 +14,7 @@ use gpu_lease::{
 use jiff::tz::TimeZone;
 
 use self::errors::Errors;
-use self::memo::Memo;
+use self::memo::{Ends, Memo};
 use crate::cel::{Expression, Inputs, Reads, select_filter};
 use crate::hours::{self, Schedule};
 use crate::suggest::{did_you_mean, list};
@@ -31,6 +31,7 @@ pub(crate) struct PolicyRules {
     /// What the hold and deny rules read together.
     reads: Reads,
     memo: Memo,
+    ends: Ends,
     errors: Errors,
 }
 
@@ -226,7 +227,7 @@ impl Rules for PolicyRules {
         self.write_tenant(&mut made, tenant);
         match self.of_class(&made, now) {
             Some(verdict) => hits.extend(of_verdict(verdict)),
-            None => self.add_hits(&self.inputs(&made, standing, now), now, &mut hits),
+            None => self.add_hits(&self.inputs(&made, standing, now), &mut hits),
         }
         hits
     }
@@ -261,6 +262,7 @@ impl PolicyRules {
             parts,
             reads,
             memo: Memo::default(),
+            ends: Ends::default(),
             errors: Errors::default(),
         }
     }
@@ -291,7 +293,7 @@ impl PolicyRules {
     fn decide(&self, inputs: &Inputs<'_>, now: WallMs) -> Decided {
         let mut failed = Vec::new();
         for (index, rule) in self.parts.rules.iter().enumerate() {
-            let said = rule.says(inputs, now);
+            let said = rule.says(inputs, || self.holds_until(index, inputs, now));
             if let Some(Err(error)) = &said {
                 failed.push((index, error.clone()));
             }
@@ -308,10 +310,22 @@ impl PolicyRules {
         }
     }
 
+    /// When the clock alone ends a hold of the `index`-th rule. The leases that are held by it share what was
+    /// found, from minute to minute, so that nobody pays for it again and again.
+    fn holds_until(&self, index: usize, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
+        let rule = &self.parts.rules[index];
+        if !rule.when.reads_now() {
+            return None;
+        }
+        let key = (index, inputs.at(WallMs(0)).key(rule.when.reads()));
+        self.ends
+            .get_or(key, now, || rule.ends_holding(inputs, now))
+    }
+
     /// [`Self::decide`] for people, without counting.
-    fn add_hits(&self, inputs: &Inputs<'_>, now: WallMs, hits: &mut Vec<RuleHit>) {
+    fn add_hits(&self, inputs: &Inputs<'_>, hits: &mut Vec<RuleHit>) {
         for rule in &self.parts.rules {
-            match rule.says(inputs, now) {
+            match rule.says(inputs, || None) {
                 None => {}
                 Some(Ok(verdict)) => return hits.extend(of_verdict(verdict)),
                 Some(Err(error)) => {
@@ -450,18 +464,22 @@ impl Rule {
     }
 
     /// Its verdict, if it decides and applies.
-    fn says(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<Result<Verdict, String>> {
+    fn says(
+        &self,
+        inputs: &Inputs<'_>,
+        until: impl FnOnce() -> Option<WallMs>,
+    ) -> Option<Result<Verdict, String>> {
         if !self.decides() {
             return None;
         }
         match self.when.test(inputs) {
-            Ok(true) => self.verdict(inputs, now).map(Ok),
+            Ok(true) => self.verdict(until).map(Ok),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
     }
 
-    fn verdict(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<Verdict> {
+    fn verdict(&self, until: impl FnOnce() -> Option<WallMs>) -> Option<Verdict> {
         let rule = self.name.clone();
         match &self.action {
             Action::Deny(reason) => Some(Verdict::Deny {
@@ -472,29 +490,37 @@ impl Rule {
             Action::Hold(reason) => Some(Verdict::Hold {
                 rule,
                 reason: reason.clone(),
-                until: self.holds_until(inputs, now),
+                until: until(),
             }),
             Action::Set(_) => None,
         }
     }
 
-    /// When the clock alone ends the hold: looked for by the minute for an hour, then by the hour for eight
-    /// days, where a shorter end may be missed.
-    fn holds_until(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
-        const HOURS: u64 = 8 * 24;
+    /// When the clock alone ends the hold: looked for by the quarter of an hour for an hour, by the hour for a
+    /// day and by six hours for eight days, then to the minute between two of these, in at most
+    /// 64 evaluations. An end that is over before the next look is missed.
+    fn ends_holding(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
         const MINUTE_MS: u64 = 60_000;
-        if !self.when.reads_now() {
-            return None;
-        }
         let start = now.0 - now.0 % MINUTE_MS;
-        let at = |minutes: u64| WallMs(start.saturating_add(minutes * MINUTE_MS));
-        let holds = |minutes: u64| self.when.test(&inputs.at(at(minutes))) == Ok(true);
-        let soon = (1..=60).find(|minute| !holds(*minute));
-        let later = || {
-            let hour = (2..=HOURS).find(|hour| !holds(hour * 60))?;
-            ((hour - 1) * 60 + 1..=hour * 60).find(|minute| !holds(*minute))
-        };
-        soon.or_else(later).map(at)
+        let at = |minute: u64| WallMs(start.saturating_add(minute * MINUTE_MS));
+        let holds = |minute: u64| self.when.test(&inputs.at(at(minute))) == Ok(true);
+        let quarters = (1..=4).map(|quarter| quarter * 15);
+        let hours = (2..=24).map(|hour| hour * 60);
+        let sixths = (5..=32).map(|sixth| sixth * 360);
+        let mut held = 0;
+        let mut over = quarters.chain(hours).chain(sixths).find(|minute| {
+            let is_over = !holds(*minute);
+            held = if is_over { held } else { *minute };
+            is_over
+        })?;
+        while over - held > 1 {
+            let middle = held.midpoint(over);
+            match holds(middle) {
+                true => held = middle,
+                false => over = middle,
+            }
+        }
+        Some(at(over))
     }
 
     fn erred(&self, error: &str) -> Verdict {

@@ -692,6 +692,83 @@ fn a_hold_by_the_clock_says_until_when() {
     }
 }
 
+/// 4 quarters, 23 hours, 28 times six hours, and 9 halves of the last of these.
+#[test]
+fn the_end_of_a_hold_is_found_in_few_steps_and_remembered() {
+    for (when, most) in [
+        ("now.hour >= 18 || now.hour < 6", 1 + 64),
+        ("now.clock >= '18:00' && now.clock < '18:30'", 1 + 64),
+        ("now.clock != '05:59'", 1 + 64),
+        ("now.month == 1", 1 + 64),
+    ] {
+        let rules = rules(vec![hold("clock", when)]);
+        let admit = |minute: u64| {
+            let now = WallMs(NOW.0 + minute * 60_000);
+            match rules.admit(&request("ann", 1), &Standing::default(), now) {
+                Verdict::Hold { until, .. } => until,
+                verdict => panic!("{when} holds: {verdict:?}"),
+            }
+        };
+        let mut first = None;
+        let count = evaluations(|| first = admit(0));
+        assert!(count <= most, "{when}: {count}");
+        for minute in 1..20 {
+            let count = evaluations(|| assert_eq!(admit(minute), first, "{when}"));
+            assert_eq!(count, 1, "{when} {minute}");
+        }
+    }
+}
+
+/// Tomorrow, the day after, and then yesterday, as an explanation may ask.
+#[test]
+fn an_end_that_is_not_the_next_any_more_is_looked_for_again() {
+    let rules = rules(vec![hold("clock", "now.hour != 3")]);
+    for (now, end) in [
+        ("2026-01-15T17:00:00Z", "2026-01-16T02:00:00Z"),
+        ("2026-01-16T01:59:00Z", "2026-01-16T02:00:00Z"),
+        ("2026-01-16T03:00:00Z", "2026-01-17T02:00:00Z"),
+        ("2026-01-14T17:00:00Z", "2026-01-15T02:00:00Z"),
+    ] {
+        let verdict = rules.admit(&request("ann", 1), &Standing::default(), wall(now));
+        let Verdict::Hold { until, .. } = verdict else {
+            panic!("holds at {now}: {verdict:?}");
+        };
+        assert_eq!(until, Some(wall(end)), "{now}");
+    }
+}
+
+#[test]
+#[ignore = "prints what a night rule costs"]
+fn measure_a_night_rule() {
+    use std::time::Instant;
+    let rules = rules(vec![hold(
+        "night",
+        "request.memory > GiB(8) && (now.hour >= 18 || now.hour < 6)",
+    )]);
+    let requests: Vec<Request> = (0..1000)
+        .map(|n| Request {
+            amount: Amount::Memory((9 << 30) + n),
+            ..request("ann", 9)
+        })
+        .collect();
+    for minute in 0..3 {
+        let started = Instant::now();
+        let count = evaluations(|| {
+            for request in &requests {
+                rules.admit(
+                    request,
+                    &Standing::default(),
+                    WallMs(NOW.0 + minute * 60_000),
+                );
+            }
+        });
+        println!(
+            "1000 waiters, minute {minute}: {:?}, {count} evaluations",
+            started.elapsed()
+        );
+    }
+}
+
 #[test]
 fn the_next_change_is_that_of_class_hours_or_of_the_clock_that_rules_read() {
     let next = |when: &str| rules(vec![hold("clock", when)]).next_change(NOW);
