@@ -298,6 +298,26 @@ pub struct Sets {
     pub filters: Vec<String>,
 }
 
+impl Sets {
+    /// Makes `request` what it is from its arrival on, the priority apart.
+    pub fn apply(&self, request: &mut Request) {
+        let Self {
+            class,
+            priority: _,
+            ttl,
+            max_hold,
+            filters,
+        } = self;
+        if let Some(class) = class {
+            request.class.clone_from(class);
+        }
+        request.ttl = ttl.unwrap_or(request.ttl);
+        let shorter = [request.max_hold, *max_hold].into_iter().flatten().min();
+        request.max_hold = shorter;
+        request.select.filters.extend(filters.iter().cloned());
+    }
+}
+
 /// A rule that applied to a request, or that failed on it; for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleHit {
@@ -312,7 +332,7 @@ pub struct RuleHit {
 pub struct RuleErrors {
     /// The rule.
     pub rule: String,
-    /// How often a decision met an error of it.
+    /// How many new requests met an error of it.
     pub count: u64,
     /// What the last one said.
     pub last: String,
@@ -390,6 +410,9 @@ pub trait Rules: fmt::Debug + Send + Sync {
     fn hits(&self, _request: &Request, _standing: &Standing, _now: WallMs) -> Vec<RuleHit> {
         Vec::new()
     }
+
+    /// A new request comes: what fails on it counts as an error. A verdict, a plan and an explanation count none.
+    fn count_errors(&self, _request: &Request, _standing: &Standing, _now: WallMs) {}
 
     /// The rules that failed so far.
     fn errors(&self) -> Vec<RuleErrors> {

@@ -33,9 +33,10 @@ use self::schema::Field;
 pub(crate) use self::schema::Scope;
 use crate::units::shortened;
 
-/// More expressions than this are not kept for the next time that their text is compiled.
+/// Of more expressions than this, half are not kept for the next time that their text is compiled.
 const KEPT_MAX: usize = 2048;
-const KEPT_FILTERS_MAX: usize = 512;
+/// As many requests may wait, each with a filter of its own, before one is compiled again.
+const KEPT_FILTERS_MAX: usize = 4096;
 
 const PARSER_STACK_BYTES: usize = 8 << 20;
 const PARSER_DEPTH_MAX: u16 = 32;
@@ -283,7 +284,8 @@ fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, Fault> + Send) -> Res
     })
 }
 
-/// Expressions by what they were compiled from; emptied when it is full.
+/// Expressions by what they were compiled from; one half goes when it is full, so that a few too many do not
+/// make all be compiled again.
 struct Kept {
     most: usize,
     expressions: Mutex<BTreeMap<(Scope, String), Expression>>,
@@ -312,7 +314,11 @@ impl Kept {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if expressions.len() >= self.most {
-            expressions.clear();
+            let mut stays = false;
+            expressions.retain(|_, _| {
+                stays = !stays;
+                stays
+            });
         }
         expressions.insert((scope, expression.text().to_owned()), expression.clone());
     }

@@ -14,7 +14,7 @@ use gpu_lease::{
 use jiff::tz::TimeZone;
 
 use self::errors::Errors;
-use self::memo::Memo;
+use self::memo::{Ends, Memo};
 use crate::cel::{Expression, Inputs, Reads, select_filter};
 use crate::hours::{self, Schedule};
 use crate::suggest::{did_you_mean, list};
@@ -31,6 +31,7 @@ pub(crate) struct PolicyRules {
     /// What the hold and deny rules read together.
     reads: Reads,
     memo: Memo,
+    ends: Ends,
     errors: Errors,
 }
 
@@ -112,14 +113,7 @@ impl Rules for PolicyRules {
         if !self.parts.rules.iter().any(Rule::decides) {
             return Verdict::Allow;
         }
-        let inputs = self.inputs(request, standing, now);
-        let decided = self
-            .memo
-            .get_or(inputs.key(self.reads), || self.decide(&inputs, now));
-        for (rule, error) in &decided.failed {
-            self.errors.count(&self.parts.rules[*rule].name, error);
-        }
-        decided.verdict
+        self.decided(request, standing, now).verdict
     }
 
     fn shape(&self, request: &Request, standing: &Standing, now: WallMs) -> Sets {
@@ -127,13 +121,36 @@ impl Rules for PolicyRules {
         if !self.parts.rules.iter().any(Rule::sets_something) {
             return sets;
         }
-        self.shaped(request, standing, now, |rule, said| match said {
-            Ok(set) => add(&mut sets, set),
-            // The verdict meets it again.
-            Err(_) if rule.decides() => {}
-            Err(error) => self.errors.count(&rule.name, &error),
+        self.shaped(request, standing, now, |_, said| {
+            if let Ok(set) = said {
+                add(&mut sets, set);
+            }
         });
         sets
+    }
+
+    fn count_errors(&self, request: &Request, standing: &Standing, now: WallMs) {
+        if self.parts.rules.is_empty() && self.parts.tenants.is_empty() {
+            return;
+        }
+        let count = |name: &str, error: &str| self.errors.count(name, error);
+        let mut made = self.shaped(request, standing, now, |rule, said| match said {
+            // What decides says it again.
+            Err(error) if !rule.decides() => count(&rule.name, &error),
+            _ => {}
+        });
+        let Ok(tenant) =
+            self.find_tenant(&made, |tenant, error| count(&tenant_rule(tenant), error))
+        else {
+            return;
+        };
+        self.write_tenant(&mut made, tenant);
+        if self.of_class(&made, now).is_some() {
+            return;
+        }
+        for (rule, error) in &self.decided(&made, standing, now).failed {
+            count(&self.parts.rules[*rule].name, error);
+        }
     }
 
     fn reads_standing(&self) -> bool {
@@ -142,24 +159,7 @@ impl Rules for PolicyRules {
     }
 
     fn tenant(&self, request: &Request) -> Result<Option<usize>, Refusal> {
-        let tenants = &self.parts.tenants;
-        let Some(claimed) = request
-            .holder
-            .tenant
-            .as_deref()
-            .filter(|_| !tenants.is_empty())
-        else {
-            return Ok(tenants
-                .iter()
-                .position(|tenant| self.takes_in(tenant, request)));
-        };
-        let found = tenants.iter().position(|tenant| tenant.name == claimed);
-        let index = found.ok_or_else(|| self.no_such_tenant(claimed))?;
-        let tenant = &tenants[index];
-        match tenant.when.is_none() || self.takes_in(tenant, request) {
-            true => Ok(Some(index)),
-            false => Err(not_in(tenant, request)),
-        }
+        self.find_tenant(request, |_, _| {})
     }
 
     fn device_matches(&self, rule: usize, device: &Device) -> bool {
@@ -168,8 +168,13 @@ impl Rules for PolicyRules {
                 pattern.matches(device.key.id.as_str()) || pattern.matches(&device.name)
             }
             Some(DeviceMatch::When(expression)) => {
-                let name = || format!("device {}", shortened(expression.text()));
-                self.holds(expression, &Inputs::of_device(device, &[]), name)
+                let matches = expression.test(&Inputs::of_device(device, &[]));
+                matches.unwrap_or_else(|error| {
+                    let name = format!("device {}", shortened(expression.text()));
+                    let about = device.key.id.as_str().as_bytes().to_vec();
+                    self.errors.count_once(&name, &error, about);
+                    false
+                })
             }
             None => false,
         }
@@ -177,7 +182,11 @@ impl Rules for PolicyRules {
 
     fn selects(&self, filter: &str, device: &Device, labels: &[String]) -> bool {
         select_filter(filter, device, labels).unwrap_or_else(|error| {
-            self.errors.count("select of a request", &error);
+            // What a request says by itself is no error of the policy.
+            if let Some(rule) = self.parts.rules.iter().find(|rule| rule.adds(filter)) {
+                let about = device.key.id.as_str().as_bytes().to_vec();
+                self.errors.count_once(&rule.name, &error, about);
+            }
             false
         })
     }
@@ -196,7 +205,11 @@ impl Rules for PolicyRules {
         let of = |device: &&DeviceState| match score.number(&inputs.with_device(device)) {
             Ok(points) => milli_points(points),
             Err(error) => {
-                self.errors.count(SCORE, &error);
+                let mut about = self
+                    .inputs(request, &Standing::default(), WallMs(0))
+                    .key(score.reads());
+                about.extend(device.device.key.id.as_str().bytes());
+                self.errors.count_once(SCORE, &error, about);
                 i64::MIN
             }
         };
@@ -205,14 +218,16 @@ impl Rules for PolicyRules {
 
     fn hits(&self, request: &Request, standing: &Standing, now: WallMs) -> Vec<RuleHit> {
         let mut hits = Vec::new();
-        let shaped = self.shaped(request, standing, now, |rule, said| match said {
+        let mut made = self.shaped(request, standing, now, |rule, said| match said {
             Ok(set) => hits.push(hit(&rule.name, format!("sets {}", words(set)))),
             Err(_) if rule.decides() => {}
             Err(error) => hits.push(hit(&rule.name, rule.failure(&error))),
         });
-        match self.of_class(&shaped, now) {
+        let tenant = self.tenant(&made).ok().flatten();
+        self.write_tenant(&mut made, tenant);
+        match self.of_class(&made, now) {
             Some(verdict) => hits.extend(of_verdict(verdict)),
-            None => self.add_hits(&self.inputs(&shaped, standing, now), now, &mut hits),
+            None => self.add_hits(&self.inputs(&made, standing, now), &mut hits),
         }
         hits
     }
@@ -247,6 +262,7 @@ impl PolicyRules {
             parts,
             reads,
             memo: Memo::default(),
+            ends: Ends::default(),
             errors: Errors::default(),
         }
     }
@@ -266,11 +282,18 @@ impl PolicyRules {
         }
     }
 
+    /// [`Self::decide`], which is asked once for equal inputs.
+    fn decided(&self, request: &Request, standing: &Standing, now: WallMs) -> Decided {
+        let inputs = self.inputs(request, standing, now);
+        let key = inputs.key(self.reads);
+        self.memo.get_or(key, || self.decide(&inputs, now))
+    }
+
     /// What the first hold or deny rule that applies says.
     fn decide(&self, inputs: &Inputs<'_>, now: WallMs) -> Decided {
         let mut failed = Vec::new();
         for (index, rule) in self.parts.rules.iter().enumerate() {
-            let said = rule.says(inputs, now);
+            let said = rule.says(inputs, || self.holds_until(index, inputs, now));
             if let Some(Err(error)) = &said {
                 failed.push((index, error.clone()));
             }
@@ -287,10 +310,22 @@ impl PolicyRules {
         }
     }
 
+    /// When the clock alone ends a hold of the `index`-th rule. The leases that are held by it share what was
+    /// found, from minute to minute, so that nobody pays for it again and again.
+    fn holds_until(&self, index: usize, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
+        let rule = &self.parts.rules[index];
+        if !rule.when.reads_now() {
+            return None;
+        }
+        let key = (index, inputs.at(WallMs(0)).key(rule.when.reads()));
+        self.ends
+            .get_or(key, now, || rule.ends_holding(inputs, now))
+    }
+
     /// [`Self::decide`] for people, without counting.
-    fn add_hits(&self, inputs: &Inputs<'_>, now: WallMs, hits: &mut Vec<RuleHit>) {
+    fn add_hits(&self, inputs: &Inputs<'_>, hits: &mut Vec<RuleHit>) {
         for rule in &self.parts.rules {
-            match rule.says(inputs, now) {
+            match rule.says(inputs, || None) {
                 None => {}
                 Some(Ok(verdict)) => return hits.extend(of_verdict(verdict)),
                 Some(Err(error)) => {
@@ -322,31 +357,46 @@ impl PolicyRules {
             let Some((rule, set)) = next else {
                 return shaped;
             };
-            apply(&mut shaped, set);
+            set.apply(&mut shaped);
             each(rule, Ok(set));
         }
     }
 
-    /// Whether `tenant` is that of a request which does not say.
-    fn takes_in(&self, tenant: &TenantMatch, request: &Request) -> bool {
-        let Some(when) = &tenant.when else {
-            return tenant.per_user;
-        };
+    /// The tenant that `request` claims or is found in; `failed` hears of each whose `match` fails.
+    fn find_tenant(
+        &self,
+        request: &Request,
+        mut failed: impl FnMut(&str, &str),
+    ) -> Result<Option<usize>, Refusal> {
+        let tenants = &self.parts.tenants;
+        let claimed = request.holder.tenant.as_deref();
         let inputs = self.inputs(request, &Standing::default(), WallMs(0));
-        self.holds(when, &inputs, || tenant_rule(&tenant.name))
+        let mut takes_in = |tenant: &TenantMatch| {
+            let Some(when) = &tenant.when else {
+                return tenant.per_user;
+            };
+            when.test(&inputs).unwrap_or_else(|error| {
+                failed(&tenant.name, &error);
+                false
+            })
+        };
+        let Some(claimed) = claimed.filter(|_| !tenants.is_empty()) else {
+            return Ok(tenants.iter().position(takes_in));
+        };
+        let found = tenants.iter().position(|tenant| tenant.name == claimed);
+        let index = found.ok_or_else(|| self.no_such_tenant(claimed))?;
+        let tenant = &tenants[index];
+        match tenant.when.is_none() || takes_in(tenant) {
+            true => Ok(Some(index)),
+            false => Err(not_in(tenant, request)),
+        }
     }
 
-    /// Whether `expression` holds; one that fails does not, and is counted under `name`.
-    fn holds(
-        &self,
-        expression: &Expression,
-        inputs: &Inputs<'_>,
-        name: impl FnOnce() -> String,
-    ) -> bool {
-        expression.test(inputs).unwrap_or_else(|error| {
-            self.errors.count(&name(), &error);
-            false
-        })
+    /// Writes down the tenant that `request` was found in, as its lease has it.
+    fn write_tenant(&self, request: &mut Request, tenant: Option<usize>) {
+        let found = tenant.map(|index| self.parts.tenants[index].name.clone());
+        let claimed = request.holder.tenant.take();
+        request.holder.tenant = claimed.or(found);
     }
 
     fn no_such_class(&self, class: &str) -> Verdict {
@@ -391,6 +441,14 @@ impl Rule {
         matches!(self.action, Action::Set(_))
     }
 
+    /// Whether it sets this filter.
+    fn adds(&self, filter: &str) -> bool {
+        let Action::Set(set) = &self.action else {
+            return false;
+        };
+        set.filters.iter().any(|own| own == filter)
+    }
+
     /// What it sets, if it sets and applies.
     fn sets(&self, inputs: &Inputs<'_>, failed: impl FnOnce(String)) -> Option<&Sets> {
         let Action::Set(set) = &self.action else {
@@ -406,18 +464,22 @@ impl Rule {
     }
 
     /// Its verdict, if it decides and applies.
-    fn says(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<Result<Verdict, String>> {
+    fn says(
+        &self,
+        inputs: &Inputs<'_>,
+        until: impl FnOnce() -> Option<WallMs>,
+    ) -> Option<Result<Verdict, String>> {
         if !self.decides() {
             return None;
         }
         match self.when.test(inputs) {
-            Ok(true) => self.verdict(inputs, now).map(Ok),
+            Ok(true) => self.verdict(until).map(Ok),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
     }
 
-    fn verdict(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<Verdict> {
+    fn verdict(&self, until: impl FnOnce() -> Option<WallMs>) -> Option<Verdict> {
         let rule = self.name.clone();
         match &self.action {
             Action::Deny(reason) => Some(Verdict::Deny {
@@ -428,29 +490,37 @@ impl Rule {
             Action::Hold(reason) => Some(Verdict::Hold {
                 rule,
                 reason: reason.clone(),
-                until: self.holds_until(inputs, now),
+                until: until(),
             }),
             Action::Set(_) => None,
         }
     }
 
-    /// When the clock alone ends the hold: looked for by the minute for an hour, then by the hour for eight
-    /// days, where a shorter end may be missed.
-    fn holds_until(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
-        const HOURS: u64 = 8 * 24;
+    /// When the clock alone ends the hold: looked for by the quarter of an hour for an hour, by the hour for a
+    /// day and by six hours for eight days, then to the minute between two of these, in at most
+    /// 64 evaluations. An end that is over before the next look is missed.
+    fn ends_holding(&self, inputs: &Inputs<'_>, now: WallMs) -> Option<WallMs> {
         const MINUTE_MS: u64 = 60_000;
-        if !self.when.reads_now() {
-            return None;
-        }
         let start = now.0 - now.0 % MINUTE_MS;
-        let at = |minutes: u64| WallMs(start.saturating_add(minutes * MINUTE_MS));
-        let holds = |minutes: u64| self.when.test(&inputs.at(at(minutes))) == Ok(true);
-        let soon = (1..=60).find(|minute| !holds(*minute));
-        let later = || {
-            let hour = (2..=HOURS).find(|hour| !holds(hour * 60))?;
-            ((hour - 1) * 60 + 1..=hour * 60).find(|minute| !holds(*minute))
-        };
-        soon.or_else(later).map(at)
+        let at = |minute: u64| WallMs(start.saturating_add(minute * MINUTE_MS));
+        let holds = |minute: u64| self.when.test(&inputs.at(at(minute))) == Ok(true);
+        let quarters = (1..=4).map(|quarter| quarter * 15);
+        let hours = (2..=24).map(|hour| hour * 60);
+        let sixths = (5..=32).map(|sixth| sixth * 360);
+        let mut held = 0;
+        let mut over = quarters.chain(hours).chain(sixths).find(|minute| {
+            let is_over = !holds(*minute);
+            held = if is_over { held } else { *minute };
+            is_over
+        })?;
+        while over - held > 1 {
+            let middle = held.midpoint(over);
+            match holds(middle) {
+                true => held = middle,
+                false => over = middle,
+            }
+        }
+        Some(at(over))
     }
 
     fn erred(&self, error: &str) -> Verdict {
@@ -468,22 +538,6 @@ impl Rule {
         };
         format!("fails and {then}: {error}")
     }
-}
-
-fn apply(request: &mut Request, set: &Sets) {
-    let Sets {
-        class,
-        priority: _,
-        ttl,
-        max_hold,
-        filters,
-    } = set;
-    if let Some(class) = class {
-        request.class.clone_from(class);
-    }
-    request.ttl = ttl.unwrap_or(request.ttl);
-    request.max_hold = shorter(request.max_hold, *max_hold);
-    request.select.filters.extend(filters.iter().cloned());
 }
 
 /// `sets` and what `set` says on top.

@@ -122,10 +122,10 @@ fn shadowed(before: Layers<'_>, after: Layers<'_>) -> Vec<Change> {
     };
     let (old, new) = (alone(before), alone(after));
     let change = |(setting, origin): (&String, &&str)| {
-        let (before, after) = (old.value(setting)?, new.value(setting)?);
+        let ((_, before), (_, after)) = (old.entry(setting)?, new.entry(setting)?);
         (before != after).then(|| Change {
             shadowed_by: Some((*origin).to_owned()),
-            ..Change::new(setting.as_str(), Some(before), Some(after))
+            ..Change::new(setting.as_str(), Some(shown(before)), Some(shown(after)))
         })
     };
     hiding.iter().filter_map(change).collect()
@@ -142,8 +142,11 @@ pub(crate) struct Settings {
 struct Group {
     kind: Kind,
     title: String,
-    values: Vec<(&'static str, String)>,
+    values: Vec<Entry>,
 }
+
+/// A key, and its value if it has one.
+type Entry = (&'static str, Option<String>);
 
 /// What a group is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +183,7 @@ impl Settings {
             reclaim_group(reclaim),
             Group::section(
                 "foreign",
-                vec![("ignore_below", size_text(*foreign_ignore_below))],
+                vec![("ignore_below", Some(size_text(*foreign_ignore_below)))],
             ),
         ];
         let classes = class_groups(draft);
@@ -208,16 +211,17 @@ impl Settings {
 
     /// The value of `section.key`, or of a `class.key` of the built-in class; `None` if there is none.
     pub(crate) fn value(&self, setting: &str) -> Option<&str> {
+        self.entry(setting)?.1.as_deref()
+    }
+
+    fn entry(&self, setting: &str) -> Option<&Entry> {
         let (section, key) = setting.split_once('.')?;
         let title = match section {
             "class" => "class standard",
             section => section,
         };
         let group = self.groups.iter().find(|group| group.title == title)?;
-        let value = group.values.iter().find(|(known, _)| *known == key);
-        value
-            .map(|(_, value)| value.as_str())
-            .filter(|value| *value != NONE)
+        group.values.iter().find(|(known, _)| *known == key)
     }
 
     /// SHA-256 over all settings, in hexadecimal.
@@ -232,7 +236,13 @@ impl Settings {
             word(title);
             for (key, value) in values {
                 word(key);
-                word(value);
+                // No text of a value is that of none.
+                word(if value.is_some() {
+                    "is"
+                } else {
+                    "has no value"
+                });
+                word(value.as_deref().unwrap_or_default());
             }
         }
         hasher
@@ -354,7 +364,7 @@ fn one_line(text: &str) -> String {
 }
 
 impl Group {
-    fn section(title: &str, values: Vec<(&'static str, String)>) -> Self {
+    fn section(title: &str, values: Vec<Entry>) -> Self {
         Self {
             kind: Kind::Section,
             title: title.to_owned(),
@@ -362,7 +372,7 @@ impl Group {
         }
     }
 
-    fn table(kind: Kind, name: &str, values: Vec<(&'static str, String)>) -> Self {
+    fn table(kind: Kind, name: &str, values: Vec<Entry>) -> Self {
         let word = match kind {
             Kind::Class => "class",
             Kind::Device => "device",
@@ -389,23 +399,26 @@ impl Group {
     fn changes(&self, new: &Self) -> Vec<Change> {
         let pairs = self.values.iter().zip(&new.values);
         let changed = pairs.filter(|((_, before), (_, after))| before != after);
-        let change = |((key, before), (_, after)): (&(&str, String), &(&str, String))| {
-            Change::new(format!("{}.{key}", self.title), Some(before), Some(after))
+        let change = |((key, before), (_, after)): (&Entry, &Entry)| {
+            let setting = format!("{}.{key}", self.title);
+            Change::new(setting, Some(shown(before)), Some(shown(after)))
         };
         changed.map(change).collect()
     }
 
     fn words(&self) -> String {
-        let said = self
-            .values
-            .iter()
-            .filter(|(key, value)| value != NONE && *key != "by");
-        let words: Vec<String> = said.map(|(key, value)| format!("{key} {value}")).collect();
-        words.join(", ")
+        let said = self.values.iter().filter(|(key, _)| *key != "by");
+        let words = said.filter_map(|(key, value)| Some(format!("{key} {}", value.as_ref()?)));
+        words.collect::<Vec<_>>().join(", ")
     }
 }
 
+/// How a setting without a value is shown.
 const NONE: &str = "none";
+
+fn shown(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or(NONE)
+}
 
 fn reload_group(reload: &ReloadSettings) -> Group {
     let ReloadSettings {
@@ -437,14 +450,14 @@ fn reload_group(reload: &ReloadSettings) -> Group {
         ReloadScope::Violating => "violating",
     };
     let values = vec![
-        ("held", held.to_owned()),
-        ("scope", scope.to_owned()),
-        ("grace", duration_text(*grace)),
-        ("grace_max", duration_text(*grace_max)),
-        ("confirm", confirm.to_owned()),
-        ("on_shrink", on_shrink.to_owned()),
-        ("rollback_errors", rollback_errors.to_string()),
-        ("rollback_within", duration_text(*rollback_within)),
+        ("held", Some(held.to_owned())),
+        ("scope", Some(scope.to_owned())),
+        ("grace", Some(duration_text(*grace))),
+        ("grace_max", Some(duration_text(*grace_max))),
+        ("confirm", Some(confirm.to_owned())),
+        ("on_shrink", Some(on_shrink.to_owned())),
+        ("rollback_errors", Some(rollback_errors.to_string())),
+        ("rollback_within", Some(duration_text(*rollback_within))),
     ];
     Group::section("reload", values)
 }
@@ -452,10 +465,10 @@ fn reload_group(reload: &ReloadSettings) -> Group {
 fn defaults_group(defaults: &Defaults, zone: Option<&str>) -> Group {
     let Defaults { class, ttl, wait } = defaults;
     let values = vec![
-        ("class", class.clone()),
-        ("ttl", duration_text(*ttl)),
-        ("wait", duration_text(*wait)),
-        ("timezone", or_none(zone.map(str::to_owned))),
+        ("class", Some(class.clone())),
+        ("ttl", Some(duration_text(*ttl))),
+        ("wait", Some(duration_text(*wait))),
+        ("timezone", zone.map(str::to_owned)),
     ];
     Group::section("defaults", values)
 }
@@ -475,10 +488,10 @@ fn placement_group(placement: &Placement, score: Option<&str>) -> Group {
         Strategy::WorstFit => "worst-fit",
     };
     let values = vec![
-        ("strategy", strategy.to_owned()),
-        ("score", or_none(score.map(str::to_owned))),
-        ("reserve", size_text(*reserve)),
-        ("load_slots", load_slots.to_string()),
+        ("strategy", Some(strategy.to_owned())),
+        ("score", score.map(str::to_owned)),
+        ("reserve", Some(size_text(*reserve))),
+        ("load_slots", Some(load_slots.to_string())),
     ];
     Group::section("placement", values)
 }
@@ -497,11 +510,11 @@ fn queue_group(queue: &QueueSettings) -> Group {
         QueueOrder::Priority => "priority",
     };
     let values = vec![
-        ("order", order.to_owned()),
-        ("aging", duration_text(*aging)),
-        ("backfill", backfill.to_string()),
-        ("max_waiting", max_waiting.to_string()),
-        ("half_life", duration_text(*half_life)),
+        ("order", Some(order.to_owned())),
+        ("aging", Some(duration_text(*aging))),
+        ("backfill", Some(backfill.to_string())),
+        ("max_waiting", Some(max_waiting.to_string())),
+        ("half_life", Some(duration_text(*half_life))),
     ];
     Group::section("queue", values)
 }
@@ -519,10 +532,10 @@ fn reclaim_group(reclaim: &ReclaimSettings) -> Group {
         SignalRule::Supervised => "supervised",
     };
     let values = vec![
-        ("verify", verify.to_string()),
-        ("delay", duration_text(*delay)),
-        ("quarantine_after", duration_text(*quarantine_after)),
-        ("signal", signal.to_owned()),
+        ("verify", Some(verify.to_string())),
+        ("delay", Some(duration_text(*delay))),
+        ("quarantine_after", Some(duration_text(*quarantine_after))),
+        ("signal", Some(signal.to_owned())),
     ];
     Group::section("reclaim", values)
 }
@@ -560,13 +573,10 @@ fn class_group(name: &str, class: &Class, schedule: Option<Schedule>) -> Group {
         max_hold,
     } = class;
     let values = vec![
-        ("priority", priority.to_string()),
-        ("drain_grace", duration_text(*drain_grace)),
-        ("max_hold", or_none(max_hold.map(duration_text))),
-        (
-            "hours",
-            or_none(schedule.map(|schedule| schedule.to_string())),
-        ),
+        ("priority", Some(priority.to_string())),
+        ("drain_grace", Some(duration_text(*drain_grace))),
+        ("max_hold", max_hold.map(duration_text)),
+        ("hours", schedule.map(|schedule| schedule.to_string())),
     ];
     Group::table(Kind::Class, name, values)
 }
@@ -582,21 +592,12 @@ fn tenant_group(draft: &TenantDraft<'_>) -> Group {
         per_user,
     } = tenant;
     let values = vec![
-        (
-            "match",
-            or_none(when.as_ref().map(|when| when.value.text.clone())),
-        ),
-        ("weight", weight.to_string()),
-        (
-            "max_devices",
-            or_none(max_devices.map(|most| most.to_string())),
-        ),
-        ("max_memory", or_none(max_memory.map(size_text))),
-        (
-            "max_leases",
-            or_none(max_leases.map(|most| most.to_string())),
-        ),
-        ("per", or_none(per_user.then(|| "user".to_owned()))),
+        ("match", when.as_ref().map(|when| when.value.text.clone())),
+        ("weight", Some(weight.to_string())),
+        ("max_devices", max_devices.map(|most| most.to_string())),
+        ("max_memory", max_memory.map(size_text)),
+        ("max_leases", max_leases.map(|most| most.to_string())),
+        ("per", per_user.then(|| "user".to_owned())),
     ];
     Group::table(Kind::Tenant, name, values)
 }
@@ -617,11 +618,11 @@ fn rule_group(name: &str, rule: &RuleDraft<'_>) -> Group {
         ActionDraft::Set(set) => (None, None, Some(set_words(set))),
     };
     let values = vec![
-        ("when", when.value.text.clone()),
-        ("deny", or_none(deny)),
-        ("hold", or_none(hold)),
-        ("set", or_none(set)),
-        ("on_error", on_error.to_owned()),
+        ("when", Some(when.value.text.clone())),
+        ("deny", deny),
+        ("hold", hold),
+        ("set", set),
+        ("on_error", Some(on_error.to_owned())),
     ];
     Group::table(Kind::Rule, name, values)
 }
@@ -659,29 +660,22 @@ fn device_group(name: &str, draft: &DeviceDraft<'_>) -> Group {
         cordon,
         drain,
     } = rule;
-    let labels = (!labels.is_empty()).then(|| labels.join(" "));
+    let labels = (!labels.is_empty()).then(|| format!("[{}]", labels.join(", ")));
     let by = match about {
         About::Pattern(_) => "name",
         About::When(_) => "match",
     };
     let values = vec![
-        ("by", by.to_owned()),
-        ("reserve", or_none(reserve.map(size_text))),
-        (
-            "load_slots",
-            or_none(load_slots.map(|slots| slots.to_string())),
-        ),
-        ("labels", or_none(labels)),
-        ("cordon", or_none(cordon.as_deref().map(quoted))),
-        ("drain", or_none(drain.as_deref().map(quoted))),
+        ("by", Some(by.to_owned())),
+        ("reserve", reserve.map(size_text)),
+        ("load_slots", load_slots.map(|slots| slots.to_string())),
+        ("labels", labels),
+        ("cordon", cordon.as_deref().map(quoted)),
+        ("drain", drain.as_deref().map(quoted)),
     ];
     Group::table(Kind::Device, name, values)
 }
 
 fn quoted(reason: &str) -> String {
     format!("\"{reason}\"")
-}
-
-fn or_none(value: Option<String>) -> String {
-    value.unwrap_or_else(|| NONE.to_owned())
 }

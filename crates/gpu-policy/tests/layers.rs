@@ -152,6 +152,87 @@ fn a_change_that_a_higher_layer_hides_is_told_as_such() {
 }
 
 #[test]
+fn a_hidden_value_that_comes_or_goes_is_told_as_such() {
+    let (with, without) = (
+        "[defaults]\ntimezone = 'UTC'\n[placement]\nstrategy = 'score'\nscore = '1'\n",
+        "[placement]\nstrategy = 'score'\nscore = '1'\n",
+    );
+    let overrides = [set(FROM_COMMAND_LINE, "defaults.timezone=Europe/Berlin")];
+    for (before, after, expected) in [
+        (
+            with,
+            without,
+            "defaults.timezone: UTC -> none (shadowed by --set)",
+        ),
+        (
+            without,
+            with,
+            "defaults.timezone: none -> UTC (shadowed by --set)",
+        ),
+    ] {
+        let file = |text| [("default.toml", text)];
+        let found = changes(&file(before), &file(after), &overrides);
+        assert_eq!(found, [expected]);
+    }
+}
+
+/// (before, after), each a file: the words of the one look like those of the other.
+#[test]
+fn no_two_different_settings_have_equal_hashes() {
+    let device = |settings: &str| format!("[[device]]\nname = 'x'\n{settings}\n");
+    let rule = |settings: &str| format!("[[rule]]\nname = 'r'\nwhen = 'true'\n{settings}\n");
+    for (one, other) in [
+        (device(""), device("labels = ['none']")),
+        (device("labels = []"), device("labels = ['none']")),
+        (device("labels = ['a', 'b']"), device("labels = ['a-b']")),
+        (device("labels = ['a', 'b']"), device("labels = ['b', 'a']")),
+        (device(""), device("cordon = 'none'")),
+        (device(""), device("drain = 'none'")),
+        (device("cordon = 'x'"), device("drain = 'x'")),
+        (device("cordon = 'x'"), device("cordon = '\"x\"'")),
+        (device("reserve = 0"), device("")),
+        (device("load_slots = 1"), device("")),
+        (
+            device("cordon = 'x'"),
+            "[[device]]\nmatch = \"device.id == 'x'\"\ncordon = 'x'\n".to_owned(),
+        ),
+        (rule("deny = 'none'"), rule("hold = 'none'")),
+        (rule("deny = 'none'"), rule("set.class = 'standard'")),
+        (
+            rule("set.select = \"device.id != ', ttl 5s'\""),
+            rule("set = { ttl = '5s', select = \"device.id != ''\" }"),
+        ),
+        (rule("deny = 'x'"), rule("deny = 'x'\non_error = 'skip'")),
+        (
+            "[[class]]\nname = 'a'\n".to_owned(),
+            "[[class]]\nname = 'a'\nmax_hold = '365d'\n".to_owned(),
+        ),
+        (
+            "[[class]]\nname = 'none'\n".to_owned(),
+            "[[class]]\nname = 'none'\n[defaults]\nclass = 'none'\n".to_owned(),
+        ),
+        (
+            "[[tenant]]\nname = 't'\n".to_owned(),
+            "[[tenant]]\nname = 't'\nmax_leases = 0\n".to_owned(),
+        ),
+        (
+            "[[tenant]]\nname = 't'\n".to_owned(),
+            "[[tenant]]\nname = 't'\nper = 'user'\n".to_owned(),
+        ),
+        (
+            "[[tenant]]\nname = 't'\n".to_owned(),
+            "[[tenant]]\nname = 't'\nmatch = 'true'\n".to_owned(),
+        ),
+    ] {
+        let policy = |text: &str| policy(&[("default.toml", text)], &[]);
+        let (one, other) = (policy(&one), policy(&other));
+        let (before, after) = (&one.source.files, &other.source.files);
+        assert_ne!(one.source.hash, other.source.hash, "{before:?} {after:?}");
+        assert_ne!(diff(&one, &other), [], "{before:?} {after:?}");
+    }
+}
+
+#[test]
 fn what_an_override_brings_or_takes_away_is_a_change() {
     let files = [(
         "default.toml".to_owned(),

@@ -24,6 +24,7 @@ impl Books {
         if let Some(earlier) = self.replayed(&request)? {
             return Ok(earlier);
         }
+        self.count_errors(&request, turn.at);
         let lease = self.arrive(turn.at, id, request);
         self.learn_filters(&lease.request);
         self.refuse_hopeless(&lease, turn.at)?;
@@ -97,19 +98,20 @@ impl Books {
         })
     }
 
+    /// Errors of rules on a new request, unless they would see too little of the books.
+    fn count_errors(&self, request: &Request, at: At) {
+        if !self.is_recovering() {
+            let standing = self.standing_at_arrival(request);
+            self.policy.rules.count_errors(request, &standing, at.wall);
+        }
+    }
+
     /// The waiter that a request becomes. What rules set, they set here, once; from then on everybody sees
     /// the request as it was made, with its tenant written down.
     fn arrive(&self, at: At, id: LeaseId, mut request: Request) -> Lease {
         let standing = self.standing_at_arrival(&request);
         let sets = self.policy.rules.shape(&request, &standing, at.wall);
-        let priority = sets.priority;
-        request.class = sets.class.unwrap_or(request.class);
-        request.ttl = sets.ttl.unwrap_or(request.ttl);
-        request.max_hold = [request.max_hold, sets.max_hold]
-            .into_iter()
-            .flatten()
-            .min();
-        request.select.filters.extend(sets.filters);
+        sets.apply(&mut request);
         if request.holder.tenant.is_none()
             && let Ok(Some(tenant)) = self.policy.membership(&request)
         {
@@ -117,7 +119,7 @@ impl Books {
         }
         let class = self.policy.classes.get(&request.class);
         let of_class = class.map_or(0, |class| class.priority);
-        self.waiter(at, id, request, priority.unwrap_or(of_class))
+        self.waiter(at, id, request, sets.priority.unwrap_or(of_class))
     }
 
     fn standing_at_arrival(&self, request: &Request) -> Standing {

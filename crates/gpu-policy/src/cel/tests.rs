@@ -717,3 +717,28 @@ fn measure() {
     }
     println!("evaluation: {:?}", started.elapsed() / (rounds * 100));
 }
+
+/// A queue full of filters, asked once more, as on each inventory.
+#[test]
+fn the_filters_of_a_whole_queue_are_compiled_once() {
+    let filter = |n: u32| {
+        let text = format!("device.index != {n}");
+        Expression::compile(&text, Scope::Select).expect("a filter")
+    };
+    let first: Vec<Expression> = (0..1024).map(filter).collect();
+    for (n, first) in (0..1024).zip(&first) {
+        assert!(Arc::ptr_eq(&first.0, &filter(n).0), "{n}");
+    }
+}
+
+#[test]
+fn one_expression_too_many_does_not_drive_out_all_others() {
+    let kept = Kept::new(8);
+    let text = |n: u32| format!("request.devices == {n}");
+    for n in 0..9 {
+        let expression = Expression::compile(&text(n), Scope::Rule).expect("an expression");
+        kept.keep(Scope::Rule, &expression);
+    }
+    let left = (0..9).filter(|n| kept.get(&text(*n), Scope::Rule).is_some());
+    assert_eq!(left.count(), 5);
+}

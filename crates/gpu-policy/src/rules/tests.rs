@@ -193,22 +193,29 @@ fn the_first_rule_that_applies_decides() {
     assert!(rules.reads_standing());
 }
 
+/// Reads, plans, explanations and the looks at one waiter are no further requests.
 #[test]
-fn errors_are_counted_by_rule_also_when_the_verdict_is_remembered() {
+fn errors_are_counted_by_rule_once_for_each_new_request() {
     let mut skipped = deny("skipped", "request.labels.team == 'x'");
     skipped.on_error = OnError::Skip;
     let rules = rules(vec![skipped, deny("fails", "1 / request.wait > 0")]);
-    let request = request("ann", 1);
+    let (request, none) = (request("ann", 1), Standing::default());
+    for _ in 0..5 {
+        let verdict = rules.admit(&request, &none, NOW);
+        assert!(
+            matches!(verdict, Verdict::Deny { erred: true, .. }),
+            "{verdict:?}"
+        );
+        rules.shape(&request, &none, NOW);
+        rules.hits(&request, &none, NOW);
+    }
+    assert_eq!(rules.errors(), []);
     let count = evaluations(|| {
         for _ in 0..5 {
-            let verdict = rules.admit(&request, &Standing::default(), NOW);
-            assert!(
-                matches!(verdict, Verdict::Deny { erred: true, .. }),
-                "{verdict:?}"
-            );
+            rules.count_errors(&request, &none, NOW);
         }
     });
-    assert_eq!(count, 2, "evaluated once");
+    assert_eq!(count, 0, "it is remembered what the rules said");
     let error = |rule: &str, last: &str| RuleErrors {
         rule: rule.to_owned(),
         count: 5,
@@ -221,9 +228,28 @@ fn errors_are_counted_by_rule_also_when_the_verdict_is_remembered() {
             error("skipped", "the request has no label `team`")
         ]
     );
-    // Asking why counts nothing.
-    rules.hits(&request, &Standing::default(), NOW);
-    assert_eq!(rules.errors()[0].count, 5);
+}
+
+#[test]
+fn the_rules_that_apply_are_those_of_the_request_that_is_decided_about() {
+    let batch = Sets {
+        class: Some("batch".to_owned()),
+        ..Sets::default()
+    };
+    let mut rules = rules(vec![
+        set("unclaimed", "holder.tenant == ''", batch),
+        set("never", "holder.tenant == 'lab'", Sets::default()),
+        deny("lab", "holder.tenant == 'lab' && request.class == 'batch'"),
+    ]);
+    let lab = TenantMatch {
+        name: "lab".to_owned(),
+        per_user: false,
+        when: Some(expression("request.class == 'batch'", Scope::Tenant)),
+    };
+    rules.parts.tenants.push(lab);
+    let hits = rules.hits(&request("ann", 1), &Standing::default(), NOW);
+    let names: Vec<&str> = hits.iter().map(|hit| hit.rule.as_str()).collect();
+    assert_eq!(names, ["unclaimed", "lab"]);
 }
 
 #[test]
@@ -235,7 +261,13 @@ fn a_rule_that_sets_denies_where_it_fails_and_says_so() {
     let failed = "deny: by team: the rule failed on this request: the request has no label `team`";
     assert_eq!(rules.shape(&request, &none, NOW), Sets::default());
     assert_eq!(said(&rules.admit(&request, &none, NOW)), failed);
-    assert_eq!(rules.errors()[0].count, 1, "one decision met it");
+    assert_eq!(rules.errors(), []);
+    rules.count_errors(&request, &none, NOW);
+    assert_eq!(
+        rules.errors()[0].count,
+        1,
+        "once, though it sets and decides"
+    );
     let hits = rules.hits(&request, &none, NOW);
     assert_eq!(hits.len(), 1, "{hits:?}");
     request.labels.insert("team".to_owned(), "y".to_owned());
@@ -424,7 +456,7 @@ fn set_rules_apply_in_file_order_and_each_sees_what_was_set() {
             ..Sets::default()
         }
     );
-    assert_eq!(rules.errors()[0].count, 2);
+    assert_eq!(rules.errors(), []);
     // Sets act at arrival: a verdict is about what the request says by then.
     assert_eq!(said(&rules.admit(&request("eve", 24), &none, NOW)), "allow");
     let hits = rules.hits(&request("eve", 24), &none, NOW);
@@ -511,7 +543,13 @@ fn tenants_are_claimed_or_found() {
         });
         assert_eq!(rules.tenant(&request), found, "{user} {claim:?}");
     }
-    assert_eq!(some.errors()[0].rule, "tenant fails");
+    assert_eq!(some.errors(), []);
+    some.count_errors(&request("eve", 1), &Standing::default(), NOW);
+    let errors = some.errors();
+    assert_eq!(
+        (errors[0].rule.as_str(), errors[0].count),
+        ("tenant fails", 1)
+    );
 }
 
 #[test]
@@ -558,13 +596,16 @@ fn devices_are_matched_selected_and_scored() {
         );
     }
 
-    let scores = rules.scores(
-        &request("ann", 1),
-        &[&small, &large, &odd],
-        &Standing::default(),
-        NOW,
-    );
-    assert_eq!(scores, [19_938, 79_938, i64::MIN]);
+    for minute in 0..3 {
+        assert!(!rules.device_matches(1, &large.device), "asked again");
+        let scores = rules.scores(
+            &request("ann", 1),
+            &[&small, &large, &odd],
+            &Standing::default(),
+            WallMs(NOW.0 + minute * 60_000),
+        );
+        assert_eq!(scores, [19_938, 79_938, i64::MIN]);
+    }
     let errors: Vec<(String, u64)> = rules
         .errors()
         .into_iter()
@@ -575,7 +616,6 @@ fn devices_are_matched_selected_and_scored() {
         [
             ("device 1 / device.index == 1".to_owned(), 1),
             (SCORE.to_owned(), 1),
-            ("select of a request".to_owned(), 3),
         ]
     );
 }
@@ -649,6 +689,83 @@ fn a_hold_by_the_clock_says_until_when() {
             panic!("{when} holds at {now}");
         };
         assert_eq!(found, until.map(wall), "{when} at {now}");
+    }
+}
+
+/// 4 quarters, 23 hours, 28 times six hours, and 9 halves of the last of these.
+#[test]
+fn the_end_of_a_hold_is_found_in_few_steps_and_remembered() {
+    for (when, most) in [
+        ("now.hour >= 18 || now.hour < 6", 1 + 64),
+        ("now.clock >= '18:00' && now.clock < '18:30'", 1 + 64),
+        ("now.clock != '05:59'", 1 + 64),
+        ("now.month == 1", 1 + 64),
+    ] {
+        let rules = rules(vec![hold("clock", when)]);
+        let admit = |minute: u64| {
+            let now = WallMs(NOW.0 + minute * 60_000);
+            match rules.admit(&request("ann", 1), &Standing::default(), now) {
+                Verdict::Hold { until, .. } => until,
+                verdict => panic!("{when} holds: {verdict:?}"),
+            }
+        };
+        let mut first = None;
+        let count = evaluations(|| first = admit(0));
+        assert!(count <= most, "{when}: {count}");
+        for minute in 1..20 {
+            let count = evaluations(|| assert_eq!(admit(minute), first, "{when}"));
+            assert_eq!(count, 1, "{when} {minute}");
+        }
+    }
+}
+
+/// Tomorrow, the day after, and then yesterday, as an explanation may ask.
+#[test]
+fn an_end_that_is_not_the_next_any_more_is_looked_for_again() {
+    let rules = rules(vec![hold("clock", "now.hour != 3")]);
+    for (now, end) in [
+        ("2026-01-15T17:00:00Z", "2026-01-16T02:00:00Z"),
+        ("2026-01-16T01:59:00Z", "2026-01-16T02:00:00Z"),
+        ("2026-01-16T03:00:00Z", "2026-01-17T02:00:00Z"),
+        ("2026-01-14T17:00:00Z", "2026-01-15T02:00:00Z"),
+    ] {
+        let verdict = rules.admit(&request("ann", 1), &Standing::default(), wall(now));
+        let Verdict::Hold { until, .. } = verdict else {
+            panic!("holds at {now}: {verdict:?}");
+        };
+        assert_eq!(until, Some(wall(end)), "{now}");
+    }
+}
+
+#[test]
+#[ignore = "prints what a night rule costs"]
+fn measure_a_night_rule() {
+    use std::time::Instant;
+    let rules = rules(vec![hold(
+        "night",
+        "request.memory > GiB(8) && (now.hour >= 18 || now.hour < 6)",
+    )]);
+    let requests: Vec<Request> = (0..1000)
+        .map(|n| Request {
+            amount: Amount::Memory((9 << 30) + n),
+            ..request("ann", 9)
+        })
+        .collect();
+    for minute in 0..3 {
+        let started = Instant::now();
+        let count = evaluations(|| {
+            for request in &requests {
+                rules.admit(
+                    request,
+                    &Standing::default(),
+                    WallMs(NOW.0 + minute * 60_000),
+                );
+            }
+        });
+        println!(
+            "1000 waiters, minute {minute}: {:?}, {count} evaluations",
+            started.elapsed()
+        );
     }
 }
 
