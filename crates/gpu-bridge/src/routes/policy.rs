@@ -75,6 +75,7 @@ pub(super) async fn explain(
     caller: Caller,
     Json(asked): Json<ExplainRequest>,
 ) -> Answer {
+    let _room = bridge.policy_look()?;
     let scene = Scene::of(&bridge.handle);
     let live = &scene.snapshot.policy;
     let request = request(&asked.request, None, &caller, live)?;
@@ -148,7 +149,7 @@ pub(super) async fn set_overrides(
     let settings: Vec<_> = settings
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let options = options(&headers, None)?;
+    let options = options(&headers, asked.expect_plan)?;
     let by = caller.name().to_owned();
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };

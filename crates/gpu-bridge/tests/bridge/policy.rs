@@ -324,6 +324,47 @@ async fn settings_are_set_above_the_files_for_a_while() {
 }
 
 #[tokio::test]
+async fn an_override_that_drains_waits_for_its_confirmation() {
+    let server = Server::strict().await;
+    let lease = hold_batch(&server).await;
+    let put = |plan: Option<&Value>| {
+        let set = json!({"placement.reserve": "15.5GiB", "reload.on_shrink": "drain"});
+        let body = json!({"set": set, "expires_in": "2h", "expect_plan": plan});
+        let call = call(Method::PUT, "/v1/policy/overrides").json(&body);
+        call.bearer(&server.token)
+    };
+    let waits = server.send(put(None)).await.expect(409);
+    assert_eq!(waits["leases"][0]["lease"], json!(lease), "{waits}");
+    let wrong = server.send(put(Some(&json!("00")))).await;
+    assert_eq!(wrong.expect(412)["outcome"], "moved");
+    let applied = server.send(put(Some(&waits["plan"]))).await.expect(200);
+    assert_eq!(
+        (&applied["outcome"], &applied["leases"][0]["fate"]),
+        (&json!("applied"), &json!("drain"))
+    );
+}
+
+#[tokio::test]
+async fn a_clock_is_that_of_the_policy() {
+    let server = Server::dev().await;
+    let berlin = "schema = 1\n[defaults]\ntimezone = \"Europe/Berlin\"\n";
+    *server.bench.policy.lock() = berlin.to_owned();
+    server.send(post("/v1/hot-reload")).await.expect(200);
+    let now = jiff::Timestamp::now();
+    let call = post("/v1/policy/explain").json(&json!({"request": {}, "at": "22:00"}));
+    let explained = server.send(call).await.expect(200);
+    let at: jiff::Timestamp = explained["at"]
+        .as_str()
+        .expect("a time")
+        .parse()
+        .expect("RFC 3339");
+    let there = at.in_tz("Europe/Berlin").expect("a zone");
+    assert_eq!((there.hour(), there.minute()), (22, 0), "{at}");
+    let ahead = at.as_second() - now.as_second();
+    assert!((0..=25 * 3600).contains(&ahead), "the next one: {at}");
+}
+
+#[tokio::test]
 async fn a_request_is_explained() {
     let server = Server::strict().await;
     let explain = async |body: Value| {
@@ -367,8 +408,9 @@ async fn a_request_is_explained() {
         .await
         .expect(200);
     assert_eq!(
-        (&at_once["outcome"], &at_once["denial"]["code"]),
-        (&json!("refused"), &json!("does_not_fit"))
+        (&at_once["outcome"], &at_once["denial"]),
+        (&json!("waits"), &Value::Null),
+        "also what would not wait is told why"
     );
     assert!(at_once["waiting"]["reason"].is_string());
     let leases = server.send(get("/v1/leases")).await.expect(200);
