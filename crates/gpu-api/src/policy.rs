@@ -190,7 +190,8 @@ pub struct PolicyText {
 }
 
 /// Body of `PUT /v1/policy`: the whole set of files, each named without a directory. The hash of the policy
-/// in force goes into `If-Match`, in quotes.
+/// in force goes into `If-Match`, in quotes. With other files on disk than those in force nothing is written,
+/// unless `If-Match` is `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyPut {

@@ -13,7 +13,7 @@ use gpu_api::{
 use gpu_broker::{OVERRIDE_TTL_MAX, Planning, ReloadOptions, Reloader, SourceFile, Trigger};
 use gpu_lease::Ms;
 
-use super::reload::{NoQuery, blocking, load, loaded, options};
+use super::reload::{NoQuery, blocking, load, loaded, options, takes_any};
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
 use crate::convert::{
@@ -29,6 +29,8 @@ use crate::problem::Refusal;
 struct Writing {
     by: String,
     options: ReloadOptions,
+    /// Also over what somebody else has put on disk and nobody has loaded.
+    over_pending: bool,
 }
 
 pub(super) async fn live(State(bridge): State<Shared>, Query(query): Query<NoQuery>) -> Answer {
@@ -104,12 +106,20 @@ pub(super) async fn write(
         ));
     }
     let options = options(&headers, asked.expect_plan)?;
+    let over_pending = takes_any(&headers);
     let by = caller.name().to_owned();
     let files = asked.files.map(texts).transpose()?;
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };
         match files {
-            Some(files) => Writing { by, options }.write(bridge, files),
+            Some(files) => {
+                let writing = Writing {
+                    by,
+                    options,
+                    over_pending,
+                };
+                writing.write(bridge, files)
+            }
             None => loaded(bridge, &bridge.reloader.reload(Trigger::Api, &by, &options)),
         }
     })
@@ -198,14 +208,14 @@ impl Writing {
                 })
             }
             Ok(planning) => {
-                let held = self.held(&planning)?;
+                let held = self.held(bridge, &planning)?;
                 Some(reloads.held(&planning, held, names, &self.by))
             }
         }
     }
 
     /// Why a plan is not what the caller expects, or has to be confirmed first.
-    fn held(&self, planning: &Planning) -> Option<Held> {
+    fn held(&self, bridge: &Bridge, planning: &Planning) -> Option<Held> {
         let differs = |expected: &Option<String>, is: &str| {
             let expected = expected.as_ref();
             expected.is_some_and(|expected| expected != is)
@@ -214,6 +224,10 @@ impl Writing {
         let options = &self.options;
         if differs(&options.expect_live, &planning.live) {
             let why = "not written: another policy is live than the files were made from";
+            return held(ReloadOutcome::Moved, why.to_owned());
+        }
+        if !self.over_pending && !is_live(bridge) {
+            let why = "not written: what is on disk is not what is live and would be lost; load it or undo it first (`If-Match: *` writes over it)";
             return held(ReloadOutcome::Moved, why.to_owned());
         }
         if differs(&options.expect_plan, &planning.plan_hash) {
@@ -232,6 +246,19 @@ impl Writing {
         }
         None
     }
+}
+
+/// Whether the files on disk are those of the live policy.
+fn is_live(bridge: &Bridge) -> bool {
+    let policy = &bridge.handle.snapshot().policy;
+    let Ok(on_disk) = bridge.reloader.read() else {
+        return false;
+    };
+    let on_disk = on_disk.iter();
+    let live = policy.source.files.iter();
+    on_disk
+        .map(|file| (file.name.as_str(), file.bytes.as_slice()))
+        .eq(live.map(|(name, text)| (name.as_str(), text.as_bytes())))
 }
 
 /// Looks at what the caller sent, or else at what is on disk, which is said with the answer.

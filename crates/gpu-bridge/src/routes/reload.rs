@@ -129,6 +129,12 @@ fn whole_hash(bridge: &Bridge, hash: String) -> String {
     pending.filter(named).unwrap_or(hash)
 }
 
+/// Whether the caller says that anything may be there.
+pub(super) fn takes_any(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(IF_MATCH).iter();
+    values.next().is_some_and(|value| value == "*")
+}
+
 /// The hash of the policy that the caller expects to be live; `*` is any.
 fn expected(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let mut values = headers.get_all(IF_MATCH).iter();

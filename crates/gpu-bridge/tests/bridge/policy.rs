@@ -271,6 +271,13 @@ async fn policy_files_are_written_only_if_they_are_taken() {
         let odd = put(NO_BATCH, None).header("if-match", tag);
         assert_eq!(server.send(odd).await.code(), "bad_request", "{tag}");
     }
+    let pending = NO_BATCH.replace("1s", "3s");
+    *server.bench.policy.lock() = pending.clone();
+    let over = put(CLASSES, None).header("if-match", &live().await);
+    let over = server.send(over).await.expect(412);
+    assert_eq!(over["outcome"], "moved");
+    assert!(over["summary"].to_string().contains("on disk"), "{over}");
+    assert_eq!(on_disk(), pending, "what somebody put there is not lost");
     let any = put(CLASSES, None).header("if-match", "*");
     assert_eq!(server.send(any).await.expect(200)["outcome"], "applied");
 }

@@ -72,6 +72,10 @@ pub(crate) struct ApplyArgs {
     #[arg(long, value_name = "HASH", value_parser = hash)]
     pub(crate) expect_plan: Option<Text<128>>,
 
+    /// Throw away what is on disk and not in force.
+    #[arg(long, requires = "files")]
+    pub(crate) overwrite: bool,
+
     #[command(flatten)]
     pub(crate) consent: ConsentArgs,
 }

@@ -12,7 +12,7 @@ use super::files;
 use crate::cli::args::{ApplyArgs, ConsentArgs};
 use crate::cli::context::{Context, short_hash};
 use crate::cli::exit::{self, Failure};
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{note, print, print_json};
 use crate::cli::show::{diagnostic, plan as show};
 use crate::cli::{Done, ask};
 
@@ -49,8 +49,15 @@ pub(crate) async fn apply(context: &Context, args: &ApplyArgs, somebody: bool) -
     }
     let agreed = args.consent.yes || args.expect_plan.is_some();
     consent(agreed, show::touches(&plan.leases), somebody).obtain("Load it?")?;
-    let result = carry_out(context, texts, &plan).await?;
-    tell(context, &result, json)
+    let writes = texts.is_some();
+    let result = carry_out(context, texts, &plan, args.overwrite).await?;
+    let code = tell(context, &result, json)?;
+    if writes && result.outcome == ReloadOutcome::Moved {
+        note(
+            "`gpu-manager policy diff` shows what is on disk and not in force; `--overwrite` throws that away",
+        );
+    }
+    Ok(code)
 }
 
 /// Goes back to an earlier policy.
@@ -135,9 +142,14 @@ async fn carry_out(
     context: &Context,
     texts: Option<Vec<PolicyText>>,
     plan: &PolicyPlan,
+    overwrite: bool,
 ) -> Result<ReloadResult, Failure> {
+    let live = match overwrite {
+        true => "*",
+        false => &plan.live,
+    };
     let options = LoadOptions {
-        if_match: Some(plan.live.clone()),
+        if_match: Some(live.to_owned()),
         timeout: None,
     };
     let hash = hash(&plan.plan)?;
