@@ -59,9 +59,11 @@ pub(super) async fn switch(
     Json(asked): Json<ReloadSwitch>,
 ) -> Answer {
     let NoQuery {} = query;
-    let _turn = bridge.reload()?;
+    let turn = bridge.reload()?;
     let by = caller.name().to_owned();
     let switched = blocking(&bridge, move |reloader| {
+        // Held until it is done, also if the caller is gone by then.
+        let _turn = turn;
         reloader.set_watching(asked.enabled, &by)
     })
     .await?;
