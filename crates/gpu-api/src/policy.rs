@@ -151,6 +151,9 @@ pub struct Diagnostic {
     pub line: u32,
     /// From 1, in characters; 0 for the line as a whole.
     pub column: u32,
+    /// How many characters are meant, from the column on.
+    #[serde(default)]
+    pub width: u32,
     /// What is wrong.
     pub message: String,
     /// What to do about it.

@@ -426,6 +426,7 @@ pub(crate) fn unquote(found: &mut [wire::Diagnostic], files: &dyn PolicyFiles) {
             .clone_into(&mut item.message);
         item.hint = Some("the broker's log says which".to_owned());
         item.source_line = None;
+        item.width = 1;
     }
 }
 
