@@ -10,10 +10,10 @@ use gpu_api::{
     PolicyCheckRequest, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, PolicyText, Problem,
     ReloadOutcome, ReloadQuery, ReloadResult,
 };
-use gpu_broker::{OVERRIDE_TTL_MAX, Planning, ReloadOptions, Reloader, SourceFile, Trigger};
+use gpu_broker::{OVERRIDE_TTL_MAX, Planning, ReloadOptions, Reloader, SourceFile};
 use gpu_lease::Ms;
 
-use super::reload::{NoQuery, blocking, load, loaded, options, takes_any};
+use super::reload::{NoQuery, blocking, load, load_disk, loaded, names, options, takes_any};
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
 use crate::convert::{
@@ -105,7 +105,7 @@ pub(super) async fn write(
             "`If-Match` is missing: send the hash of the policy that the files were made from, as in `GET /v1/policy`",
         ));
     }
-    let options = options(&headers, asked.expect_plan)?;
+    let options = options(&bridge, &headers, asked.expect_plan)?;
     let over_pending = takes_any(&headers);
     let by = caller.name().to_owned();
     let files = asked.files.map(texts).transpose()?;
@@ -120,7 +120,7 @@ pub(super) async fn write(
                 };
                 writing.write(bridge, files)
             }
-            None => loaded(bridge, &bridge.reloader.reload(Trigger::Api, &by, &options)),
+            None => load_disk(bridge, &by, options),
         }
     })
     .await
@@ -133,7 +133,7 @@ pub(super) async fn roll_back(
     headers: HeaderMap,
     OptionalJson(asked): OptionalJson<PolicyRollbackRequest>,
 ) -> Answer {
-    let options = options(&headers, asked.expect_plan)?;
+    let options = options(&bridge, &headers, asked.expect_plan)?;
     let by = caller.name().to_owned();
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };
@@ -159,7 +159,7 @@ pub(super) async fn set_overrides(
     let settings: Vec<_> = settings
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let options = options(&headers, asked.expect_plan)?;
+    let options = options(&bridge, &headers, asked.expect_plan)?;
     let by = caller.name().to_owned();
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };
@@ -172,7 +172,7 @@ pub(super) async fn set_overrides(
 
 impl Writing {
     /// Plans first, and writes nothing that would not be taken.
-    fn write(&self, bridge: &Bridge, files: Vec<SourceFile>) -> Result<ReloadResult, Problem> {
+    fn write(mut self, bridge: &Bridge, files: Vec<SourceFile>) -> Result<ReloadResult, Problem> {
         let _one = bridge.policy_writes.lock();
         let on_disk = &bridge.policy_files;
         let placed = on_disk.place(files);
@@ -194,7 +194,7 @@ impl Writing {
     }
 
     /// What becomes of `files` if they are not to be written.
-    fn refused(&self, bridge: &Bridge, files: &[SourceFile]) -> Option<ReloadResult> {
+    fn refused(&mut self, bridge: &Bridge, files: &[SourceFile]) -> Option<ReloadResult> {
         let reloads = Reloads::of(bridge);
         let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
         match bridge.reloader.plan(files) {
@@ -208,7 +208,11 @@ impl Writing {
                 })
             }
             Ok(planning) => {
-                let held = self.held(bridge, &planning)?;
+                let Some(held) = self.held(bridge, &planning) else {
+                    let expected = self.options.expect_plan.take();
+                    self.options.expect_plan = expected.map(|_beginning| planning.plan_hash);
+                    return None;
+                };
                 Some(reloads.held(&planning, held, names, &self.by))
             }
         }
@@ -216,13 +220,13 @@ impl Writing {
 
     /// Why a plan is not what the caller expects, or has to be confirmed first.
     fn held(&self, bridge: &Bridge, planning: &Planning) -> Option<Held> {
-        let differs = |expected: &Option<String>, is: &str| {
-            let expected = expected.as_ref();
-            expected.is_some_and(|expected| expected != is)
-        };
         let held = |outcome, why: String| Some(Held { outcome, why });
         let options = &self.options;
-        if differs(&options.expect_live, &planning.live) {
+        if options
+            .expect_live
+            .as_ref()
+            .is_some_and(|live| *live != planning.live)
+        {
             let why = "not written: another policy is live than the files were made from";
             return held(ReloadOutcome::Moved, why.to_owned());
         }
@@ -230,7 +234,11 @@ impl Writing {
             let why = "not written: what is on disk is not what is live and would be lost; load it or undo it first (`If-Match: *` writes over it)";
             return held(ReloadOutcome::Moved, why.to_owned());
         }
-        if differs(&options.expect_plan, &planning.plan_hash) {
+        if options
+            .expect_plan
+            .as_ref()
+            .is_some_and(|plan| !names(plan, &planning.plan_hash))
+        {
             let why = format!(
                 "not written: the plan is another: {}",
                 in_words(&planning.plan)

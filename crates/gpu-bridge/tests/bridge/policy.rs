@@ -40,6 +40,14 @@ async fn a_good_edit_is_applied_and_a_bad_one_changes_nothing() {
         (&found["file"], &found["line"], &found["column"]),
         (&json!("default.toml"), &json!(3), &json!(1))
     );
+    assert_eq!(
+        (&found["severity"], &found["width"], &found["source_line"]),
+        (
+            &json!("error"),
+            &json!("stratgy".len()),
+            &json!("stratgy = \"pack\"")
+        )
+    );
     let policy = server.send(get("/v1/policy")).await.expect(200);
     assert_eq!(
         (&policy["generation"], &policy["hash"]),
@@ -145,8 +153,14 @@ async fn a_plan_that_drains_waits_for_its_confirmation() {
     );
     let state = server.send(get("/v1/hot-reload")).await.expect(200);
     assert_eq!(state["candidate"]["state"], "needs_confirmation");
-    let moved = server.send(reload(json!({"expect_plan": "00"}))).await;
-    assert_eq!(moved.expect(412)["outcome"], "moved");
+    for expected in [
+        "00",
+        "00112233",
+        &plan["plan"].as_str().expect("a hash")[..7],
+    ] {
+        let moved = server.send(reload(json!({"expect_plan": expected}))).await;
+        assert_eq!(moved.expect(412)["outcome"], "moved", "{expected}");
+    }
     let stale = reload(json!({"confirm": plan["plan"]})).header("if-match", "\"00ff\"");
     assert_eq!(server.send(stale).await.expect(412)["outcome"], "moved");
 
@@ -259,7 +273,10 @@ async fn policy_files_are_written_only_if_they_are_taken() {
         "and nothing is said of the disk"
     );
 
-    let call = put(NO_BATCH, Some(&waits["plan"])).header("if-match", &tag);
+    let plan = waits["plan"].as_str().expect("a hash");
+    let short = put(NO_BATCH, Some(&json!(plan[..7]))).header("if-match", &tag);
+    assert_eq!(server.send(short).await.expect(412)["outcome"], "moved");
+    let call = put(NO_BATCH, Some(&json!(plan[..8]))).header("if-match", &tag);
     let applied = server.send(call).await.expect(200);
     assert_eq!(applied["outcome"], "applied", "{applied}");
     assert_eq!(on_disk(), NO_BATCH);
@@ -344,7 +361,8 @@ async fn an_override_that_drains_waits_for_its_confirmation() {
     assert_eq!(waits["leases"][0]["lease"], json!(lease), "{waits}");
     let wrong = server.send(put(Some(&json!("00")))).await;
     assert_eq!(wrong.expect(412)["outcome"], "moved");
-    let applied = server.send(put(Some(&waits["plan"]))).await.expect(200);
+    let shown = json!(waits["plan"].as_str().expect("a hash")[..12]);
+    let applied = server.send(put(Some(&shown))).await.expect(200);
     assert_eq!(
         (&applied["outcome"], &applied["leases"][0]["fate"]),
         (&json!("applied"), &json!("drain"))
