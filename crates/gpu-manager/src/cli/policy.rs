@@ -20,7 +20,7 @@ use crate::cli::show::diagnostic;
 use crate::cli::{Done, ask};
 use crate::offline;
 
-pub(crate) use load::{apply, hash, plan, rollback, tell};
+pub(crate) use load::{apply, plan, rollback, tell};
 
 /// Does one of them.
 pub(crate) async fn policy(context: &Context, command: PolicyCommand) -> Done {

@@ -9,7 +9,7 @@ use super::{JsonArgs, WantArgs};
 use crate::cli::exit;
 
 /// Fewer digits of a hash name nothing.
-const HASH_CHARS_MIN: usize = 6;
+const HASH_CHARS_MIN: usize = 8;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
