@@ -1,9 +1,9 @@
 //! The policy files on disk: read, written as a set, and which of them are outside of their directories.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gpu_bridge::{PolicyFiles, PolicyFilesError};
@@ -11,10 +11,12 @@ use gpu_broker::SourceFile;
 use gpu_watch::{FileSet, WatchedFile};
 use parking_lot::{Mutex, RwLock};
 
+use crate::file::fill;
+
 /// What stands for the files where there are none: everything built in.
 const BUILT_IN: &str = "# no policy directory was found\n";
-/// Of a file that is new.
-const MODE: u32 = 0o644;
+/// Of a file that is not there yet.
+const DRAFT_MODE: u32 = 0o600;
 /// A name with what is put around it while it is written fits a directory entry.
 const NAME_BYTES_MAX: usize = 200;
 
@@ -183,16 +185,9 @@ fn draft_of(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn write_draft(draft: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(MODE)
-        .open(draft)?;
-    if let Ok(old) = fs::metadata(path) {
-        file.set_permissions(Permissions::from_mode(old.permissions().mode() & 0o777))?;
-    }
-    file.write_all(bytes)?;
-    file.sync_all()
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(DRAFT_MODE);
+    fill(&file.open(draft)?, path, bytes)
 }
 
 /// The name of `path` within `root`, which may be left out.
@@ -267,7 +262,8 @@ fn name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
     use super::*;
 
@@ -346,6 +342,25 @@ mod tests {
                 ("notes.md", "c")
             ])
         );
+    }
+
+    #[test]
+    fn a_file_stays_with_its_owner() {
+        let root = tempfile::tempdir().expect("a directory");
+        let path = root.path().join("default.toml");
+        fs::write(&path, "a").expect("room");
+        // Only the superuser can give files away; for anybody else it is the same owner.
+        let _ = chown(&path, Some(12), Some(34));
+        let owner = |path: &Path| {
+            let found = fs::metadata(path).expect("it is there");
+            (found.uid(), found.gid())
+        };
+        let before = owner(&path);
+        let disk = disk(root.path());
+        let placed = disk.place(vec![file("default.toml", "b")]);
+        disk.write(&placed.expect("a good name")).expect("room");
+        assert_eq!(fs::read_to_string(&path).expect("text"), "b");
+        assert_eq!(owner(&path), before);
     }
 
     #[test]
