@@ -348,6 +348,9 @@ impl<'a> Reloads<'a> {
                 format!("rolled back, generation {generation} is live: {why}")
             }
             ReloadOutcome::Stopped(why) => format!("not applied: {why}"),
+            ReloadOutcome::Unchanged if result.trigger == Trigger::Rollback => {
+                "there is nothing to go back to: those files are live already".to_owned()
+            }
             ReloadOutcome::Unchanged => "the files say what is live already".to_owned(),
             ReloadOutcome::Unreadable(why) => {
                 format!("the files cannot be read, the policy before stays: {why}")
