@@ -397,6 +397,22 @@ fn an_edit_is_checked_planned_saved_and_loaded() {
     );
     assert_eq!(names(), 1, "no draft is left");
 
+    // What the broker does not read is no part of the set.
+    let ignored = directory.path().join("50-ignored.toml");
+    fs::write(&ignored, "y\n").expect("writes");
+    let check = json!({
+        "ok": true, "hash": "bbbb", "in_force": false, "files": [file], "changes": ["x"],
+        "diagnostics": [],
+    });
+    let mut answered = answers(vec![broken_plan()]);
+    answered.push(("POST /v1/policy/check", 200, check));
+    let broker = Broker::start(answered);
+    let output = broker.run(&["policy", "edit"], "x\n", &editor);
+    assert!(text(&output.stderr).contains("policy diff"), "{output:?}");
+    let planned = &broker.asked("POST /v1/policy/plan")[0].body["files"];
+    assert_eq!(planned.as_array().map(Vec::len), Some(1), "{planned}");
+    fs::remove_file(&ignored).expect("it is there");
+
     // Nor is somebody else's save meanwhile: the draft stays.
     let both = format!("printf 'y\\n' >> '{}'; printf 'x\\n' >>", file.display());
     let broker = Broker::start(answers(vec![plan(&[])]));
