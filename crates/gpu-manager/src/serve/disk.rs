@@ -24,7 +24,8 @@ const NAME_BYTES_MAX: usize = 200;
 pub(super) struct Disk {
     /// Which are read; changes when the configuration does. `None` where there is no policy directory.
     watched: RwLock<Option<gpu_watch::Config>>,
-    /// Files that were read and that a link led to from inside.
+    /// Names under which a link led outside when they were read, ever: what they said then is remembered
+    /// by the reloads of then.
     outside: RwLock<BTreeSet<String>>,
     writing: Mutex<()>,
 }
@@ -67,7 +68,8 @@ impl Disk {
             .files
             .iter()
             .filter(|file| is_outside(&file.path, &roots));
-        *self.outside.write() = strays.map(|file| name(&file.path)).collect();
+        let strays = strays.map(|file| name(&file.path));
+        self.outside.write().extend(strays);
         set.files.iter().map(source).collect()
     }
 
@@ -405,6 +407,12 @@ mod tests {
             matches!(refused, Err(PolicyFilesError::ReadOnly(_))),
             "{refused:?}"
         );
+        fs::remove_file(root.path().join("default.toml")).expect("the link");
+        fs::write(root.path().join("default.toml"), "").expect("room");
+        let again = one.read().expect("readable");
+        assert!(!one.quotes(&again[0].name), "what it said is remembered");
+        fs::remove_file(root.path().join("default.toml")).expect("our file");
+        symlink(&secret, root.path().join("default.toml")).expect("a link");
         let removed = one.place(vec![file("own.toml", "")]).expect("a good name");
         let refused = one.write(&removed);
         assert!(
