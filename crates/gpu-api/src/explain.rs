@@ -58,7 +58,7 @@ pub struct Explanation {
     pub devices: Vec<String>,
     /// Why it would wait.
     pub waiting: Option<Waiting>,
-    /// Why it would be refused.
+    /// Why it would be refused, or cannot be granted before the broker has seen its devices.
     pub denial: Option<Box<Problem>>,
     /// The time that it was explained for.
     pub at: String,
@@ -70,9 +70,9 @@ pub struct Explanation {
 pub enum ExplainOutcome {
     /// It would be granted at once.
     Granted,
-    /// It would be refused.
+    /// It would be refused, however long it waits.
     Refused,
-    /// It would wait.
+    /// It cannot be granted now, and would wait if it does.
     Waits,
 }
 

@@ -151,6 +151,9 @@ pub struct Diagnostic {
     pub line: u32,
     /// From 1, in characters; 0 for the line as a whole.
     pub column: u32,
+    /// How many characters are meant, from the column on.
+    #[serde(default)]
+    pub width: u32,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
@@ -190,7 +193,8 @@ pub struct PolicyText {
 }
 
 /// Body of `PUT /v1/policy`: the whole set of files, each named without a directory. The hash of the policy
-/// in force goes into `If-Match`, in quotes.
+/// in force goes into `If-Match`, in quotes. With other files on disk than those in force nothing is written,
+/// unless `If-Match` is `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyPut {

@@ -491,7 +491,10 @@ impl Client {
             PATIENCE.saturating_add(options.timeout.map_or(PATIENCE, Span::as_duration));
         // A hash that no header can carry is no hash, and the broker says so of an empty one.
         if let Some(live) = &options.if_match {
-            let tag = HeaderValue::from_str(&format!("\"{live}\""));
+            let tag = match live.as_str() {
+                "*" => Ok(HeaderValue::from_static("*")),
+                live => HeaderValue::from_str(&format!("\"{live}\"")),
+            };
             let tag = tag.unwrap_or_else(|_| HeaderValue::from_static("\"\""));
             call.headers.push((IF_MATCH_HEADER, tag));
         }
@@ -508,7 +511,7 @@ impl Client {
 /// Under which conditions a policy is loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Only if the policy in force has this hash.
+    /// Only if the policy in force has this hash; `*` is any, whatever is on disk.
     pub if_match: Option<String>,
     /// How long the broker waits for the result before it answers that it goes on; its own choice if absent.
     pub timeout: Option<Span>,

@@ -4,6 +4,7 @@
 //! broker answers.
 
 mod cli;
+mod file;
 mod offline;
 mod probe;
 mod serve;

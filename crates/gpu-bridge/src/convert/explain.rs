@@ -2,9 +2,7 @@
 
 use gpu_api as wire;
 use gpu_api::{ErrorCode, ExplainAt, Problem};
-use gpu_lease::{
-    At, Denial, DeviceKey, Explanation, Ms, Policy, Request, RuleHit, TenantKey, WallMs,
-};
+use gpu_lease::{At, Denial, DeviceKey, Explanation, Policy, RuleHit, TenantKey, WallMs};
 use jiff::Timestamp;
 
 use super::Scene;
@@ -41,7 +39,7 @@ pub(crate) fn explanation(
     scene: &Scene<'_>,
 ) -> wire::Explanation {
     let request = &explained.request;
-    let (outcome, denial) = outcome(&explained.outcome, request);
+    let (outcome, denial) = outcome(&explained.outcome);
     wire::Explanation {
         class: request.class.clone(),
         priority: explained.priority,
@@ -60,17 +58,13 @@ pub(crate) fn explanation(
     }
 }
 
-/// What would become of it, and the denial where it is one: who does not wait is refused what does not fit.
-fn outcome<'a>(
-    outcome: &'a Result<Vec<DeviceKey>, Denial>,
-    request: &Request,
-) -> (wire::ExplainOutcome, Option<&'a Denial>) {
-    let waits = request.queue || request.wait > Ms(0);
+/// What would become of it, and the denial where there is one. How long it would wait is another matter: what
+/// cannot be now, and can be later, waits.
+fn outcome(outcome: &Result<Vec<DeviceKey>, Denial>) -> (wire::ExplainOutcome, Option<&Denial>) {
     match outcome {
         Ok(_) => (wire::ExplainOutcome::Granted, None),
-        Err(Denial::DoesNotFit(_) | Denial::Recovering) if waits => {
-            (wire::ExplainOutcome::Waits, None)
-        }
+        Err(Denial::DoesNotFit(_)) => (wire::ExplainOutcome::Waits, None),
+        Err(denial @ Denial::Recovering) => (wire::ExplainOutcome::Waits, Some(denial)),
         Err(denial) => (wire::ExplainOutcome::Refused, Some(denial)),
     }
 }

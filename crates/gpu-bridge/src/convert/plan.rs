@@ -34,8 +34,8 @@ pub(crate) fn policy_plan(
         Ok(planning) => wire::PolicyPlan {
             ok: true,
             summary: would(&planning),
-            leases: scene.fates(&planning.plan),
-            denied: scene.denied(&planning.plan),
+            leases: scene.fates(&planning.plan, usize::MAX),
+            denied: scene.denied(&planning.plan, usize::MAX),
             impossible: impossible(&planning.plan),
             hash: planning.hash,
             plan: planning.plan_hash,
@@ -56,14 +56,15 @@ pub(crate) fn policy_plan(
 }
 
 impl Scene<'_> {
-    /// What becomes of held leases.
-    pub(crate) fn fates(&self, plan: &Plan) -> Vec<wire::LeaseFate> {
-        plan.held.iter().map(|fate| self.fate(fate)).collect()
+    /// What becomes of held leases, the first `most` of them.
+    pub(crate) fn fates(&self, plan: &Plan, most: usize) -> Vec<wire::LeaseFate> {
+        let held = plan.held.iter().take(most);
+        held.map(|fate| self.fate(fate)).collect()
     }
 
-    /// Who waits and would be refused.
-    pub(crate) fn denied(&self, plan: &Plan) -> Vec<wire::DeniedWaiter> {
-        let denied = plan.denied.iter().map(|(id, refusal)| {
+    /// Who waits and would be refused, the first `most` of them.
+    pub(crate) fn denied(&self, plan: &Plan, most: usize) -> Vec<wire::DeniedWaiter> {
+        let denied = plan.denied.iter().take(most).map(|(id, refusal)| {
             let waiter = self.find(*id);
             wire::DeniedWaiter {
                 lease: id.to_string(),

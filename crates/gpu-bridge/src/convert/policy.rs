@@ -85,6 +85,7 @@ fn diagnostic(item: &Diagnostic) -> wire::Diagnostic {
         file: item.file.clone(),
         line: u32::try_from(item.line).unwrap_or(u32::MAX),
         column: u32::try_from(item.column).unwrap_or(u32::MAX),
+        width: u32::try_from(item.width).unwrap_or(u32::MAX),
         message: item.message.clone(),
         hint: item.hint.clone(),
         source_line: item.source_line.clone(),

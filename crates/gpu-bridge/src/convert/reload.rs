@@ -51,7 +51,7 @@ impl<'a> Reloads<'a> {
 
     /// What became of a reload just now.
     pub(crate) fn result(&self, result: &ReloadResult) -> wire::ReloadResult {
-        self.result_at(result, self.live())
+        self.result_at(result, self.live(), usize::MAX)
     }
 
     /// A reload that nobody began: the plan was looked at, and is not what the caller expects or confirms.
@@ -66,8 +66,8 @@ impl<'a> Reloads<'a> {
             summary: held.why,
             hash: planning.hash.clone(),
             changes: planning.changes.clone(),
-            leases: self.scene.fates(&planning.plan),
-            denied: self.scene.denied(&planning.plan),
+            leases: self.scene.fates(&planning.plan, usize::MAX),
+            denied: self.scene.denied(&planning.plan, usize::MAX),
             plan: Some(planning.plan_hash.clone()),
             files,
             ..self.blank(held.outcome, by)
@@ -263,9 +263,7 @@ impl<'a> Reloads<'a> {
         let mut live = self.live();
         let mut shown = Vec::with_capacity(self.state.history.len());
         for result in &self.state.history {
-            let mut entry = self.result_at(result, live);
-            entry.leases.truncate(HISTORY_ITEMS_MAX);
-            entry.denied.truncate(HISTORY_ITEMS_MAX);
+            let mut entry = self.result_at(result, live, HISTORY_ITEMS_MAX);
             entry.diagnostics.truncate(HISTORY_ITEMS_MAX);
             live = entry.previous_generation;
             shown.push(entry);
@@ -282,11 +280,12 @@ impl<'a> Reloads<'a> {
             }
             live = switched_to(&newer.outcome).map_or(live, |generation| generation - 1);
         }
-        self.result_at(result, live)
+        self.result_at(result, live, usize::MAX)
     }
 
-    /// `live` is the generation that was in force afterwards, for a reload that changed nothing.
-    fn result_at(&self, result: &ReloadResult, live: u64) -> wire::ReloadResult {
+    /// `live` is the generation that was in force afterwards, for a reload that changed nothing. Of leases
+    /// and of waiters there are `most`.
+    fn result_at(&self, result: &ReloadResult, live: u64, most: usize) -> wire::ReloadResult {
         let switched = switched_to(&result.outcome);
         let generation = switched.unwrap_or(live);
         let plan = result.plan.as_ref();
@@ -305,8 +304,8 @@ impl<'a> Reloads<'a> {
             hash: result.hash_after.clone().unwrap_or_default(),
             files: result.files.clone(),
             changes: result.changes.clone(),
-            leases: plan.map_or_else(Vec::new, |plan| self.scene.fates(plan)),
-            denied: plan.map_or_else(Vec::new, |plan| self.scene.denied(plan)),
+            leases: plan.map_or_else(Vec::new, |plan| self.scene.fates(plan, most)),
+            denied: plan.map_or_else(Vec::new, |plan| self.scene.denied(plan, most)),
             stale: result.stale.iter().map(ToString::to_string).collect(),
             plan: result.plan_hash.clone(),
             attempt: attempt(&result.outcome),
@@ -349,6 +348,9 @@ impl<'a> Reloads<'a> {
                 format!("rolled back, generation {generation} is live: {why}")
             }
             ReloadOutcome::Stopped(why) => format!("not applied: {why}"),
+            ReloadOutcome::Unchanged if result.trigger == Trigger::Rollback => {
+                "there is nothing to go back to: those files are live already".to_owned()
+            }
             ReloadOutcome::Unchanged => "the files say what is live already".to_owned(),
             ReloadOutcome::Unreadable(why) => {
                 format!("the files cannot be read, the policy before stays: {why}")
@@ -427,6 +429,7 @@ pub(crate) fn unquote(found: &mut [wire::Diagnostic], files: &dyn PolicyFiles) {
             .clone_into(&mut item.message);
         item.hint = Some("the broker's log says which".to_owned());
         item.source_line = None;
+        item.width = 1;
     }
 }
 

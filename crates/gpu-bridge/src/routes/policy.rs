@@ -10,10 +10,10 @@ use gpu_api::{
     PolicyCheckRequest, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, PolicyText, Problem,
     ReloadOutcome, ReloadQuery, ReloadResult,
 };
-use gpu_broker::{OVERRIDE_TTL_MAX, Planning, ReloadOptions, Reloader, SourceFile, Trigger};
+use gpu_broker::{OVERRIDE_TTL_MAX, Planning, ReloadOptions, Reloader, SourceFile};
 use gpu_lease::Ms;
 
-use super::reload::{NoQuery, blocking, load, loaded, options};
+use super::reload::{NoQuery, blocking, load, load_disk, loaded, names, options, takes_any};
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
 use crate::convert::{
@@ -29,6 +29,8 @@ use crate::problem::Refusal;
 struct Writing {
     by: String,
     options: ReloadOptions,
+    /// Also over what somebody else has put on disk and nobody has loaded.
+    over_pending: bool,
 }
 
 pub(super) async fn live(State(bridge): State<Shared>, Query(query): Query<NoQuery>) -> Answer {
@@ -75,6 +77,7 @@ pub(super) async fn explain(
     caller: Caller,
     Json(asked): Json<ExplainRequest>,
 ) -> Answer {
+    let _room = bridge.policy_look()?;
     let scene = Scene::of(&bridge.handle);
     let live = &scene.snapshot.policy;
     let request = request(&asked.request, None, &caller, live)?;
@@ -102,14 +105,22 @@ pub(super) async fn write(
             "`If-Match` is missing: send the hash of the policy that the files were made from, as in `GET /v1/policy`",
         ));
     }
-    let options = options(&headers, asked.expect_plan)?;
+    let options = options(&bridge, &headers, asked.expect_plan)?;
+    let over_pending = takes_any(&headers);
     let by = caller.name().to_owned();
     let files = asked.files.map(texts).transpose()?;
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };
         match files {
-            Some(files) => Writing { by, options }.write(bridge, files),
-            None => loaded(bridge, &bridge.reloader.reload(Trigger::Api, &by, &options)),
+            Some(files) => {
+                let writing = Writing {
+                    by,
+                    options,
+                    over_pending,
+                };
+                writing.write(bridge, files)
+            }
+            None => load_disk(bridge, &by, options),
         }
     })
     .await
@@ -122,7 +133,7 @@ pub(super) async fn roll_back(
     headers: HeaderMap,
     OptionalJson(asked): OptionalJson<PolicyRollbackRequest>,
 ) -> Answer {
-    let options = options(&headers, asked.expect_plan)?;
+    let options = options(&bridge, &headers, asked.expect_plan)?;
     let by = caller.name().to_owned();
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };
@@ -148,7 +159,7 @@ pub(super) async fn set_overrides(
     let settings: Vec<_> = settings
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let options = options(&headers, None)?;
+    let options = options(&bridge, &headers, asked.expect_plan)?;
     let by = caller.name().to_owned();
     load(&bridge, &query, caller.name(), move |bridge, id| {
         let options = ReloadOptions { id, ..options };
@@ -161,7 +172,7 @@ pub(super) async fn set_overrides(
 
 impl Writing {
     /// Plans first, and writes nothing that would not be taken.
-    fn write(&self, bridge: &Bridge, files: Vec<SourceFile>) -> Result<ReloadResult, Problem> {
+    fn write(mut self, bridge: &Bridge, files: Vec<SourceFile>) -> Result<ReloadResult, Problem> {
         let _one = bridge.policy_writes.lock();
         let on_disk = &bridge.policy_files;
         let placed = on_disk.place(files);
@@ -183,7 +194,7 @@ impl Writing {
     }
 
     /// What becomes of `files` if they are not to be written.
-    fn refused(&self, bridge: &Bridge, files: &[SourceFile]) -> Option<ReloadResult> {
+    fn refused(&mut self, bridge: &Bridge, files: &[SourceFile]) -> Option<ReloadResult> {
         let reloads = Reloads::of(bridge);
         let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
         match bridge.reloader.plan(files) {
@@ -197,25 +208,37 @@ impl Writing {
                 })
             }
             Ok(planning) => {
-                let held = self.held(&planning)?;
+                let Some(held) = self.held(bridge, &planning) else {
+                    let expected = self.options.expect_plan.take();
+                    self.options.expect_plan = expected.map(|_beginning| planning.plan_hash);
+                    return None;
+                };
                 Some(reloads.held(&planning, held, names, &self.by))
             }
         }
     }
 
     /// Why a plan is not what the caller expects, or has to be confirmed first.
-    fn held(&self, planning: &Planning) -> Option<Held> {
-        let differs = |expected: &Option<String>, is: &str| {
-            let expected = expected.as_ref();
-            expected.is_some_and(|expected| expected != is)
-        };
+    fn held(&self, bridge: &Bridge, planning: &Planning) -> Option<Held> {
         let held = |outcome, why: String| Some(Held { outcome, why });
         let options = &self.options;
-        if differs(&options.expect_live, &planning.live) {
+        if options
+            .expect_live
+            .as_ref()
+            .is_some_and(|live| *live != planning.live)
+        {
             let why = "not written: another policy is live than the files were made from";
             return held(ReloadOutcome::Moved, why.to_owned());
         }
-        if differs(&options.expect_plan, &planning.plan_hash) {
+        if !self.over_pending && !is_live(bridge) {
+            let why = "not written: what is on disk is not what is live and would be lost; load it or undo it first (`If-Match: *` writes over it)";
+            return held(ReloadOutcome::Moved, why.to_owned());
+        }
+        if options
+            .expect_plan
+            .as_ref()
+            .is_some_and(|plan| !names(plan, &planning.plan_hash))
+        {
             let why = format!(
                 "not written: the plan is another: {}",
                 in_words(&planning.plan)
@@ -231,6 +254,19 @@ impl Writing {
         }
         None
     }
+}
+
+/// Whether the files on disk are those of the live policy.
+fn is_live(bridge: &Bridge) -> bool {
+    let policy = &bridge.handle.snapshot().policy;
+    let Ok(on_disk) = bridge.reloader.read() else {
+        return false;
+    };
+    let on_disk = on_disk.iter();
+    let live = policy.source.files.iter();
+    on_disk
+        .map(|file| (file.name.as_str(), file.bytes.as_slice()))
+        .eq(live.map(|(name, text)| (name.as_str(), text.as_bytes())))
 }
 
 /// Looks at what the caller sent, or else at what is on disk, which is said with the answer.

@@ -21,8 +21,10 @@ use crate::problem::Refusal;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a caller waits at the most; the reload goes on.
 const PATIENCE_MAX: Duration = Duration::from_secs(300);
-/// The beginning of the hash of a plan that is enough to confirm it.
-const CONFIRM_CHARS_MIN: usize = 8;
+/// The beginning of the hash of a plan that is enough to name it.
+const PLAN_CHARS_MIN: usize = 8;
+/// The whole hash of a plan.
+const PLAN_CHARS: usize = 64;
 /// A hash in a header is no longer than this.
 const TAG_BYTES_MAX: usize = 130;
 
@@ -42,12 +44,11 @@ pub(super) async fn trigger(
     let confirm = asked.confirm.map(gpu_api::Text::into_string);
     let options = ReloadOptions {
         confirm: confirm.map(|hash| whole_hash(&bridge, hash)),
-        ..options(&headers, asked.expect_plan)?
+        ..options(&bridge, &headers, asked.expect_plan)?
     };
     let by = caller.name().to_owned();
     load(&bridge, &query, caller.name(), move |bridge, id| {
-        let options = ReloadOptions { id, ..options };
-        loaded(bridge, &bridge.reloader.reload(Trigger::Api, &by, &options))
+        load_disk(bridge, &by, ReloadOptions { id, ..options })
     })
     .await
 }
@@ -59,9 +60,11 @@ pub(super) async fn switch(
     Json(asked): Json<ReloadSwitch>,
 ) -> Answer {
     let NoQuery {} = query;
-    let _turn = bridge.reload()?;
+    let turn = bridge.reload()?;
     let by = caller.name().to_owned();
     let switched = blocking(&bridge, move |reloader| {
+        // Held until it is done, also if the caller is gone by then.
+        let _turn = turn;
         reloader.set_watching(asked.enabled, &by)
     })
     .await?;
@@ -108,25 +111,54 @@ pub(super) fn loaded(
     }
 }
 
+/// Loads what is on disk.
+pub(super) fn load_disk(
+    bridge: &Bridge,
+    by: &str,
+    mut options: ReloadOptions,
+) -> Result<ReloadResult, Problem> {
+    if let Some(hash) = options.expect_plan.as_mut()
+        && hash.len() < PLAN_CHARS
+        && let Ok(files) = bridge.reloader.read()
+        && let Ok(planning) = bridge.reloader.plan(&files)
+        && names(hash, &planning.plan_hash)
+    {
+        *hash = planning.plan_hash;
+    }
+    loaded(bridge, &bridge.reloader.reload(Trigger::Api, by, &options))
+}
+
 /// What a caller expects. Who expects a plan has seen it, and so confirms it.
 pub(super) fn options(
+    bridge: &Bridge,
     headers: &HeaderMap,
     expect_plan: Option<gpu_api::Text<128>>,
 ) -> Result<ReloadOptions, Refusal> {
     Ok(ReloadOptions {
         expect_live: expected(headers)?,
-        expect_plan: expect_plan.map(gpu_api::Text::into_string),
+        expect_plan: expect_plan.map(|hash| whole_hash(bridge, hash.into_string())),
         ..ReloadOptions::default()
     })
 }
 
-/// The hash of the plan that waits, where `hash` is the beginning of it: people are shown no more.
+/// The hash of the plan that somebody was shown, where `hash` is the beginning of it: people are shown no more.
 fn whole_hash(bridge: &Bridge, hash: String) -> String {
-    let pending = Reloads::of(bridge).pending();
-    let named = |pending: &String| {
-        hash.len() >= CONFIRM_CHARS_MIN && pending.starts_with(&hash.to_ascii_lowercase())
-    };
-    pending.filter(named).unwrap_or(hash)
+    let reloads = Reloads::of(bridge);
+    let history = reloads.state.history.iter();
+    let shown = history.filter_map(|result| result.plan_hash.clone());
+    let mut plans = reloads.pending().into_iter().chain(shown);
+    plans.find(|plan| names(&hash, plan)).unwrap_or(hash)
+}
+
+/// Whether `hash`, whole or its beginning, is enough to name `plan`.
+pub(super) fn names(hash: &str, plan: &str) -> bool {
+    hash.len() >= PLAN_CHARS_MIN && plan.starts_with(&hash.to_ascii_lowercase())
+}
+
+/// Whether the caller says that anything may be there.
+pub(super) fn takes_any(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(IF_MATCH).iter();
+    values.next().is_some_and(|value| value == "*")
 }
 
 /// The hash of the policy that the caller expects to be live; `*` is any.

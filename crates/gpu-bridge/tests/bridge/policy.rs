@@ -40,6 +40,14 @@ async fn a_good_edit_is_applied_and_a_bad_one_changes_nothing() {
         (&found["file"], &found["line"], &found["column"]),
         (&json!("default.toml"), &json!(3), &json!(1))
     );
+    assert_eq!(
+        (&found["severity"], &found["width"], &found["source_line"]),
+        (
+            &json!("error"),
+            &json!("stratgy".len()),
+            &json!("stratgy = \"pack\"")
+        )
+    );
     let policy = server.send(get("/v1/policy")).await.expect(200);
     assert_eq!(
         (&policy["generation"], &policy["hash"]),
@@ -145,8 +153,14 @@ async fn a_plan_that_drains_waits_for_its_confirmation() {
     );
     let state = server.send(get("/v1/hot-reload")).await.expect(200);
     assert_eq!(state["candidate"]["state"], "needs_confirmation");
-    let moved = server.send(reload(json!({"expect_plan": "00"}))).await;
-    assert_eq!(moved.expect(412)["outcome"], "moved");
+    for expected in [
+        "00",
+        "00112233",
+        &plan["plan"].as_str().expect("a hash")[..7],
+    ] {
+        let moved = server.send(reload(json!({"expect_plan": expected}))).await;
+        assert_eq!(moved.expect(412)["outcome"], "moved", "{expected}");
+    }
     let stale = reload(json!({"confirm": plan["plan"]})).header("if-match", "\"00ff\"");
     assert_eq!(server.send(stale).await.expect(412)["outcome"], "moved");
 
@@ -259,7 +273,10 @@ async fn policy_files_are_written_only_if_they_are_taken() {
         "and nothing is said of the disk"
     );
 
-    let call = put(NO_BATCH, Some(&waits["plan"])).header("if-match", &tag);
+    let plan = waits["plan"].as_str().expect("a hash");
+    let short = put(NO_BATCH, Some(&json!(plan[..7]))).header("if-match", &tag);
+    assert_eq!(server.send(short).await.expect(412)["outcome"], "moved");
+    let call = put(NO_BATCH, Some(&json!(plan[..8]))).header("if-match", &tag);
     let applied = server.send(call).await.expect(200);
     assert_eq!(applied["outcome"], "applied", "{applied}");
     assert_eq!(on_disk(), NO_BATCH);
@@ -271,6 +288,13 @@ async fn policy_files_are_written_only_if_they_are_taken() {
         let odd = put(NO_BATCH, None).header("if-match", tag);
         assert_eq!(server.send(odd).await.code(), "bad_request", "{tag}");
     }
+    let pending = NO_BATCH.replace("1s", "3s");
+    *server.bench.policy.lock() = pending.clone();
+    let over = put(CLASSES, None).header("if-match", &live().await);
+    let over = server.send(over).await.expect(412);
+    assert_eq!(over["outcome"], "moved");
+    assert!(over["summary"].to_string().contains("on disk"), "{over}");
+    assert_eq!(on_disk(), pending, "what somebody put there is not lost");
     let any = put(CLASSES, None).header("if-match", "*");
     assert_eq!(server.send(any).await.expect(200)["outcome"], "applied");
 }
@@ -306,6 +330,10 @@ async fn settings_are_set_above_the_files_for_a_while() {
         metrics.contains("gpu_manager_policy_overrides 1\n"),
         "{metrics}"
     );
+    let back = server.send(post("/v1/policy/rollback")).await.expect(200);
+    assert_eq!(back["outcome"], "unchanged");
+    let said = back["summary"].as_str().expect("text");
+    assert!(said.contains("nothing to go back to"), "{said}");
     let bad = json!({"set": {"placement.strategy": "sprad"}, "expires_in": "2h"});
     let bad = server.send(put(bad)).await.expect(422);
     assert_eq!(bad["outcome"], "failed", "{bad}");
@@ -321,6 +349,48 @@ async fn settings_are_set_above_the_files_for_a_while() {
     assert_eq!(cleared["outcome"], "applied", "{cleared}");
     let policy = server.send(get("/v1/policy")).await.expect(200);
     assert_eq!(policy["overrides"], json!([]));
+}
+
+#[tokio::test]
+async fn an_override_that_drains_waits_for_its_confirmation() {
+    let server = Server::strict().await;
+    let lease = hold_batch(&server).await;
+    let put = |plan: Option<&Value>| {
+        let set = json!({"placement.reserve": "15.5GiB", "reload.on_shrink": "drain"});
+        let body = json!({"set": set, "expires_in": "2h", "expect_plan": plan});
+        let call = call(Method::PUT, "/v1/policy/overrides").json(&body);
+        call.bearer(&server.token)
+    };
+    let waits = server.send(put(None)).await.expect(409);
+    assert_eq!(waits["leases"][0]["lease"], json!(lease), "{waits}");
+    let wrong = server.send(put(Some(&json!("00")))).await;
+    assert_eq!(wrong.expect(412)["outcome"], "moved");
+    let shown = json!(waits["plan"].as_str().expect("a hash")[..12]);
+    let applied = server.send(put(Some(&shown))).await.expect(200);
+    assert_eq!(
+        (&applied["outcome"], &applied["leases"][0]["fate"]),
+        (&json!("applied"), &json!("drain"))
+    );
+}
+
+#[tokio::test]
+async fn a_clock_is_that_of_the_policy() {
+    let server = Server::dev().await;
+    let berlin = "schema = 1\n[defaults]\ntimezone = \"Europe/Berlin\"\n";
+    *server.bench.policy.lock() = berlin.to_owned();
+    server.send(post("/v1/hot-reload")).await.expect(200);
+    let now = jiff::Timestamp::now();
+    let call = post("/v1/policy/explain").json(&json!({"request": {}, "at": "22:00"}));
+    let explained = server.send(call).await.expect(200);
+    let at: jiff::Timestamp = explained["at"]
+        .as_str()
+        .expect("a time")
+        .parse()
+        .expect("RFC 3339");
+    let there = at.in_tz("Europe/Berlin").expect("a zone");
+    assert_eq!((there.hour(), there.minute()), (22, 0), "{at}");
+    let ahead = at.as_second() - now.as_second();
+    assert!((0..=25 * 3600).contains(&ahead), "the next one: {at}");
 }
 
 #[tokio::test]
@@ -367,8 +437,9 @@ async fn a_request_is_explained() {
         .await
         .expect(200);
     assert_eq!(
-        (&at_once["outcome"], &at_once["denial"]["code"]),
-        (&json!("refused"), &json!("does_not_fit"))
+        (&at_once["outcome"], &at_once["denial"]),
+        (&json!("waits"), &Value::Null),
+        "also what would not wait is told why"
     );
     assert!(at_once["waiting"]["reason"].is_string());
     let leases = server.send(get("/v1/leases")).await.expect(200);

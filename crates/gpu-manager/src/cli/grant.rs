@@ -13,6 +13,7 @@ use crate::cli::args::WantArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::{Failure, WAIT_OVER};
 use crate::cli::output::note;
+use crate::cli::show;
 use crate::cli::signals::{self, Signals};
 use crate::cli::target;
 
@@ -198,7 +199,7 @@ async fn wait(context: &Context, lease: Lease) -> Result<Granted, Failure> {
     let mut heartbeat = Heartbeat::start(context.client.clone(), lease.clone());
     let mut lease = lease;
     while !lease.is_granted() {
-        teller.tell(&lease);
+        teller.tell(context, &lease).await;
         match heartbeat.next().await {
             Some(Pulse::Lease(news)) => lease = *news,
             Some(Pulse::Away(error)) => teller.say(format!("waiting: {error}")),
@@ -213,25 +214,39 @@ async fn wait(context: &Context, lease: Lease) -> Result<Granted, Failure> {
 #[derive(Debug, Default)]
 struct Teller {
     said: Option<String>,
+    /// What was said last was this reason, before holders were named in it.
+    heard: Option<String>,
 }
 
 impl Teller {
-    fn tell(&mut self, lease: &Lease) {
-        if let Some(waiting) = &lease.waiting {
-            self.say(format!(
-                "waiting ({}): {}",
-                place(waiting.position),
-                waiting.reason
-            ));
+    async fn tell(&mut self, context: &Context, lease: &Lease) {
+        let Some(heard) = waiting_line(lease) else {
+            return;
+        };
+        if self.heard.as_ref() == Some(&heard) {
+            return;
         }
+        let mut named = lease.clone();
+        // An id says it too.
+        let _ = show::name_mentioned(context, &mut named).await;
+        self.say(waiting_line(&named).unwrap_or_default());
+        self.heard = Some(heard);
     }
 
     fn say(&mut self, line: String) {
+        self.heard = None;
         if self.said.as_ref() != Some(&line) {
             note(&line);
             self.said = Some(line);
         }
     }
+}
+
+/// `waiting (next): needs 12 GiB`, if it waits.
+fn waiting_line(lease: &Lease) -> Option<String> {
+    let waiting = lease.waiting.as_ref()?;
+    let place = place(waiting.position);
+    Some(format!("waiting ({place}): {}", waiting.reason))
 }
 
 /// `next`, `2nd`, `3rd`, ... in the queue.

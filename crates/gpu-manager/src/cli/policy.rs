@@ -14,13 +14,13 @@ use jiff::Timestamp;
 
 use crate::cli::args::PolicyCommand;
 use crate::cli::context::{Context, short_hash};
-use crate::cli::exit;
+use crate::cli::exit::{self, Failure};
 use crate::cli::output::{Paint, Tone, ago, clean, count, note, print, print_json, until};
 use crate::cli::show::diagnostic;
 use crate::cli::{Done, ask};
 use crate::offline;
 
-pub(crate) use load::{apply, hash, plan, rollback, tell};
+pub(crate) use load::{apply, plan, rollback, tell};
 
 /// Does one of them.
 pub(crate) async fn policy(context: &Context, command: PolicyCommand) -> Done {
@@ -49,11 +49,31 @@ pub(crate) async fn policy(context: &Context, command: PolicyCommand) -> Done {
 
 /// Compiles files without loading them, also without a broker.
 pub(crate) async fn check(context: &Context, files: &[PathBuf], json: bool) -> Done {
-    let roots = match files.is_empty() {
-        true => files::broker_roots(context).await?,
-        false => files.to_vec(),
+    let check = match files.is_empty() {
+        true => check_on_disk(context).await?,
+        false => check_named(context, files).await?,
     };
-    let texts = files::read(roots)?;
+    match json {
+        true => print_json(&check)?,
+        false => print(&render_check(&check, context.paint))?,
+    }
+    Ok(if check.ok { exit::OK } else { exit::REFUSED })
+}
+
+/// What the broker has on disk: it knows which files those are.
+async fn check_on_disk(context: &Context) -> Result<PolicyCheck, Failure> {
+    let request = PolicyCheckRequest::default();
+    let checked = context.client.check_policy(&request).await;
+    checked.map_err(|error| match error.is_away() {
+        true => {
+            Failure::from(error).hint("name the files to check: `gpu-manager policy check FILE...`")
+        }
+        false => error.into(),
+    })
+}
+
+async fn check_named(context: &Context, files: &[PathBuf]) -> Result<PolicyCheck, Failure> {
+    let texts = files::read(files.to_vec())?;
     let request = PolicyCheckRequest {
         files: Some(texts.clone()),
     };
@@ -63,11 +83,7 @@ pub(crate) async fn check(context: &Context, files: &[PathBuf], json: bool) -> D
         Err(error) => return Err(error.into()),
     };
     diagnostic::quote(&mut check.diagnostics, &texts);
-    match json {
-        true => print_json(&check)?,
-        false => print(&render_check(&check, context.paint))?,
-    }
-    Ok(if check.ok { exit::OK } else { exit::REFUSED })
+    Ok(check)
 }
 
 /// Says what on disk differs from what is in force.

@@ -80,12 +80,8 @@ async fn trigger(context: &Context, json: bool) -> Done {
 
 /// Loads the plan that waits and whose hash begins with `hash`.
 async fn confirm(context: &Context, hash: &Text<128>, json: bool) -> Done {
-    let state = context.client.reload_state().await?;
-    let waiting = state.candidate.and_then(|candidate| candidate.plan);
-    let whole = waiting.filter(|plan| plan.starts_with(&**hash));
     let request = ReloadRequest {
-        // A plan that does not wait any more is the broker's to refuse.
-        confirm: Some(whole.map_or_else(|| Ok(hash.clone()), |plan| policy::hash(&plan))?),
+        confirm: Some(hash.clone()),
         expect_plan: None,
     };
     let result = context.client.reload(&request).await?;

@@ -107,14 +107,23 @@ pub(crate) async fn why(context: &Context, args: WhyArgs) -> Done {
     if args.output.json {
         print_json(&lease)?;
     } else {
-        if named::mentions_leases(&lease) {
-            let names = named::holders(&context.client.all_leases(true).await?);
-            named::name_holders(std::slice::from_mut(&mut lease), &names);
-        }
+        name_mentioned(context, &mut lease).await?;
         print(&waiting::explain(&lease, context.now(), context.paint))?;
     }
     context.note_disk_state().await;
     Ok(exit::OK)
+}
+
+/// Puts the holder's name to every lease that the reason of `lease` to wait mentions.
+pub(crate) async fn name_mentioned(
+    context: &Context,
+    lease: &mut Lease,
+) -> Result<(), ClientError> {
+    if named::mentions_leases(lease) {
+        let names = named::holders(&context.client.all_leases(true).await?);
+        named::name_holders(std::slice::from_mut(lease), &names);
+    }
+    Ok(())
 }
 
 /// What a broker that is not there left in its store, said to be that; or else why there is nothing to show.

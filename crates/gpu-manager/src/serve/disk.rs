@@ -1,9 +1,9 @@
 //! The policy files on disk: read, written as a set, and which of them are outside of their directories.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gpu_bridge::{PolicyFiles, PolicyFilesError};
@@ -11,10 +11,12 @@ use gpu_broker::SourceFile;
 use gpu_watch::{FileSet, WatchedFile};
 use parking_lot::{Mutex, RwLock};
 
+use crate::file::fill;
+
 /// What stands for the files where there are none: everything built in.
 const BUILT_IN: &str = "# no policy directory was found\n";
-/// Of a file that is new.
-const MODE: u32 = 0o644;
+/// Of a file that is not there yet.
+const DRAFT_MODE: u32 = 0o600;
 /// A name with what is put around it while it is written fits a directory entry.
 const NAME_BYTES_MAX: usize = 200;
 
@@ -22,7 +24,8 @@ const NAME_BYTES_MAX: usize = 200;
 pub(super) struct Disk {
     /// Which are read; changes when the configuration does. `None` where there is no policy directory.
     watched: RwLock<Option<gpu_watch::Config>>,
-    /// Files that were read and that a link led to from inside.
+    /// Names under which a link led outside when they were read, ever: what they said then is remembered
+    /// by the reloads of then.
     outside: RwLock<BTreeSet<String>>,
     writing: Mutex<()>,
 }
@@ -65,7 +68,8 @@ impl Disk {
             .files
             .iter()
             .filter(|file| is_outside(&file.path, &roots));
-        *self.outside.write() = strays.map(|file| name(&file.path)).collect();
+        let strays = strays.map(|file| name(&file.path));
+        self.outside.write().extend(strays);
         set.files.iter().map(source).collect()
     }
 
@@ -183,16 +187,9 @@ fn draft_of(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn write_draft(draft: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(MODE)
-        .open(draft)?;
-    if let Ok(old) = fs::metadata(path) {
-        file.set_permissions(Permissions::from_mode(old.permissions().mode() & 0o777))?;
-    }
-    file.write_all(bytes)?;
-    file.sync_all()
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(DRAFT_MODE);
+    fill(&file.open(draft)?, path, bytes)
 }
 
 /// The name of `path` within `root`, which may be left out.
@@ -267,7 +264,8 @@ fn name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
     use super::*;
 
@@ -349,6 +347,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_stays_with_its_owner() {
+        let root = tempfile::tempdir().expect("a directory");
+        let path = root.path().join("default.toml");
+        fs::write(&path, "a").expect("room");
+        // Only the superuser can give files away; for anybody else it is the same owner.
+        let _ = chown(&path, Some(12), Some(34));
+        let owner = |path: &Path| {
+            let found = fs::metadata(path).expect("it is there");
+            (found.uid(), found.gid())
+        };
+        let before = owner(&path);
+        let disk = disk(root.path());
+        let placed = disk.place(vec![file("default.toml", "b")]);
+        disk.write(&placed.expect("a good name")).expect("room");
+        assert_eq!(fs::read_to_string(&path).expect("text"), "b");
+        assert_eq!(owner(&path), before);
+    }
+
+    #[test]
     fn names_that_are_no_plain_files_of_the_set_are_refused() {
         let root = tempfile::tempdir().expect("a directory");
         let disk = disk(root.path());
@@ -390,6 +407,12 @@ mod tests {
             matches!(refused, Err(PolicyFilesError::ReadOnly(_))),
             "{refused:?}"
         );
+        fs::remove_file(root.path().join("default.toml")).expect("the link");
+        fs::write(root.path().join("default.toml"), "").expect("room");
+        let again = one.read().expect("readable");
+        assert!(!one.quotes(&again[0].name), "what it said is remembered");
+        fs::remove_file(root.path().join("default.toml")).expect("our file");
+        symlink(&secret, root.path().join("default.toml")).expect("a link");
         let removed = one.place(vec![file("own.toml", "")]).expect("a good name");
         let refused = one.write(&removed);
         assert!(

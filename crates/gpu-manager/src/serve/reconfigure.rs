@@ -1,5 +1,6 @@
 //! `gpu-manager.toml` while the broker runs: what can change does, and the rest is named.
 
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,10 +67,14 @@ impl Reconfigure {
         if running.watch == wanted.watch {
             return;
         }
-        running.watch = wanted.watch;
+        let before = mem::replace(&mut running.watch, wanted.watch);
         match self.policy_watch.restart(&running) {
             Ok(()) => tracing::info!("configuration: `[watch]` is taken over"),
-            Err(error) => tracing::error!("configuration: `[watch]` cannot be used: {error}"),
+            Err(error) => {
+                // The next look tries it again.
+                running.watch = before;
+                tracing::error!("configuration: `[watch]` cannot be used: {error}");
+            }
         }
     }
 

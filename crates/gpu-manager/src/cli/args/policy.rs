@@ -9,7 +9,7 @@ use super::{JsonArgs, WantArgs};
 use crate::cli::exit;
 
 /// Fewer digits of a hash name nothing.
-const HASH_CHARS_MIN: usize = 6;
+const HASH_CHARS_MIN: usize = 8;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
@@ -71,6 +71,10 @@ pub(crate) struct ApplyArgs {
     /// Load only if the plan is this one: its hash, or the beginning of it.
     #[arg(long, value_name = "HASH", value_parser = hash)]
     pub(crate) expect_plan: Option<Text<128>>,
+
+    /// Throw away what is on disk and not in force.
+    #[arg(long, requires = "files")]
+    pub(crate) overwrite: bool,
 
     #[command(flatten)]
     pub(crate) consent: ConsentArgs,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{self, Path, PathBuf};
 use std::process::Command;
 
-use gpu_api::{PolicyPlan, PolicyText, ReloadOutcome, ReloadRequest};
+use gpu_api::{PolicyCheckRequest, PolicyPlan, PolicyText, ReloadOutcome, ReloadRequest};
 use gpu_watch::WatchedFile;
 
 use super::save::{self, Draft, Lock, SaveError};
@@ -196,7 +196,7 @@ async fn find(context: &Context, file: Option<&Path>) -> Result<Place, Failure> 
                 .hint("name the file: `gpu-manager policy edit FILE`"));
         }
     };
-    let set = files::read_set(roots.clone())?.files;
+    let set = read_set(context, &roots).await?;
     let known: Vec<&Path> = set.iter().map(|file| file.path.as_path()).collect();
     let chosen = pick(file, &roots, &known)?;
     let target = resolve(&chosen)?;
@@ -215,6 +215,27 @@ async fn find(context: &Context, file: Option<&Path>) -> Result<Place, Failure> 
         .hint(format!("they are in {}", places.join(", "))));
     }
     Ok(Place { target, index, set })
+}
+
+/// The files that the broker reads from `roots`: it knows which of them it takes. If it cannot say, all that
+/// look like policies.
+async fn read_set(context: &Context, roots: &[PathBuf]) -> Result<Vec<WatchedFile>, Failure> {
+    let all = || Ok(files::read_set(roots.to_vec())?.files);
+    let on_disk = PolicyCheckRequest::default();
+    let Ok(check) = context.client.check_policy(&on_disk).await else {
+        return all();
+    };
+    let paths: Vec<PathBuf> = check.files.iter().map(PathBuf::from).collect();
+    let is_there = |path: &PathBuf| roots.iter().any(|root| path.starts_with(root));
+    if !paths.iter().all(is_there) {
+        return all();
+    }
+    if !check.in_force {
+        note(
+            "the policy on disk is not the one in force: what else is there is loaded with what you save; `gpu-manager policy diff` shows it",
+        );
+    }
+    files::read_named(paths)
 }
 
 /// The path that is meant by `file` where `known` files are in `roots`.

@@ -54,6 +54,7 @@ fn render(explanation: &Explanation, now: Timestamp, paint: Paint) -> String {
         line("applies", "no rule".to_owned());
     }
     if let Some(waiting) = &explanation.waiting {
+        line("place", grant::place(waiting.position));
         for blocker in &waiting.blockers {
             line("blocked by", blocker_line(blocker, now));
         }
@@ -68,24 +69,20 @@ fn render(explanation: &Explanation, now: Timestamp, paint: Paint) -> String {
 }
 
 fn headline(explanation: &Explanation, paint: Paint) -> String {
+    let denial = explanation.denial.as_ref();
+    let denial = denial.map(|problem| problem.detail.as_str());
+    let waiting = explanation.waiting.as_ref();
+    let because = |why: Option<&str>| why.map_or(String::new(), |why| format!(": {why}"));
     let (word, tone, rest) = match explanation.outcome {
         ExplainOutcome::Granted => (
-            "granted",
+            "would be granted",
             Tone::Good,
             format!(" on {}", explanation.devices.join(", ")),
         ),
-        ExplainOutcome::Refused => {
-            let denial = explanation.denial.as_ref();
-            let why = denial.map(|problem| format!(": {}", problem.detail));
-            ("refused", Tone::Bad, why.unwrap_or_default())
-        }
+        ExplainOutcome::Refused => ("would be refused", Tone::Bad, because(denial)),
         ExplainOutcome::Waits => {
-            let waiting = explanation.waiting.as_ref();
-            let why = waiting.map(|waiting| {
-                let place = grant::place(waiting.position);
-                format!(", {place}: {}", waiting.reason)
-            });
-            ("waits", Tone::Warn, why.unwrap_or_default())
+            let reason = waiting.map(|waiting| waiting.reason.as_str());
+            ("would wait", Tone::Warn, because(reason.or(denial)))
         }
     };
     format!("{}{}\n", paint.tone(word, tone), clean(&rest))
@@ -124,7 +121,7 @@ mod tests {
         };
         assert_eq!(
             render(&granted, example::now(), Paint::off()),
-            "granted on GPU-1, GPU-2\n  \
+            "would be granted on GPU-1, GPU-2\n  \
                at         2026-01-01T12:00:00Z\n  \
                class      batch, priority 1\n  \
                tenant     research/ann\n  \
@@ -146,11 +143,12 @@ mod tests {
         };
         assert_eq!(
             render(&waiting, example::now(), Paint::off()),
-            "waits, 2nd in the queue: needs 12 GiB on one device\n  \
+            "would wait: needs 12 GiB on one device\n  \
                at         2026-01-01T12:00:00Z\n  \
                class      batch, priority 1\n  \
                heartbeat  every 1m at the latest\n  \
                applies    rule \"big jobs at night\" holds: over 40 GiB runs at night\n  \
+               place      2nd in the queue\n  \
                blocked by vllm-a (l-1) with 8 GiB on sim-0, until in 1h\n  \
                expected   in 2m\n"
         );
@@ -165,7 +163,7 @@ mod tests {
         };
         let text = render(&refused, example::now(), Paint::off());
         assert!(
-            text.starts_with("refused: denied by `no notebooks`: not here\n"),
+            text.starts_with("would be refused: denied by `no notebooks`: not here\n"),
             "{text}"
         );
     }

@@ -6,23 +6,8 @@ use std::path::{Path, PathBuf};
 use gpu_api::{POLICY_FILES_MAX, PolicyText};
 use gpu_watch::{FileSet, WatchedFile};
 
-use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::output::clean;
-
-/// Where the broker reads its policy from, for a broker of this host.
-pub(super) async fn broker_roots(context: &Context) -> Result<Vec<PathBuf>, Failure> {
-    let status = context.client.status().await.map_err(|error| {
-        let failure = Failure::from(error);
-        failure.hint("name the files to check: `gpu-manager policy check FILE...`")
-    })?;
-    match status.policy.dirs.is_empty() {
-        true => {
-            Err(Failure::usage("the broker reads no policy files").hint("name the files to check"))
-        }
-        false => Ok(status.policy.dirs.into_iter().map(PathBuf::from).collect()),
-    }
-}
 
 /// The texts beneath `roots`, read once and in the order in which they apply, as the broker reads them.
 pub(super) fn read(roots: Vec<PathBuf>) -> Result<Vec<PolicyText>, Failure> {
@@ -46,6 +31,20 @@ pub(super) fn read(roots: Vec<PathBuf>) -> Result<Vec<PolicyText>, Failure> {
 pub(super) fn read_set(roots: Vec<PathBuf>) -> Result<FileSet, Failure> {
     gpu_watch::read_set(&gpu_watch::Config::new(roots))
         .map_err(|error| Failure::refused(format!("failed to read the policy files: {error}")))
+}
+
+/// The files at `paths`, in that order.
+pub(super) fn read_named(paths: Vec<PathBuf>) -> Result<Vec<WatchedFile>, Failure> {
+    let read = |path: PathBuf| match std::fs::read(&path) {
+        Ok(bytes) => Ok(WatchedFile { path, bytes }),
+        Err(error) => {
+            let path = path.display();
+            Err(Failure::refused(format!(
+                "failed to read `{path}`: {error}"
+            )))
+        }
+    };
+    paths.into_iter().map(read).collect()
 }
 
 /// A file as it is sent: named from here, where that is shorter.

@@ -1,16 +1,13 @@
 //! A policy file is replaced whole, by one person at a time, and only if nobody else did meanwhile.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::mem;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The mode of a file that is new.
-const NEW_MODE: u32 = 0o644;
-/// The permission bits of a mode.
-const MODE_MASK: u32 = 0o7777;
+use crate::file::fill;
 
 /// Why a file is not edited or saved.
 #[derive(Debug)]
@@ -114,24 +111,6 @@ pub(super) fn replace(
     synced.map_err(failed("sync", directory))
 }
 
-fn fill(mut file: &File, target: &Path, bytes: &[u8]) -> io::Result<()> {
-    file.write_all(bytes)?;
-    let mode = match fs::metadata(target) {
-        Ok(old) => {
-            let new = file.metadata()?;
-            if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
-                fchown(file, Some(old.uid()), Some(old.gid()))?;
-            }
-            old.mode() & MODE_MASK
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => NEW_MODE,
-        Err(error) => return Err(error),
-    };
-    // After the owner: a change of owner takes bits of the mode away.
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()
-}
-
 /// `/dir/.default.4242.new` for `/dir/default.toml`: a name with a dot is no policy file.
 fn beside(target: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(".");
@@ -153,7 +132,11 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SaveErro
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
+    use crate::file::{MODE_MASK, NEW_MODE};
 
     fn names(directory: &Path) -> Vec<String> {
         let entries = fs::read_dir(directory).expect("a directory");

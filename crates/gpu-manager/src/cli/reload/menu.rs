@@ -52,6 +52,7 @@ async fn carry_out(context: &Context, choice: Choice) -> Done {
             let args = ApplyArgs {
                 files: Vec::new(),
                 expect_plan: None,
+                overwrite: false,
                 consent,
             };
             policy::apply(context, &args, true).await

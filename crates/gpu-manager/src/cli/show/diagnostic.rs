@@ -52,10 +52,16 @@ fn excerpt(diagnostic: &Diagnostic, source: &str, paint: Paint) -> String {
     let margin = " ".repeat(number.len());
     // A tab is one column to the compiler and must be one to the caret.
     let source = clean(&source.replace('\t', " "));
-    let caret = " ".repeat(diagnostic.column.saturating_sub(1) as usize);
+    let before = diagnostic.column.saturating_sub(1) as usize;
+    let room = source.chars().count().saturating_sub(before);
+    let carets = "^".repeat((diagnostic.width as usize).min(room).max(1));
     let caret = match diagnostic.column {
         0 => String::new(),
-        _ => format!("  {margin} | {caret}{}\n", paint.tone("^", Tone::Bad)),
+        _ => format!(
+            "  {margin} | {}{}\n",
+            " ".repeat(before),
+            paint.tone(&carets, Tone::Bad)
+        ),
     };
     format!("  {margin} |\n  {number} | {source}\n{caret}")
 }
@@ -73,7 +79,7 @@ mod tests {
                --> default.toml:12:3\n     \
                   |\n  \
                12 |   prioritty = 1\n     \
-                  |   ^\n  \
+                  |   ^^^^^^^^^\n  \
                hint: did you mean `priority`?\n"
         );
     }

@@ -234,6 +234,7 @@ pub(crate) fn diagnostic() -> Diagnostic {
         file: "default.toml".to_owned(),
         line: 12,
         column: 3,
+        width: 9,
         message: "unknown key `prioritty`".to_owned(),
         hint: Some("did you mean `priority`?".to_owned()),
         source_line: Some("\t prioritty = 1".to_owned()),
