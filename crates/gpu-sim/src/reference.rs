@@ -54,6 +54,8 @@ pub struct Reference {
     /// What every tenant had of late. The books say it, because their rounding decides; that it is near the
     /// formula is checked apart.
     pub used: BTreeMap<TenantKey, u64>,
+    /// Leases on devices that no switch saw yet, and the policy from before.
+    unseen: Option<(Arc<Policy>, Vec<LeaseId>)>,
 }
 
 /// What a command did beside changing the state.
@@ -78,6 +80,7 @@ impl Reference {
             grace_until: BootMs(0),
             dropped: Vec::new(),
             used: BTreeMap::new(),
+            unseen: None,
         }
     }
 
@@ -85,6 +88,7 @@ impl Reference {
     pub fn restart(&mut self) {
         self.leases.retain(survives_a_restart);
         self.cards = None;
+        self.unseen = None;
         self.grace_until = BootMs(0);
     }
 
@@ -142,7 +146,10 @@ impl Reference {
             Command::Expire => self.expire(at, effects),
             Command::Grace { until } => self.grace_until = self.grace_until.max(until),
             Command::HostRebooted => self.host_rebooted(at),
-            Command::Inventory(devices) => self.inventory(at, devices, effects),
+            Command::Inventory(devices) => {
+                self.inventory(at, devices, effects);
+                self.judge_unseen(at, effects);
+            }
             Command::Telemetry(readings) => self.telemetry(readings),
             Command::ProcessGone { id, fence } => self.process_gone(at, id, fence),
             Command::SignalRefused {

@@ -1,9 +1,12 @@
 //! From one policy to another, over what is held.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 
-use super::{Books, Turn};
+use super::{Books, Turn, ids};
 use crate::command::{Event, EventKind, Expect, Switch, Switched, Unexpected};
 use crate::ids::LeaseId;
 use crate::lease::{Deadline, Drain, DrainSource, EndReason, Lease, Phase};
@@ -22,10 +25,14 @@ impl Books {
         if *policy == *self.policy {
             return Plan::default();
         }
+        let planned = planned.filter(|planned| self.still_says(planned, policy));
+        self.plan_of(at, &self.policy, policy, planned)
+    }
+
+    fn plan_of(&self, at: At, from: &Policy, to: &Policy, planned: Option<&Planned>) -> Plan {
         let leases: Vec<&Lease> = self.leases.values().collect();
         let devices = self.devices().collect();
-        let planner = Planner::new(&self.policy, policy, &leases, devices, at);
-        planner.plan(planned.filter(|planned| self.still_says(planned, policy)))
+        Planner::new(from, to, &leases, devices, at).plan(planned)
     }
 
     /// Whether a plan was made against the live policy, and not by rules that look at books which have
@@ -53,7 +60,8 @@ impl Books {
             return Ok(None);
         }
         self.counters.generation += 1;
-        self.policy = policy;
+        let before = mem::replace(&mut self.policy, policy);
+        self.remember_unseen(before);
         turn.switched = true;
         self.reindex_deadlines();
         self.resettle_devices();
@@ -72,6 +80,57 @@ impl Books {
         });
         self.in_bulk(|books| books.carry_out(turn, &plan));
         Ok(Some(Switched { generation, plan }))
+    }
+
+    /// Notes the leases that a switch could not judge for want of their devices.
+    fn remember_unseen(&mut self, before: Arc<Policy>) {
+        let unseen = self.leases.values().filter(|lease| self.is_unseen(lease));
+        let unseen: BTreeSet<LeaseId> = ids(unseen).into_iter().collect();
+        if !unseen.is_empty() {
+            let (_, leases) = self.unseen.get_or_insert((before, BTreeSet::new()));
+            leases.extend(unseen);
+        }
+    }
+
+    fn is_unseen(&self, lease: &Lease) -> bool {
+        let parts = lease.held().map(|grant| grant.allocations.as_slice());
+        let mut parts = parts.unwrap_or(&[]).iter();
+        parts.any(|part| !self.is_known(&part.device))
+    }
+
+    /// Judges what no switch could before its devices were known: by the policy from before the first of
+    /// those switches and the live one.
+    ///
+    /// It asks to go whom the live policy newly refuses, and withdraws what has no cause any more; deadlines
+    /// that were told stay. What is left: a broker that restarts between the switch and the inventory has
+    /// forgotten the policy from before, and what it could not judge waits for the next switch.
+    pub(super) fn judge_unseen(&mut self, turn: &mut Turn) {
+        let Some((from, noted)) = self.unseen.take() else {
+            return;
+        };
+        let is_there = |id: &LeaseId| self.leases.get(id).is_some_and(|l| l.held().is_some());
+        let (later, now): (BTreeSet<LeaseId>, BTreeSet<LeaseId>) = noted
+            .into_iter()
+            .filter(is_there)
+            .partition(|id| self.is_unseen(&self.leases[id]));
+        let mut plan = self.plan_of(turn.at, &from, &self.policy, None);
+        plan.denied.clear();
+        plan.held
+            .retain(|fate| now.contains(&fate.id) && self.is_news(fate));
+        if !later.is_empty() {
+            self.unseen = Some((from, later));
+        }
+        self.in_bulk(|books| books.carry_out(turn, &plan));
+    }
+
+    fn is_news(&self, fate: &LeaseFate) -> bool {
+        let drains = self.leases[&fate.id].held().map(|grant| &grant.drains);
+        let is_asked = drains.is_some_and(|drains| drains.contains_key(&DrainSource::Policy));
+        match fate.fate {
+            Fate::Withdraw => true,
+            Fate::Drain(_) | Fate::Force => !is_asked,
+            Fate::Keep | Fate::Shorten(_) => false,
+        }
     }
 
     /// Refuses a switch of which something else is true than was expected.

@@ -46,6 +46,8 @@ pub(super) struct Card<'a> {
     labels: Vec<String>,
     /// Bytes that can be granted on it when it is idle.
     pub(super) grantable: u64,
+    /// The same as the old policy says.
+    pub(super) grantable_before: u64,
     /// Why the new policy no longer allows what is held there.
     drain: Option<&'a String>,
 }
@@ -56,6 +58,8 @@ pub(super) struct Judged<'a> {
     pub(super) grant: &'a Grant,
     pub(super) refusal: Option<Refusal>,
     pub(super) in_scope: bool,
+    /// A device of it is not known, so that nobody can say what else there is against it.
+    pub(super) is_unseen: bool,
 }
 
 /// Which filters the devices pass under one policy, so that each is looked at once.
@@ -81,7 +85,7 @@ impl<'a> Planner<'a> {
         }
         let cards: BTreeMap<_, _> = devices
             .into_iter()
-            .map(|state| (&state.device.key, Card::new(state, to)))
+            .map(|state| (&state.device.key, Card::new(state, from, to)))
             .collect();
         let leasable = cards.values().filter(|card| card.state.device.leasable);
         Self {
@@ -140,12 +144,22 @@ impl<'a> Planner<'a> {
                 (refusal, newly)
             }
         };
+        let is_unseen = !self.sees(grant);
+        let keeps_drain = is_unseen && grant.drains.contains_key(&DrainSource::Policy);
         Some(Judged {
             member,
             grant,
             refusal,
-            in_scope: newly || all,
+            // What it was asked to go for may be what cannot be seen.
+            in_scope: newly && !keeps_drain || all,
+            is_unseen,
         })
+    }
+
+    /// Whether every device of a grant is known.
+    fn sees(&self, grant: &Grant) -> bool {
+        let mut parts = grant.allocations.iter();
+        parts.all(|part| self.cards.contains_key(&part.device))
     }
 
     /// Whether the old policy allows a lease that is held.
@@ -195,7 +209,7 @@ impl<'a> Planner<'a> {
     fn fate(&self, judged: &Judged, surplus: Option<&Refusal>) -> Option<LeaseFate> {
         let lease = judged.member.lease;
         let drain = judged.grant.drains.get(&DrainSource::Policy);
-        let stays_refused = judged.refusal.is_some() || surplus.is_some();
+        let stays_refused = judged.refusal.is_some() || surplus.is_some() || judged.is_unseen;
         let (fate, because) = match drain {
             _ if judged.in_scope => (self.fate_in_scope(judged, drain), judged.refusal.as_ref()),
             Some(_) if !stays_refused => (Fate::Withdraw, None),
@@ -314,7 +328,7 @@ impl<'a> Planner<'a> {
             return by_quota;
         }
         let reason = never_fits(request, &serving)?;
-        let old = |card: &Card| card.state.grantable();
+        let old = |card: &Card| card.grantable_before;
         let served = self.serving(self.from, request, before, old, |card| {
             &card.state.settings.labels
         });
@@ -376,10 +390,12 @@ impl<'a> Member<'a> {
 }
 
 impl<'a> Card<'a> {
-    fn new(state: &'a DeviceState, to: &'a Policy) -> Self {
+    fn new(state: &'a DeviceState, from: &Policy, to: &'a Policy) -> Self {
         let settings = to.device_settings(&state.device);
+        let before = from.device_settings(&state.device);
         Self {
             state,
+            grantable_before: state.device.memory_total.saturating_sub(before.reserve),
             grantable: state.device.memory_total.saturating_sub(settings.reserve),
             labels: settings.labels,
             drain: to.drain_of(&state.device),
@@ -389,11 +405,6 @@ impl<'a> Card<'a> {
     /// Whether the old policy drained it as well.
     fn was_drained(&self, from: &Policy) -> bool {
         from.drain_of(&self.state.device).is_some()
-    }
-
-    /// What the old policy lets be granted of it.
-    pub(super) fn grantable_before(&self) -> u64 {
-        self.state.grantable()
     }
 }
 

@@ -531,3 +531,56 @@ fn an_expectation_is_answered_even_by_the_policy_that_is_live() {
     assert_ne!(draft.policy.source.hash, "another");
     assert!(world.switch_if(expect, again).is_err());
 }
+
+#[test]
+fn a_drain_is_not_withdrawn_for_want_of_its_device() {
+    let mut world = world();
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 20))
+        .switch(|edit| drained(edit, "gpu-0"))
+        .restart()
+        // Something else changed, and nobody sees the device yet.
+        .switch(|edit| {
+            drained(edit, "gpu-0");
+            edit.policy.defaults.ttl = Ms::from_secs(9);
+        })
+        .is("a", "draining on gpu-0 until 30s by policy")
+        .discover()
+        .is("a", "draining on gpu-0 until 30s by policy");
+}
+
+#[test]
+fn what_a_switch_could_not_see_is_judged_when_the_devices_are_known() {
+    let mut world = world();
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 20))
+        .restart()
+        .switch(|edit| drained(edit, "gpu-0"))
+        .is("a", "active on gpu-0")
+        .discover()
+        .is("a", "draining on gpu-0 until 30s by policy")
+        .restart()
+        .switch(|_| {})
+        .is("a", "draining on gpu-0 until 30s by policy")
+        .discover()
+        .is("a", "active on gpu-0");
+}
+
+#[test]
+fn what_was_allowed_to_stay_stays_whenever_its_device_is_found() {
+    let mut world = world();
+    let keep = |edit: &mut Edit| {
+        drained(edit, "gpu-0");
+        edit.policy.reload.held = Held::Keep;
+    };
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 20))
+        .switch(keep)
+        .restart()
+        .switch(|edit| drained(edit, "gpu-0"))
+        .discover()
+        .is("a", "active on gpu-0");
+}

@@ -18,6 +18,8 @@ struct Case<'a> {
     grant: &'a Grant,
     against: Option<Refusal>,
     in_scope: bool,
+    /// Nobody can say what there is against it on a device that is not known.
+    unseen: bool,
 }
 
 impl Reference {
@@ -26,6 +28,10 @@ impl Reference {
         if policy.source.hash == self.policy.source.hash {
             return Plan::default();
         }
+        self.plan_anew(at, policy)
+    }
+
+    fn plan_anew(&self, at: At, policy: &Policy) -> Plan {
         let mut leases: Vec<&Lease> = self.leases.iter().collect();
         leases.sort_by_key(|lease| lease.id);
         let cases: Vec<Case> = leases
@@ -60,7 +66,12 @@ impl Reference {
         if policy.source.hash == self.policy.source.hash {
             return Ok(None);
         }
-        self.policy = policy;
+        let unseen: Vec<LeaseId> = self.ids(|lease| self.is_unseen(lease));
+        let before = std::mem::replace(&mut self.policy, policy);
+        if !unseen.is_empty() {
+            let noted = self.unseen.get_or_insert((before, Vec::new()));
+            noted.1.extend(unseen);
+        }
         self.generation += 1;
         for fate in &plan.held {
             self.meet(at, fate, effects);
@@ -72,6 +83,43 @@ impl Reference {
             generation: self.generation,
             plan,
         }))
+    }
+
+    /// A device of what it holds is not known.
+    fn is_unseen(&self, lease: &Lease) -> bool {
+        let Phase::Held(grant) = &lease.phase else {
+            return false;
+        };
+        let mut parts = grant.allocations.iter();
+        parts.any(|part| self.card(&part.device).is_none())
+    }
+
+    /// What no switch could judge is judged when its devices are known.
+    pub(super) fn judge_unseen(&mut self, at: At, effects: &mut Vec<Effect>) {
+        let Some((before, noted)) = self.unseen.take() else {
+            return;
+        };
+        let held = self.ids(|lease| matches!(lease.phase, Phase::Held(_)));
+        let noted: Vec<LeaseId> = held.into_iter().filter(|id| noted.contains(id)).collect();
+        let still = |id: &LeaseId| self.find(*id).is_some_and(|lease| self.is_unseen(lease));
+        let (later, now): (Vec<_>, Vec<_>) = noted.into_iter().partition(still);
+        let mut then = self.clone();
+        then.policy = before.clone();
+        let plan = then.plan_anew(at, &self.policy);
+        for fate in plan.held.iter().filter(|fate| now.contains(&fate.id)) {
+            let asked = match self.find(fate.id).map(|lease| &lease.phase) {
+                Some(Phase::Held(grant)) => grant.drains.contains_key(&DrainSource::Policy),
+                _ => false,
+            };
+            match fate.fate {
+                Fate::Withdraw => self.meet(at, fate, effects),
+                Fate::Drain(_) | Fate::Force if !asked => self.meet(at, fate, effects),
+                _ => {}
+            }
+        }
+        if !later.is_empty() {
+            self.unseen = Some((before, later));
+        }
     }
 
     fn is_expected(&self, expect: &Expect, plan: &Plan) -> bool {
@@ -192,11 +240,14 @@ impl Reference {
             return None;
         };
         let against = self.against_on_devices(new, new, lease, at);
-        let newly = against.is_some() && self.was_allowed(new, lease, at);
+        let unseen = self.is_unseen(lease);
+        let keeps = unseen && grant.drains.contains_key(&DrainSource::Policy);
+        let newly = !keeps && against.is_some() && self.was_allowed(new, lease, at);
         Some(Case {
             lease,
             grant,
             against,
+            unseen,
             in_scope: newly || new.reload.scope == ReloadScope::All,
         })
     }
@@ -309,7 +360,8 @@ impl Reference {
                 (Held::Drain, None) => Fate::Drain(deadline(at, patience)),
             };
             (fate, case.against.clone())
-        } else if draining.is_some() && case.against.is_none() && no_room.is_none() {
+        } else if draining.is_some() && case.against.is_none() && no_room.is_none() && !case.unseen
+        {
             (Fate::Withdraw, None)
         } else if let Some(drain) = draining.filter(|drain| moved(drain) != drain.deadline) {
             (Fate::Drain(moved(drain)), case.against.clone().or(no_room))
@@ -392,7 +444,7 @@ fn goes(new: &Policy, case: &Case) -> bool {
     match case.in_scope {
         _ if asked => true,
         true => new.reload.held != Held::Keep,
-        false => by_policy && case.against.is_some(),
+        false => by_policy && (case.against.is_some() || case.unseen),
     }
 }
 
