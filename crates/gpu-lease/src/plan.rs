@@ -51,6 +51,8 @@ pub struct LeaseFate {
     pub holder: String,
     /// What happens to it.
     pub fate: Fate,
+    /// Beside that, its longest time to be held now ends then.
+    pub shorten: Option<Deadline>,
     /// Why.
     pub because: Refusal,
     /// Nothing may make its holder go: its memory stays charged until it does.
@@ -63,30 +65,39 @@ impl Plan {
         self.held.iter().any(|held| match held.fate {
             Fate::Drain(_) | Fate::Shorten(_) => confirm >= Confirm::Drain,
             Fate::Force => confirm >= Confirm::Force,
-            Fate::Keep | Fate::Withdraw => false,
+            Fate::Keep | Fate::Withdraw => held.shorten.is_some() && confirm >= Confirm::Drain,
         })
     }
 
     /// Whether nothing is drained or ended here that `other` does not drain or end, as hard or harder.
     pub fn is_within(&self, other: &Self) -> bool {
-        let harms = other.held.iter().map(|held| (held.id, held.fate.harm()));
+        let harms = other.held.iter().map(|held| (held.id, held.harm()));
         let harms: BTreeMap<LeaseId, u8> = harms.collect();
         let harm = |id| harms.get(&id).copied().unwrap_or(0);
         let denied: BTreeMap<LeaseId, &Refusal> =
             other.denied.iter().map(|(id, why)| (*id, why)).collect();
         let mut fates = self.held.iter();
-        fates.all(|held| held.fate.harm() <= harm(held.id))
+        fates.all(|held| held.harm() <= harm(held.id))
             && self.denied.iter().all(|(id, _)| denied.contains_key(id))
     }
 
     /// Whether both say the same of the same leases, deadlines apart.
     pub fn is_like(&self, other: &Self) -> bool {
         let fates = |plan: &Self| -> Vec<_> {
-            let fate =
-                |held: &LeaseFate| (held.id, mem::discriminant(&held.fate), held.because.clone());
+            let fate = |held: &LeaseFate| {
+                let words = (mem::discriminant(&held.fate), held.shorten.is_some());
+                (held.id, words, held.because.clone())
+            };
             plan.held.iter().map(fate).collect()
         };
         fates(self) == fates(other) && self.denied == other.denied
+    }
+}
+
+impl LeaseFate {
+    /// How hard it is on the holder.
+    fn harm(&self) -> u8 {
+        self.fate.harm().max(u8::from(self.shorten.is_some()))
     }
 }
 

@@ -388,7 +388,7 @@ fn reload_touches_only_its_plan(before: &BTreeMap<LeaseId, Lease>, outcome: &Out
             .get(&lease.id)
             .is_some_and(|lease| lease.held().is_some());
         let planned = plan.iter().find(|fate| fate.id == lease.id);
-        let touched = planned.is_some_and(|fate| fate.fate != Fate::Keep);
+        let touched = planned.is_some_and(|fate| fate.fate != Fate::Keep || fate.shorten.is_some());
         require(!was_held || touched, || {
             format!("the switch touched {lease:?}, which its plan does not")
         })?;

@@ -117,6 +117,10 @@ impl Books {
         plan.denied.clear();
         plan.held
             .retain(|fate| now.contains(&fate.id) && self.is_news(fate));
+        // Holds were cut by the switches themselves.
+        for fate in &mut plan.held {
+            fate.shorten = None;
+        }
         if !later.is_empty() {
             self.unseen = Some((from, later));
         }
@@ -174,6 +178,9 @@ impl Books {
     }
 
     fn meet(&mut self, turn: &mut Turn, fate: &LeaseFate) {
+        if let Some(until) = fate.shorten {
+            self.shorten(turn, fate.id, until);
+        }
         match fate.fate {
             Fate::Keep => {}
             Fate::Withdraw => self.withdraw(turn, fate.id, DrainSource::Policy),

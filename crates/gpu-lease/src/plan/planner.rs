@@ -210,6 +210,7 @@ impl<'a> Planner<'a> {
         let lease = judged.member.lease;
         let drain = judged.grant.drains.get(&DrainSource::Policy);
         let stays_refused = judged.refusal.is_some() || surplus.is_some() || judged.is_unseen;
+        let cut = self.shortened(lease, judged.grant);
         let (fate, because) = match drain {
             _ if judged.in_scope => (self.fate_in_scope(judged, drain), judged.refusal.as_ref()),
             Some(_) if !stays_refused => (Fate::Withdraw, None),
@@ -218,17 +219,19 @@ impl<'a> Planner<'a> {
                 judged.refusal.as_ref().or(surplus),
             ),
             None if surplus.is_some() => (Fate::Drain(self.deadline(lease)), surplus),
-            Some(_) | None => (
-                Fate::Shorten(self.shortened(lease, judged.grant)?),
-                judged.refusal.as_ref(),
-            ),
+            Some(_) | None => (Fate::Shorten(cut?), judged.refusal.as_ref()),
+        };
+        let shorten = match fate {
+            Fate::Shorten(_) | Fate::Force => None,
+            Fate::Drain(_) | Fate::Keep | Fate::Withdraw => cut,
         };
         Some(LeaseFate {
             id: lease.id,
             holder: lease.request.holder.name.clone(),
             fate,
             because: because.cloned().unwrap_or_default(),
-            unenforceable: fate.ends() && !self.can_enforce(lease),
+            shorten,
+            unenforceable: (fate.ends() || shorten.is_some()) && !self.can_enforce(lease),
         })
     }
 

@@ -584,3 +584,27 @@ fn what_was_allowed_to_stay_stays_whenever_its_device_is_found() {
         .discover()
         .is("a", "active on gpu-0");
 }
+
+#[test]
+fn a_shorter_hold_counts_whatever_else_happens_to_the_lease() {
+    for held in [Held::Keep, Held::Drain] {
+        let mut world = world_by(|edit| edit.class("batch", 0));
+        let cut = |edit: &mut Edit| {
+            batch_denied(edit);
+            edit.policy.reload.held = held;
+            edit.policy
+                .classes
+                .get_mut("batch")
+                .expect("it is")
+                .max_hold = Some(Ms::from_secs(100));
+        };
+        world
+            .device("gpu-0", 24)
+            .ask(memory("a", 1).class("batch").max_hold(900));
+        let plan = world.plan(cut);
+        assert!(plan.held[0].shorten.is_some(), "{plan:?}");
+        world.switch(cut);
+        let hold = world.lease("a").held().and_then(|grant| grant.hold_until);
+        assert_eq!(hold, plan.held[0].shorten);
+    }
+}

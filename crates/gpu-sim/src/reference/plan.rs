@@ -107,6 +107,10 @@ impl Reference {
         then.policy = before.clone();
         let plan = then.plan_anew(at, &self.policy);
         for fate in plan.held.iter().filter(|fate| now.contains(&fate.id)) {
+            let fate = &LeaseFate {
+                shorten: None,
+                ..fate.clone()
+            };
             let asked = match self.find(fate.id).map(|lease| &lease.phase) {
                 Some(Phase::Held(grant)) => grant.drains.contains_key(&DrainSource::Policy),
                 _ => false,
@@ -131,12 +135,12 @@ impl Reference {
             return false;
         }
         if let Some(most) = &expect.within {
-            let harm = |plan: &Plan, id: LeaseId| {
+            let most_harm = |plan: &Plan, id: LeaseId| {
                 let fates = plan.held.iter().filter(|fate| fate.id == id);
-                fates.map(|fate| harm(fate.fate)).max().unwrap_or(0)
+                fates.map(harm_of).max().unwrap_or(0)
             };
             for fate in &plan.held {
-                if harm(plan, fate.id) > harm(most, fate.id) {
+                if most_harm(plan, fate.id) > most_harm(most, fate.id) {
                     return false;
                 }
             }
@@ -151,8 +155,11 @@ impl Reference {
         };
         let words = |plan: &Plan| -> Vec<String> {
             let held = plan.held.iter();
-            held.map(|fate| format!("{} {} {:?}", fate.id, word(fate.fate), fate.because))
-                .collect()
+            held.map(|fate| {
+                let cut = fate.shorten.is_some();
+                format!("{} {} {cut} {:?}", fate.id, word(fate.fate), fate.because)
+            })
+            .collect()
         };
         words(plan) == words(same) && plan.denied == same.denied
     }
@@ -170,6 +177,7 @@ impl Reference {
         else {
             return;
         };
+        grant.hold_until = fate.shorten.or(grant.hold_until);
         match fate.fate {
             Fate::Keep | Fate::Force => {}
             Fate::Withdraw => drop(grant.drains.remove(&DrainSource::Policy)),
@@ -351,6 +359,7 @@ impl Reference {
         let new_grace = grace(new, &lease.request);
         let patience = old_grace.max(new_grace).min(new.reload.grace_max);
         let moved = |drain: &Drain| moved(drain, old_grace, new_grace, at);
+        let cut = self.cut(new, case, patience, at);
         let (fate, because) = if case.in_scope {
             let fate = match (new.reload.held, draining) {
                 (Held::Force, _) => Fate::Force,
@@ -368,15 +377,17 @@ impl Reference {
         } else if draining.is_none() && no_room.is_some() {
             (Fate::Drain(deadline(at, patience)), no_room)
         } else {
-            let cut = self.cut(new, case, patience, at)?;
-            (Fate::Shorten(cut), case.against.clone())
+            (Fate::Shorten(cut?), case.against.clone())
         };
+        let beside = !matches!(fate, Fate::Shorten(_) | Fate::Force);
+        let shorten = cut.filter(|_| beside);
         Some(LeaseFate {
             id: lease.id,
             holder: lease.request.holder.name.clone(),
             fate,
             because: because.unwrap_or_default(),
-            unenforceable: harm(fate) > 0 && cannot_be_ended(new, lease),
+            shorten,
+            unenforceable: (harm(fate) > 0 || shorten.is_some()) && cannot_be_ended(new, lease),
         })
     }
 
@@ -480,6 +491,10 @@ fn cannot_be_ended(policy: &Policy, lease: &Lease) -> bool {
     };
     let process = lease.process();
     policy.reclaim.verify && process.is_some_and(|process| !may_signal(process.supervised))
+}
+
+fn harm_of(fate: &LeaseFate) -> u8 {
+    harm(fate.fate).max(u8::from(fate.shorten.is_some()))
 }
 
 fn harm(fate: Fate) -> u8 {
