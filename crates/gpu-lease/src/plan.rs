@@ -122,6 +122,19 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// The words of a drain that has no other cause than a scope of `all`.
+pub(crate) const SCOPE_IS_ALL: &str = "the policy changed and its scope is all";
+
+impl Refusal {
+    /// In one line, for the one who has to go.
+    pub(crate) fn words(&self) -> String {
+        match self.rule.as_str() {
+            "" => SCOPE_IS_ALL.into(),
+            rule => alloc::format!("`{rule}`: {}", self.reason),
+        }
+    }
+}
+
 /// What happens to a held lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -133,7 +146,8 @@ pub enum Fate {
     Keep,
     /// Its longest time to be held now ends then.
     Shorten(Deadline),
-    /// An earlier policy asked it to go; this one lets it stay.
+    /// An earlier policy asked it to go; this one lets it stay. Who was asked only because the scope was `all`
+    /// goes on draining when the scope is set back: nothing that the rules say has changed for it.
     Withdraw,
 }
 

@@ -10,8 +10,8 @@ use super::{Books, Turn, ids};
 use crate::command::{Event, EventKind, Expect, Switch, Switched, Unexpected};
 use crate::ids::LeaseId;
 use crate::lease::{Deadline, Drain, DrainSource, EndReason, Lease, Phase};
-use crate::plan::{Fate, LeaseFate, Plan, Planned, Planner, Refusal};
-use crate::policy::Policy;
+use crate::plan::{Fate, LeaseFate, Plan, Planned, Planner};
+use crate::policy::{Policy, ReloadScope};
 use crate::time::At;
 
 impl Books {
@@ -188,7 +188,7 @@ impl Books {
             Fate::Drain(deadline) => self.drain_by_policy(turn, fate, deadline),
             Fate::Force => {
                 let lease = self.leases[&fate.id].clone();
-                let text = words(&fate.because);
+                let text = fate.because.words();
                 self.end_by_force(turn, lease, EndReason::Policy, &text);
             }
         }
@@ -204,25 +204,24 @@ impl Books {
 
     fn drain_by_policy(&mut self, turn: &mut Turn, fate: &LeaseFate, deadline: Deadline) {
         let mut lease = self.leases[&fate.id].clone();
+        let is_kept = fate.because.rule.is_empty() && self.policy.reload.scope != ReloadScope::All;
         let asked = lease
             .held()
             .and_then(|grant| grant.drains.get(&DrainSource::Policy));
+        let reason = match asked {
+            // A drain that only moved keeps its words.
+            Some(asked) if is_kept => asked.reason.clone(),
+            _ => fate.because.words(),
+        };
         let drain = Drain {
             deadline,
-            reason: words(&fate.because),
+            reason,
             by: format!("policy generation {}", self.counters.generation),
             since: asked.map_or(turn.at, |asked| asked.since),
         };
-        if asked.is_none_or(|asked| asked.deadline != deadline) {
+        if asked.is_none_or(|asked| (asked.deadline, &asked.reason) != (deadline, &drain.reason)) {
             self.add_drain(turn, &mut lease, DrainSource::Policy, drain);
         }
-    }
-}
-
-fn words(refusal: &Refusal) -> alloc::string::String {
-    match refusal.rule.as_str() {
-        "" => "the policy changed and its scope is all".into(),
-        rule => format!("`{rule}`: {}", refusal.reason),
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Fate, LeaseFate, Plan, Planned, Refusal, shrink};
+use super::{Fate, LeaseFate, Plan, Planned, Refusal, SCOPE_IS_ALL, shrink};
 use crate::capacity::{DeviceState, never_fits};
 use crate::device::Device;
 use crate::ids::{DeviceKey, LeaseId};
@@ -58,8 +58,9 @@ pub(super) struct Judged<'a> {
     pub(super) grant: &'a Grant,
     pub(super) refusal: Option<Refusal>,
     pub(super) in_scope: bool,
-    /// A device of it is not known, so that nobody can say what else there is against it.
-    pub(super) is_unseen: bool,
+    /// It goes on draining, whatever else: a device of it is not known, so that nobody can say what there is
+    /// against it, or it was asked for the scope alone.
+    pub(super) keeps_drain: bool,
 }
 
 /// Which filters the devices pass under one policy, so that each is looked at once.
@@ -144,15 +145,16 @@ impl<'a> Planner<'a> {
                 (refusal, newly)
             }
         };
-        let is_unseen = !self.sees(grant);
-        let keeps_drain = is_unseen && grant.drains.contains_key(&DrainSource::Policy);
+        let drain = grant.drains.get(&DrainSource::Policy);
+        let is_unseen = drain.is_some() && !self.sees(grant);
+        let by_scope = drain.is_some_and(|drain| drain.reason == SCOPE_IS_ALL);
         Some(Judged {
             member,
             grant,
             refusal,
             // What it was asked to go for may be what cannot be seen.
-            in_scope: newly && !keeps_drain || all,
-            is_unseen,
+            in_scope: newly && !is_unseen || all,
+            keeps_drain: is_unseen || by_scope,
         })
     }
 
@@ -209,15 +211,15 @@ impl<'a> Planner<'a> {
     fn fate(&self, judged: &Judged, surplus: Option<&Refusal>) -> Option<LeaseFate> {
         let lease = judged.member.lease;
         let drain = judged.grant.drains.get(&DrainSource::Policy);
-        let stays_refused = judged.refusal.is_some() || surplus.is_some() || judged.is_unseen;
+        let stays_refused = judged.refusal.is_some() || surplus.is_some() || judged.keeps_drain;
+        let cause = judged.refusal.as_ref().or(surplus);
         let cut = self.shortened(lease, judged.grant);
         let (fate, because) = match drain {
             _ if judged.in_scope => (self.fate_in_scope(judged, drain), judged.refusal.as_ref()),
             Some(_) if !stays_refused => (Fate::Withdraw, None),
-            Some(drain) if self.moved(lease, drain) != drain.deadline => (
-                Fate::Drain(self.moved(lease, drain)),
-                judged.refusal.as_ref().or(surplus),
-            ),
+            Some(drain) if self.is_news(lease, drain, cause) => {
+                (Fate::Drain(self.moved(lease, drain)), cause)
+            }
             None if surplus.is_some() => (Fate::Drain(self.deadline(lease)), surplus),
             Some(_) | None => (Fate::Shorten(cut?), judged.refusal.as_ref()),
         };
@@ -244,6 +246,12 @@ impl<'a> Planner<'a> {
             (Held::Drain, Some(drain)) => Fate::Drain(self.moved(lease, drain)),
             (Held::Drain, None) => Fate::Drain(self.deadline(lease)),
         }
+    }
+
+    /// Whether a drain by an earlier policy now has another deadline or another cause.
+    fn is_news(&self, lease: &Lease, drain: &Drain, cause: Option<&Refusal>) -> bool {
+        self.moved(lease, drain) != drain.deadline
+            || cause.is_some_and(|cause| cause.words() != drain.reason)
     }
 
     /// The deadline of a drain by an earlier policy. It moves only if the grace does, by the time of the

@@ -34,7 +34,7 @@ fn is_going(planner: &Planner, judged: &Judged) -> bool {
     let by_policy = judged.grant.drains.contains_key(&DrainSource::Policy);
     let asked_by_others = judged.grant.drains.len() > usize::from(by_policy);
     let by_scope = judged.in_scope && planner.to.reload.held != Held::Keep;
-    let stays_asked = judged.refusal.is_some() || judged.is_unseen;
+    let stays_asked = judged.refusal.is_some() || judged.keeps_drain;
     asked_by_others || by_scope || stays_asked && by_policy && !judged.in_scope
 }
 

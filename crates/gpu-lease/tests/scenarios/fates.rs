@@ -449,10 +449,7 @@ fn a_plan_against_another_policy_is_made_again() {
     let mut world = world_by(|edit| edit.class("batch", 0));
     world.device("gpu-0", 24).ask(memory("a", 1).class("batch"));
     let draft = world.draft(|edit| edit.class("batch", 1));
-    world.switch(|edit| {
-        edit.class("batch", 2);
-        edit.policy.reload.scope = ReloadScope::All;
-    });
+    world.switch(batch_denied);
     let plan = world.switch_by(draft);
     assert_eq!(fates(&plan), [("a", "withdraw")]);
 }
@@ -607,4 +604,48 @@ fn a_shorter_hold_counts_whatever_else_happens_to_the_lease() {
         let hold = world.lease("a").held().and_then(|grant| grant.hold_until);
         assert_eq!(hold, plan.held[0].shorten);
     }
+}
+
+#[test]
+fn who_was_asked_for_the_scope_alone_goes_on_draining_when_it_is_set_back() {
+    let all = |edit: &mut Edit| edit.policy.reload.scope = ReloadScope::All;
+    let mut world = world_by(|edit| edit.class("batch", 0));
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 1))
+        .ask(memory("b", 1).class("batch"))
+        .switch(|edit| {
+            all(edit);
+            batch_denied(edit);
+        })
+        .at(10)
+        .switch(|edit| edit.class("batch", 0))
+        .are(&[
+            ("a", "draining on gpu-0 until 30s by policy"),
+            ("b", "active on gpu-0"),
+        ]);
+}
+
+#[test]
+fn a_drain_says_the_cause_that_it_has_now() {
+    let mut world = world_by(|edit| edit.class("batch", 0));
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 1).class("batch"))
+        .switch(batch_denied);
+    let drain = |world: &World| {
+        let grant = world.lease("a").held().cloned().expect("it is held");
+        grant.drains.values().next().cloned().expect("it drains")
+    };
+    let before = drain(&world);
+    world.at(10).switch(|edit| {
+        edit.class("batch", 0);
+        drained(edit, "gpu-0");
+    });
+    let after = drain(&world);
+    assert_eq!(after.reason, "`device gpu-0`: goes back to the shop");
+    assert_eq!(
+        (after.since, after.deadline),
+        (before.since, before.deadline)
+    );
 }

@@ -18,8 +18,8 @@ struct Case<'a> {
     grant: &'a Grant,
     against: Option<Refusal>,
     in_scope: bool,
-    /// Nobody can say what there is against it on a device that is not known.
-    unseen: bool,
+    /// It goes on draining whatever the rules say: for want of its device, or asked for the scope alone.
+    keeps: bool,
 }
 
 impl Reference {
@@ -170,6 +170,7 @@ impl Reference {
             return;
         }
         let by = format!("policy generation {}", self.generation);
+        let scope_is_all = self.policy.reload.scope == ReloadScope::All;
         let Some(Lease {
             phase: Phase::Held(grant),
             ..
@@ -184,13 +185,20 @@ impl Reference {
             Fate::Shorten(until) => grant.hold_until = Some(until),
             Fate::Drain(deadline) => {
                 let before = grant.drains.get(&DrainSource::Policy);
-                if before.is_some_and(|drain| drain.deadline == deadline) {
+                let reason = match before {
+                    Some(drain) if fate.because.rule.is_empty() && !scope_is_all => {
+                        drain.reason.clone()
+                    }
+                    _ => words(&fate.because),
+                };
+                let is_same = |drain: &Drain| drain.deadline == deadline && drain.reason == reason;
+                if before.is_some_and(is_same) {
                     return;
                 }
                 let drain = Drain {
                     deadline,
                     since: before.map_or(at, |drain| drain.since),
-                    reason: words(&fate.because),
+                    reason,
                     by,
                 };
                 grant.drains.insert(DrainSource::Policy, drain);
@@ -249,13 +257,15 @@ impl Reference {
         };
         let against = self.against_on_devices(new, new, lease, at);
         let unseen = self.is_unseen(lease);
-        let keeps = unseen && grant.drains.contains_key(&DrainSource::Policy);
-        let newly = !keeps && against.is_some() && self.was_allowed(new, lease, at);
+        let drain = grant.drains.get(&DrainSource::Policy);
+        let for_scope = drain.is_some_and(|drain| drain.reason == words(&Refusal::default()));
+        let newly =
+            !(unseen && drain.is_some()) && against.is_some() && self.was_allowed(new, lease, at);
         Some(Case {
             lease,
             grant,
             against,
-            unseen,
+            keeps: drain.is_some() && (unseen || for_scope),
             in_scope: newly || new.reload.scope == ReloadScope::All,
         })
     }
@@ -369,10 +379,13 @@ impl Reference {
                 (Held::Drain, None) => Fate::Drain(deadline(at, patience)),
             };
             (fate, case.against.clone())
-        } else if draining.is_some() && case.against.is_none() && no_room.is_none() && !case.unseen
-        {
+        } else if draining.is_some() && case.against.is_none() && no_room.is_none() && !case.keeps {
             (Fate::Withdraw, None)
-        } else if let Some(drain) = draining.filter(|drain| moved(drain) != drain.deadline) {
+        } else if let Some(drain) = draining.filter(|drain| {
+            let cause = case.against.as_ref().or(no_room.as_ref());
+            let other_words = cause.is_some_and(|cause| words(cause) != drain.reason);
+            other_words || moved(drain) != drain.deadline
+        }) {
             (Fate::Drain(moved(drain)), case.against.clone().or(no_room))
         } else if draining.is_none() && no_room.is_some() {
             (Fate::Drain(deadline(at, patience)), no_room)
@@ -455,7 +468,7 @@ fn goes(new: &Policy, case: &Case) -> bool {
     match case.in_scope {
         _ if asked => true,
         true => new.reload.held != Held::Keep,
-        false => by_policy && (case.against.is_some() || case.unseen),
+        false => by_policy && (case.against.is_some() || case.keeps),
     }
 }
 
