@@ -6,7 +6,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, mem};
 
 use crate::capacity::DeviceState;
 use crate::device::Device;
@@ -296,6 +296,19 @@ pub struct Sets {
     pub max_hold: Option<Ms>,
     /// Further filters of devices.
     pub filters: Vec<String>,
+}
+
+impl Sets {
+    /// Writes into `request` what is set: the shorter hold wins, and filters are added. Answers the priority,
+    /// which no request has.
+    pub fn apply(self, request: &mut Request) -> Option<i64> {
+        request.class = self.class.unwrap_or_else(|| mem::take(&mut request.class));
+        request.ttl = self.ttl.unwrap_or(request.ttl);
+        let holds = [request.max_hold, self.max_hold];
+        request.max_hold = holds.into_iter().flatten().min();
+        request.select.filters.extend(self.filters);
+        self.priority
+    }
 }
 
 /// A rule that applied to a request, or that failed on it; for people.

@@ -102,14 +102,7 @@ impl Books {
     fn arrive(&self, at: At, id: LeaseId, mut request: Request) -> Lease {
         let standing = self.standing_at_arrival(&request);
         let sets = self.policy.rules.shape(&request, &standing, at.wall);
-        let priority = sets.priority;
-        request.class = sets.class.unwrap_or(request.class);
-        request.ttl = sets.ttl.unwrap_or(request.ttl);
-        request.max_hold = [request.max_hold, sets.max_hold]
-            .into_iter()
-            .flatten()
-            .min();
-        request.select.filters.extend(sets.filters);
+        let priority = sets.apply(&mut request);
         if request.holder.tenant.is_none()
             && let Ok(Some(tenant)) = self.policy.membership(&request)
         {
