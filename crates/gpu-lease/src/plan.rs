@@ -36,6 +36,8 @@ pub struct Plan {
 pub struct Planned {
     /// The policy that was live, by its hash.
     pub live: String,
+    /// The policy that it is a plan of, by its hash; it is of no use for another.
+    pub to: String,
     /// The revision of the rows that it was made on.
     pub revision: u64,
     /// What it says.

@@ -35,11 +35,12 @@ impl Books {
         Planner::new(from, to, &leases, devices, at).plan(planned)
     }
 
-    /// Whether a plan was made against the live policy, and not by rules that look at books which have
+    /// Whether a plan was made of this policy against the live one, and not by rules that look at books which have
     /// changed since.
     fn still_says(&self, planned: &Planned, policy: &Policy) -> bool {
         let looks = self.shares.is_read() || policy.rules.reads_standing();
         planned.live == self.policy.source.hash
+            && planned.to == policy.source.hash
             && (!looks || planned.revision == self.counters.revision)
     }
 

@@ -455,6 +455,17 @@ fn a_plan_against_another_policy_is_made_again() {
 }
 
 #[test]
+fn a_plan_of_another_policy_is_made_again() {
+    let mut world = world_by(|edit| edit.class("batch", 0));
+    world.device("gpu-0", 24).ask(memory("a", 1).class("batch"));
+    let other = world.draft(|edit| edit.class("batch", 1));
+    let mut draft = world.draft(batch_denied);
+    draft.planned = other.planned;
+    let plan = world.switch_by(draft);
+    assert_eq!(fates(&plan), [("a", "drain")]);
+}
+
+#[test]
 fn a_switch_may_expect_what_is_live_and_what_it_will_do() {
     let mut world = world_by(|edit| edit.class("batch", 0));
     world.device("gpu-0", 24).ask(memory("a", 1).class("batch"));
