@@ -276,8 +276,9 @@ impl Reference {
             boot: at.boot,
             wall: wall.unwrap_or(at.wall),
         };
-        let standing = self.seen_by_rules(&request, None);
-        let hits = self.policy.rules.hits(&request, &standing, at.wall);
+        let seen = shares::with_tenant(&self.policy, &request);
+        let standing = self.seen_by_rules(&seen, None);
+        let hits = self.policy.rules.hits(&seen, &standing, at.wall);
         let lease = self.newcomer(at, LeaseId::from_bits(u64::MAX), request);
         Explanation {
             tenant: shares::member(&self.policy, &lease.request).ok().flatten(),
@@ -325,6 +326,7 @@ impl Reference {
     }
 
     fn newcomer(&self, at: At, id: LeaseId, mut request: Request) -> Lease {
+        request = shares::with_tenant(&self.policy, &request);
         let standing = self.seen_by_rules(&request, None);
         let sets = self.policy.rules.shape(&request, &standing, at.wall);
         if let Some(class) = sets.class {
@@ -337,12 +339,7 @@ impl Reference {
             request.max_hold = Some(request.max_hold.map_or(hold, |asked| asked.min(hold)));
         }
         request.select.filters.extend(sets.filters);
-        if let (None, Ok(Some(key))) = (
-            &request.holder.tenant,
-            shares::member(&self.policy, &request),
-        ) {
-            request.holder.tenant = Some(key.name);
-        }
+        request = shares::with_tenant(&self.policy, &request);
         let places = self.leases.iter().filter_map(|lease| lease.waiting());
         let seq = places.map(|wait| wait.seq + 1).max().unwrap_or(0);
         let until = match (request.wait, request.queue) {

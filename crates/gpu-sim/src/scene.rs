@@ -203,6 +203,7 @@ impl Scene {
                 kind: holder_kind(dice),
                 tenant: dice.maybe(20, &rules::TENANTS).map(|name| name.to_string()),
                 user: dice.pick(&["ann", "bo"]).to_string(),
+                tenant_found: false,
                 pid: None,
             },
             class: dice

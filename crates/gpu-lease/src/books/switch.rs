@@ -1,5 +1,6 @@
 //! From one policy to another, over what is held.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::sync::Arc;
@@ -12,6 +13,7 @@ use crate::ids::LeaseId;
 use crate::lease::{Deadline, Drain, DrainSource, EndReason, Lease, Phase};
 use crate::plan::{Fate, LeaseFate, Plan, Planned, Planner};
 use crate::policy::{Policy, ReloadScope};
+use crate::tenancy::as_member;
 use crate::time::At;
 
 impl Books {
@@ -79,8 +81,28 @@ impl Books {
                 summary(&plan)
             ),
         });
-        self.in_bulk(|books| books.carry_out(turn, &plan));
+        self.in_bulk(|books| {
+            books.find_tenants(turn);
+            books.carry_out(turn, &plan);
+        });
         Ok(Some(Switched { generation, plan }))
+    }
+
+    /// Writes down the tenants that the live policy finds for those who claim none.
+    fn find_tenants(&mut self, turn: &mut Turn) {
+        let open = self.leases.values();
+        let open = open.filter(|lease| !matches!(lease.phase, Phase::Ended(_)));
+        let moved = open.filter_map(|lease| {
+            let membership = self.membership(lease);
+            match as_member(&lease.request, &membership) {
+                Cow::Owned(request) => Some((lease.id, request)),
+                Cow::Borrowed(_) => None,
+            }
+        });
+        for (id, request) in moved.collect::<Vec<_>>() {
+            let lease = self.leases[&id].clone();
+            self.put(turn, Lease { request, ..lease });
+        }
     }
 
     /// Notes the leases that a switch could not judge for want of their devices.

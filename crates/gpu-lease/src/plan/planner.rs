@@ -12,7 +12,7 @@ use crate::ids::{DeviceKey, LeaseId};
 use crate::lease::{Deadline, Drain, DrainSource, Grant, Lease, Phase};
 use crate::policy::{Held, OnShrink, Policy, ReloadScope, SignalRule};
 use crate::request::Request;
-use crate::tenancy::{Census, Membership, sharer};
+use crate::tenancy::{Census, Membership, as_member, sharer};
 use crate::time::{At, Ms};
 
 /// Rules of refusals that follow from devices and shares, and so are found anew by every plan.
@@ -204,7 +204,12 @@ impl<'a> Planner<'a> {
         });
         let standing = standing.unwrap_or_default();
         policy
-            .verdict(&lease.request, membership, &standing, self.at.wall)
+            .verdict(
+                &as_member(&lease.request, membership),
+                membership,
+                &standing,
+                self.at.wall,
+            )
             .refusal()
     }
 

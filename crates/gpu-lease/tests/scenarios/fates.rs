@@ -62,7 +62,12 @@ fn a_tenant_that_is_gone_or_no_longer_the_holders_is_a_refusal() {
         (Held::Force, "reclaiming after policy, verifying"),
     ] {
         for members in [vec![], vec!["bo"]] {
-            let mut world = three_of_a_tenant();
+            let mut world = world_by(|edit| lab(edit, |_| {}));
+            world
+                .device("gpu-0", 24)
+                .ask(memory("old", 4).user("ann").claims("lab"))
+                .ask(memory("new", 4).user("ann").claims("lab"))
+                .ask(memory("other", 4).user("bo"));
             world
                 .switch(|edit| {
                     edit.policy.reload.held = held;
@@ -659,4 +664,23 @@ fn a_drain_says_the_cause_that_it_has_now() {
         (after.since, after.deadline),
         (before.since, before.deadline)
     );
+}
+
+#[test]
+fn who_claims_no_tenant_moves_with_the_policy_and_who_claims_one_does_not() {
+    let mut world = world_by(|edit| edit.tenant("research", &["ann"], |_| {}));
+    world
+        .device("gpu-0", 24)
+        .ask(memory("found", 1).user("ann"))
+        .ask(memory("claimed", 1).user("ann").claims("research"))
+        .switch(|edit| {
+            edit.tenant("research", &["bo"], |_| {});
+            edit.tenant("students", &["ann"], |_| {});
+        })
+        .are(&[
+            ("found", "active on gpu-0"),
+            ("claimed", "draining on gpu-0 until 30s by policy"),
+        ]);
+    let tenant = &world.lease("found").request.holder.tenant;
+    assert_eq!(tenant.as_deref(), Some("students"));
 }

@@ -9,7 +9,9 @@ use gpu_lease::{
 };
 
 use super::policy::{grace, grantable, max_hold, may_serve, verdict};
-use super::shares::{add, broken, counts_as, member, share_by, taken, tenant, too_much_alone};
+use super::shares::{
+    add, broken, counts_as, member, share_by, taken, tenant, too_much_alone, with_tenant,
+};
 use super::{Reference, deadline, is_waiting};
 
 /// What the new policy has against a lease, and whether the old one let it be.
@@ -73,6 +75,11 @@ impl Reference {
             noted.1.extend(unseen);
         }
         self.generation += 1;
+        for lease in &mut self.leases {
+            if !matches!(lease.phase, Phase::Ended(_)) {
+                lease.request = with_tenant(&self.policy, &lease.request);
+            }
+        }
         for fate in &plan.held {
             self.meet(at, fate, effects);
         }
@@ -216,7 +223,8 @@ impl Reference {
         if reads && known && self.cards.as_ref().is_none_or(Vec::is_empty) {
             return None;
         }
-        match verdict(policy, &lease.request, &standing, at) {
+        let seen = with_tenant(policy, &lease.request);
+        match verdict(policy, &seen, &standing, at) {
             Verdict::Deny {
                 rule,
                 reason,
