@@ -84,7 +84,7 @@ const KINDS: [(u64, Kind); 23] = [
     (120, Kind::Renew),
     (4, Kind::Restart),
     (20, Kind::Revoke),
-    (25, Kind::SetPolicy),
+    (40, Kind::SetPolicy),
     (30, Kind::SignalRefused),
     (230, Kind::Telemetry),
     (35, Kind::Uncordon),
