@@ -55,6 +55,7 @@ pub(crate) fn request(device: &str) -> Request {
             kind: HolderKind::Remote,
             tenant: None,
             user: "bench".to_owned(),
+            tenant_found: false,
             pid: None,
         },
         class: STANDARD_CLASS.to_owned(),

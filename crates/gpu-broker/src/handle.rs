@@ -266,6 +266,7 @@ impl Handle {
         let (live, devices) = (&snapshot.policy, &snapshot.devices);
         Planned {
             live: live.source.hash.clone(),
+            to: policy.source.hash.clone(),
             revision: snapshot.counters.revision,
             plan: plan(live, policy, &leases, devices, self.now()),
         }

@@ -54,6 +54,9 @@ pub struct Books {
     filters: Filters,
     /// Devices to charge when all changes are made; `None` charges with each change.
     uncharged: Option<BTreeSet<DeviceKey>>,
+    /// The leases that no switch could judge yet for want of their devices, with the policy from before those
+    /// switches.
+    unseen: Option<(Arc<Policy>, BTreeSet<LeaseId>)>,
 }
 
 /// What one command has done so far.
@@ -91,6 +94,7 @@ impl Books {
             shares: Shares::of(&policy),
             filters: Filters::default(),
             uncharged: None,
+            unseen: None,
             policy,
             counters: rows.counters,
             leases: BTreeMap::new(),

@@ -36,6 +36,8 @@ pub struct Plan {
 pub struct Planned {
     /// The policy that was live, by its hash.
     pub live: String,
+    /// The policy that it is a plan of, by its hash; it is of no use for another.
+    pub to: String,
     /// The revision of the rows that it was made on.
     pub revision: u64,
     /// What it says.
@@ -51,6 +53,8 @@ pub struct LeaseFate {
     pub holder: String,
     /// What happens to it.
     pub fate: Fate,
+    /// Beside that, its longest time to be held now ends then.
+    pub shorten: Option<Deadline>,
     /// Why.
     pub because: Refusal,
     /// Nothing may make its holder go: its memory stays charged until it does.
@@ -63,28 +67,37 @@ impl Plan {
         self.held.iter().any(|held| match held.fate {
             Fate::Drain(_) | Fate::Shorten(_) => confirm >= Confirm::Drain,
             Fate::Force => confirm >= Confirm::Force,
-            Fate::Keep | Fate::Withdraw => false,
+            Fate::Keep | Fate::Withdraw => held.shorten.is_some() && confirm >= Confirm::Drain,
         })
     }
 
     /// Whether nothing is drained or ended here that `other` does not drain or end, as hard or harder.
     /// Waiters that are refused hold nothing that they could lose.
     pub fn is_within(&self, other: &Self) -> bool {
-        let harms = other.held.iter().map(|held| (held.id, held.fate.harm()));
+        let harms = other.held.iter().map(|held| (held.id, held.harm()));
         let harms: BTreeMap<LeaseId, u8> = harms.collect();
         let harm = |id| harms.get(&id).copied().unwrap_or(0);
         let mut fates = self.held.iter();
-        fates.all(|held| held.fate.harm() <= harm(held.id))
+        fates.all(|held| held.harm() <= harm(held.id))
     }
 
     /// Whether both say the same of the same leases, deadlines apart.
     pub fn is_like(&self, other: &Self) -> bool {
         let fates = |plan: &Self| -> Vec<_> {
-            let fate =
-                |held: &LeaseFate| (held.id, mem::discriminant(&held.fate), held.because.clone());
+            let fate = |held: &LeaseFate| {
+                let words = (mem::discriminant(&held.fate), held.shorten.is_some());
+                (held.id, words, held.because.clone())
+            };
             plan.held.iter().map(fate).collect()
         };
         fates(self) == fates(other) && self.denied == other.denied
+    }
+}
+
+impl LeaseFate {
+    /// How hard it is on the holder.
+    fn harm(&self) -> u8 {
+        self.fate.harm().max(u8::from(self.shorten.is_some()))
     }
 }
 
@@ -109,6 +122,19 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// The words of a drain that has no other cause than a scope of `all`.
+pub(crate) const SCOPE_IS_ALL: &str = "the policy changed and its scope is all";
+
+impl Refusal {
+    /// In one line, for the one who has to go.
+    pub(crate) fn words(&self) -> String {
+        match self.rule.as_str() {
+            "" => SCOPE_IS_ALL.into(),
+            rule => alloc::format!("`{rule}`: {}", self.reason),
+        }
+    }
+}
+
 /// What happens to a held lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -120,7 +146,8 @@ pub enum Fate {
     Keep,
     /// Its longest time to be held now ends then.
     Shorten(Deadline),
-    /// An earlier policy asked it to go; this one lets it stay.
+    /// An earlier policy asked it to go; this one lets it stay. Who was asked only because the scope was `all`
+    /// goes on draining when the scope is set back: nothing that the rules say has changed for it.
     Withdraw,
 }
 

@@ -45,8 +45,10 @@ pub struct Holder {
     pub name: String,
     /// How the broker knows that it lives.
     pub kind: HolderKind,
-    /// The tenant that it says it belongs to.
+    /// The tenant that it says it belongs to, or that was found for it.
     pub tenant: Option<String>,
+    /// It claimed none: the live policy found its tenant, and the next one looks again.
+    pub tenant_found: bool,
     /// The caller as the broker verified it; `anonymous` where it could not.
     pub user: String,
     /// A process id that the holder declared, for attribution only.

@@ -2,6 +2,7 @@
 //!
 //! What is being reclaimed counts as held: its memory is not free yet.
 
+use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
@@ -23,9 +24,20 @@ impl Policy {
         if self.tenants.is_empty() {
             return Ok(None);
         }
-        let place = self.rules.tenant(request)?;
+        let place = match request.holder.tenant_found {
+            true => self.rules.tenant(&unclaimed(request))?,
+            false => self.rules.tenant(request)?,
+        };
         let tenant = place.and_then(|place| self.tenants.get(place));
         Ok(tenant.map(|tenant| tenant.key_of(&request.holder.user)))
+    }
+
+    /// Writes down the tenant of a request that claims none.
+    pub(crate) fn find_tenant(&self, request: &mut Request) {
+        let membership = self.membership(request);
+        if let Cow::Owned(found) = as_member(request, &membership) {
+            *request = found;
+        }
     }
 
     /// The tenant behind `key`; a user without a tenant has none.
@@ -56,6 +68,29 @@ impl Policy {
             reason: format!("{limit}; this request alone needs {}", limit.of(least)),
         })
     }
+}
+
+/// `request` as the rules of a policy see it where it has this membership: with the tenant found for it, if it
+/// claims none.
+pub(crate) fn as_member<'r>(request: &'r Request, membership: &Membership) -> Cow<'r, Request> {
+    let holder = &request.holder;
+    let claims = holder.tenant.is_some() && !holder.tenant_found;
+    let found = membership.as_ref().ok().and_then(Option::as_ref);
+    let found = found.map(|key| &key.name);
+    if claims || found == holder.tenant.as_ref() {
+        return Cow::Borrowed(request);
+    }
+    let mut seen = request.clone();
+    seen.holder.tenant_found = found.is_some();
+    seen.holder.tenant = found.cloned();
+    Cow::Owned(seen)
+}
+
+fn unclaimed(request: &Request) -> Request {
+    let mut request = request.clone();
+    request.holder.tenant = None;
+    request.holder.tenant_found = false;
+    request
 }
 
 /// Who a request counts as in a fair share.

@@ -28,6 +28,7 @@ fn request(who: &str, class: &str) -> Request {
             kind: HolderKind::Remote,
             tenant: None,
             user: who.to_owned(),
+            tenant_found: false,
             pid: None,
         },
         class: class.to_owned(),

@@ -29,6 +29,7 @@ fn request(class: &str) -> Request {
             kind: HolderKind::Remote,
             tenant: None,
             user: "ann".to_owned(),
+            tenant_found: false,
             pid: None,
         },
         class: class.to_owned(),

@@ -384,11 +384,12 @@ fn reload_touches_only_its_plan(before: &BTreeMap<LeaseId, Lease>, outcome: &Out
     };
     let plan = &switched.plan.held;
     for lease in &outcome.changes.leases {
+        // Whose tenant alone was found anew is as it was.
         let was_held = before
             .get(&lease.id)
-            .is_some_and(|lease| lease.held().is_some());
+            .is_some_and(|before| before.held().is_some() && before.phase != lease.phase);
         let planned = plan.iter().find(|fate| fate.id == lease.id);
-        let touched = planned.is_some_and(|fate| fate.fate != Fate::Keep);
+        let touched = planned.is_some_and(|fate| fate.fate != Fate::Keep || fate.shorten.is_some());
         require(!was_held || touched, || {
             format!("the switch touched {lease:?}, which its plan does not")
         })?;

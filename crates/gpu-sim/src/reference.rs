@@ -54,6 +54,8 @@ pub struct Reference {
     /// What every tenant had of late. The books say it, because their rounding decides; that it is near the
     /// formula is checked apart.
     pub used: BTreeMap<TenantKey, u64>,
+    /// Leases on devices that no switch saw yet, and the policy from before.
+    unseen: Option<(Arc<Policy>, Vec<LeaseId>)>,
 }
 
 /// What a command did beside changing the state.
@@ -78,6 +80,7 @@ impl Reference {
             grace_until: BootMs(0),
             dropped: Vec::new(),
             used: BTreeMap::new(),
+            unseen: None,
         }
     }
 
@@ -85,6 +88,7 @@ impl Reference {
     pub fn restart(&mut self) {
         self.leases.retain(survives_a_restart);
         self.cards = None;
+        self.unseen = None;
         self.grace_until = BootMs(0);
     }
 
@@ -142,7 +146,10 @@ impl Reference {
             Command::Expire => self.expire(at, effects),
             Command::Grace { until } => self.grace_until = self.grace_until.max(until),
             Command::HostRebooted => self.host_rebooted(at),
-            Command::Inventory(devices) => self.inventory(at, devices, effects),
+            Command::Inventory(devices) => {
+                self.inventory(at, devices, effects);
+                self.judge_unseen(at, effects);
+            }
             Command::Telemetry(readings) => self.telemetry(readings),
             Command::ProcessGone { id, fence } => self.process_gone(at, id, fence),
             Command::SignalRefused {
@@ -269,8 +276,9 @@ impl Reference {
             boot: at.boot,
             wall: wall.unwrap_or(at.wall),
         };
-        let standing = self.seen_by_rules(&request, None);
-        let hits = self.policy.rules.hits(&request, &standing, at.wall);
+        let seen = shares::with_tenant(&self.policy, &request);
+        let standing = self.seen_by_rules(&seen, None);
+        let hits = self.policy.rules.hits(&seen, &standing, at.wall);
         let lease = self.newcomer(at, LeaseId::from_bits(u64::MAX), request);
         Explanation {
             tenant: shares::member(&self.policy, &lease.request).ok().flatten(),
@@ -318,6 +326,7 @@ impl Reference {
     }
 
     fn newcomer(&self, at: At, id: LeaseId, mut request: Request) -> Lease {
+        request = shares::with_tenant(&self.policy, &request);
         let standing = self.seen_by_rules(&request, None);
         let sets = self.policy.rules.shape(&request, &standing, at.wall);
         if let Some(class) = sets.class {
@@ -330,12 +339,7 @@ impl Reference {
             request.max_hold = Some(request.max_hold.map_or(hold, |asked| asked.min(hold)));
         }
         request.select.filters.extend(sets.filters);
-        if let (None, Ok(Some(key))) = (
-            &request.holder.tenant,
-            shares::member(&self.policy, &request),
-        ) {
-            request.holder.tenant = Some(key.name);
-        }
+        request = shares::with_tenant(&self.policy, &request);
         let places = self.leases.iter().filter_map(|lease| lease.waiting());
         let seq = places.map(|wait| wait.seq + 1).max().unwrap_or(0);
         let until = match (request.wait, request.queue) {

@@ -84,7 +84,7 @@ const KINDS: [(u64, Kind); 23] = [
     (120, Kind::Renew),
     (4, Kind::Restart),
     (20, Kind::Revoke),
-    (25, Kind::SetPolicy),
+    (40, Kind::SetPolicy),
     (30, Kind::SignalRefused),
     (230, Kind::Telemetry),
     (35, Kind::Uncordon),
@@ -203,6 +203,7 @@ impl Scene {
                 kind: holder_kind(dice),
                 tenant: dice.maybe(20, &rules::TENANTS).map(|name| name.to_string()),
                 user: dice.pick(&["ann", "bo"]).to_string(),
+                tenant_found: false,
                 pid: None,
             },
             class: dice

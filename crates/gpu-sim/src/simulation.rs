@@ -172,6 +172,7 @@ impl Simulation {
         let devices: Vec<DeviceState> = self.books.devices().cloned().collect();
         let planned = Planned {
             live: live.source.hash.clone(),
+            to: policy.source.hash.clone(),
             revision: self.books.counters().revision,
             plan: plan(live, &policy, &leases, &devices, self.at),
         };

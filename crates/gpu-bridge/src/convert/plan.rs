@@ -79,6 +79,7 @@ impl Scene<'_> {
 
     fn fate(&self, fate: &LeaseFate) -> wire::LeaseFate {
         let (word, deadline) = word(fate.fate);
+        let deadline = deadline.or(fate.shorten);
         let because = &fate.because;
         let reason = match (fate.fate, because.reason.as_str()) {
             (Fate::Withdraw, "") => "the new policy lets it stay",
@@ -191,6 +192,7 @@ mod tests {
             id: LeaseId::from_bits(1),
             holder: "ann".to_owned(),
             fate,
+            shorten: None,
             because: Refusal::default(),
             unenforceable,
         };

@@ -74,6 +74,7 @@ fn holder(asked: &wire::HolderRequest, caller: &Caller) -> Result<Holder, Proble
         kind: holder_kind(asked, caller)?,
         tenant: asked.tenant.as_ref().map(ToString::to_string),
         user: caller.name().to_owned(),
+        tenant_found: false,
         pid: asked.pid,
     })
 }

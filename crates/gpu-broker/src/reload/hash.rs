@@ -27,6 +27,9 @@ pub(super) fn plan_hash(policy: &str, plan: &Plan) -> String {
         let (id, fate, rule) = (held.id, fate_word(held.fate), &held.because.rule);
         // Writing into a string cannot fail.
         let _ = writeln!(text, "{id} {fate} {rule}");
+        if held.shorten.is_some() {
+            let _ = writeln!(text, "{id} shorten");
+        }
     }
     for (id, refusal) in &plan.denied {
         let _ = writeln!(text, "{id} denied {}", refusal.rule);

@@ -469,6 +469,7 @@ fn breaker_after(
 /// Nobody goes because a policy was withdrawn: what was granted meanwhile stays.
 fn spare(plan: &mut Plan) {
     for held in &mut plan.held {
+        held.shorten = None;
         held.fate = match held.fate {
             Fate::Drain(_) | Fate::Force | Fate::Shorten(_) => Fate::Keep,
             Fate::Keep | Fate::Withdraw => held.fate,

@@ -392,6 +392,7 @@ pub(crate) fn request(gib: u64) -> Request {
             kind: HolderKind::Remote,
             tenant: None,
             user: "ann".to_owned(),
+            tenant_found: false,
             pid: None,
         },
         class: STANDARD_CLASS.to_owned(),

@@ -109,14 +109,12 @@ impl Books {
     /// The waiter that a request becomes. What rules set, they set here, once; from then on everybody sees
     /// the request as it was made, with its tenant written down.
     fn arrive(&self, at: At, id: LeaseId, mut request: Request) -> Lease {
+        self.policy.find_tenant(&mut request);
         let standing = self.standing_at_arrival(&request);
         let sets = self.policy.rules.shape(&request, &standing, at.wall);
         sets.apply(&mut request);
-        if request.holder.tenant.is_none()
-            && let Ok(Some(tenant)) = self.policy.membership(&request)
-        {
-            request.holder.tenant = Some(tenant.name);
-        }
+        // What was set may have moved it to another tenant.
+        self.policy.find_tenant(&mut request);
         let class = self.policy.classes.get(&request.class);
         let of_class = class.map_or(0, |class| class.priority);
         self.waiter(at, id, request, sets.priority.unwrap_or(of_class))
@@ -165,8 +163,10 @@ impl Books {
         };
         // No broker gives this id away: it draws at random out of as many.
         let id = LeaseId::from_bits(u64::MAX);
-        let standing = self.standing_at_arrival(&request);
-        let hits = self.policy.rules.hits(&request, &standing, at.wall);
+        let mut seen = request.clone();
+        self.policy.find_tenant(&mut seen);
+        let standing = self.standing_at_arrival(&seen);
+        let hits = self.policy.rules.hits(&seen, &standing, at.wall);
         let lease = self.arrive(at, id, request);
         Explanation {
             hits,

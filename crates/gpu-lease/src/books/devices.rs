@@ -34,6 +34,7 @@ impl Books {
         self.devices = Some(known);
         self.refilter();
         self.reoccupy();
+        self.judge_unseen(turn);
     }
 
     fn found(&self, turn: &mut Turn, known: Option<DeviceState>, device: Device) -> DeviceState {

@@ -30,16 +30,18 @@ impl Books {
             }
         }
         if self.filters.0.len() > 2 * self.queue.len() + SPARE_MAX {
-            self.forget_filters();
+            self.forget_filters(request);
         }
     }
 
-    fn forget_filters(&mut self) {
+    /// Forgets the filters that neither a waiter nor `request` has.
+    fn forget_filters(&mut self, request: &Request) {
         let waiters = self
             .queue
             .values()
             .map(|id| &self.leases[id].request.select);
-        let used: BTreeSet<&String> = waiters.flat_map(|select| &select.filters).collect();
+        let selects = waiters.chain([&request.select]);
+        let used: BTreeSet<&String> = selects.flat_map(|select| &select.filters).collect();
         self.filters.0.retain(|filter, _| used.contains(filter));
     }
 

@@ -5,14 +5,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Fate, LeaseFate, Plan, Planned, Refusal, shrink};
+use super::{Fate, LeaseFate, Plan, Planned, Refusal, SCOPE_IS_ALL, shrink};
 use crate::capacity::{DeviceState, never_fits};
 use crate::device::Device;
 use crate::ids::{DeviceKey, LeaseId};
 use crate::lease::{Deadline, Drain, DrainSource, Grant, Lease, Phase};
 use crate::policy::{Held, OnShrink, Policy, ReloadScope, SignalRule};
 use crate::request::Request;
-use crate::tenancy::{Census, Membership, sharer};
+use crate::tenancy::{Census, Membership, as_member, sharer};
 use crate::time::{At, Ms};
 
 /// Rules of refusals that follow from devices and shares, and so are found anew by every plan.
@@ -46,6 +46,8 @@ pub(super) struct Card<'a> {
     labels: Vec<String>,
     /// Bytes that can be granted on it when it is idle.
     pub(super) grantable: u64,
+    /// The same as the old policy says.
+    pub(super) grantable_before: u64,
     /// Why the new policy no longer allows what is held there.
     drain: Option<&'a String>,
 }
@@ -56,6 +58,9 @@ pub(super) struct Judged<'a> {
     pub(super) grant: &'a Grant,
     pub(super) refusal: Option<Refusal>,
     pub(super) in_scope: bool,
+    /// It goes on draining, whatever else: a device of it is not known, so that nobody can say what there is
+    /// against it, or it was asked for the scope alone.
+    pub(super) keeps_drain: bool,
 }
 
 /// Which filters the devices pass under one policy, so that each is looked at once.
@@ -81,7 +86,7 @@ impl<'a> Planner<'a> {
         }
         let cards: BTreeMap<_, _> = devices
             .into_iter()
-            .map(|state| (&state.device.key, Card::new(state, to)))
+            .map(|state| (&state.device.key, Card::new(state, from, to)))
             .collect();
         let leasable = cards.values().filter(|card| card.state.device.leasable);
         Self {
@@ -140,12 +145,23 @@ impl<'a> Planner<'a> {
                 (refusal, newly)
             }
         };
+        let drain = grant.drains.get(&DrainSource::Policy);
+        let is_unseen = drain.is_some() && !self.sees(grant);
+        let by_scope = drain.is_some_and(|drain| drain.reason == SCOPE_IS_ALL);
         Some(Judged {
             member,
             grant,
             refusal,
-            in_scope: newly || all,
+            // What it was asked to go for may be what cannot be seen.
+            in_scope: newly && !is_unseen || all,
+            keeps_drain: is_unseen || by_scope,
         })
+    }
+
+    /// Whether every device of a grant is known.
+    fn sees(&self, grant: &Grant) -> bool {
+        let mut parts = grant.allocations.iter();
+        parts.all(|part| self.cards.contains_key(&part.device))
     }
 
     /// Whether the old policy allows a lease that is held.
@@ -188,33 +204,41 @@ impl<'a> Planner<'a> {
         });
         let standing = standing.unwrap_or_default();
         policy
-            .verdict(&lease.request, membership, &standing, self.at.wall)
+            .verdict(
+                &as_member(&lease.request, membership),
+                membership,
+                &standing,
+                self.at.wall,
+            )
             .refusal()
     }
 
     fn fate(&self, judged: &Judged, surplus: Option<&Refusal>) -> Option<LeaseFate> {
         let lease = judged.member.lease;
         let drain = judged.grant.drains.get(&DrainSource::Policy);
-        let stays_refused = judged.refusal.is_some() || surplus.is_some();
+        let stays_refused = judged.refusal.is_some() || surplus.is_some() || judged.keeps_drain;
+        let cause = judged.refusal.as_ref().or(surplus);
+        let cut = self.shortened(lease, judged.grant);
         let (fate, because) = match drain {
             _ if judged.in_scope => (self.fate_in_scope(judged, drain), judged.refusal.as_ref()),
             Some(_) if !stays_refused => (Fate::Withdraw, None),
-            Some(drain) if self.moved(lease, drain) != drain.deadline => (
-                Fate::Drain(self.moved(lease, drain)),
-                judged.refusal.as_ref().or(surplus),
-            ),
+            Some(drain) if self.is_news(lease, drain, cause) => {
+                (Fate::Drain(self.moved(lease, drain)), cause)
+            }
             None if surplus.is_some() => (Fate::Drain(self.deadline(lease)), surplus),
-            Some(_) | None => (
-                Fate::Shorten(self.shortened(lease, judged.grant)?),
-                judged.refusal.as_ref(),
-            ),
+            Some(_) | None => (Fate::Shorten(cut?), judged.refusal.as_ref()),
+        };
+        let shorten = match fate {
+            Fate::Shorten(_) | Fate::Force => None,
+            Fate::Drain(_) | Fate::Keep | Fate::Withdraw => cut,
         };
         Some(LeaseFate {
             id: lease.id,
             holder: lease.request.holder.name.clone(),
             fate,
             because: because.cloned().unwrap_or_default(),
-            unenforceable: fate.ends() && !self.can_enforce(lease),
+            shorten,
+            unenforceable: (fate.ends() || shorten.is_some()) && !self.can_enforce(lease),
         })
     }
 
@@ -227,6 +251,12 @@ impl<'a> Planner<'a> {
             (Held::Drain, Some(drain)) => Fate::Drain(self.moved(lease, drain)),
             (Held::Drain, None) => Fate::Drain(self.deadline(lease)),
         }
+    }
+
+    /// Whether a drain by an earlier policy now has another deadline or another cause.
+    fn is_news(&self, lease: &Lease, drain: &Drain, cause: Option<&Refusal>) -> bool {
+        self.moved(lease, drain) != drain.deadline
+            || cause.is_some_and(|cause| cause.words() != drain.reason)
     }
 
     /// The deadline of a drain by an earlier policy. It moves only if the grace does, by the time of the
@@ -314,7 +344,7 @@ impl<'a> Planner<'a> {
             return by_quota;
         }
         let reason = never_fits(request, &serving)?;
-        let old = |card: &Card| card.state.grantable();
+        let old = |card: &Card| card.grantable_before;
         let served = self.serving(self.from, request, before, old, |card| {
             &card.state.settings.labels
         });
@@ -376,10 +406,12 @@ impl<'a> Member<'a> {
 }
 
 impl<'a> Card<'a> {
-    fn new(state: &'a DeviceState, to: &'a Policy) -> Self {
+    fn new(state: &'a DeviceState, from: &Policy, to: &'a Policy) -> Self {
         let settings = to.device_settings(&state.device);
+        let before = from.device_settings(&state.device);
         Self {
             state,
+            grantable_before: state.device.memory_total.saturating_sub(before.reserve),
             grantable: state.device.memory_total.saturating_sub(settings.reserve),
             labels: settings.labels,
             drain: to.drain_of(&state.device),
@@ -389,11 +421,6 @@ impl<'a> Card<'a> {
     /// Whether the old policy drained it as well.
     fn was_drained(&self, from: &Policy) -> bool {
         from.drain_of(&self.state.device).is_some()
-    }
-
-    /// What the old policy lets be granted of it.
-    pub(super) fn grantable_before(&self) -> u64 {
-        self.state.grantable()
     }
 }
 

@@ -34,7 +34,8 @@ fn is_going(planner: &Planner, judged: &Judged) -> bool {
     let by_policy = judged.grant.drains.contains_key(&DrainSource::Policy);
     let asked_by_others = judged.grant.drains.len() > usize::from(by_policy);
     let by_scope = judged.in_scope && planner.to.reload.held != Held::Keep;
-    asked_by_others || by_scope || judged.refusal.is_some() && by_policy && !judged.in_scope
+    let stays_asked = judged.refusal.is_some() || judged.keeps_drain;
+    asked_by_others || by_scope || stays_asked && by_policy && !judged.in_scope
 }
 
 fn over_quota(planner: &Planner, stay: &[&Judged], before: &mut Before, surplus: &mut Surplus) {
@@ -87,7 +88,7 @@ fn over_reserve(planner: &Planner, stay: &[&Judged], surplus: &mut Surplus) {
             continue;
         };
         let granted = granted.get(key).copied().unwrap_or(0);
-        let fitted = granted <= card.grantable_before();
+        let fitted = granted <= card.grantable_before;
         let stays = |(judged, _): &&(&Judged, u64)| !surplus.contains_key(&judged.member.lease.id);
         let group: Vec<_> = group.iter().filter(stays).copied().collect();
         let memory = group.iter().map(|(_, memory)| *memory);

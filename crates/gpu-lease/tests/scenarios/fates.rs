@@ -62,7 +62,12 @@ fn a_tenant_that_is_gone_or_no_longer_the_holders_is_a_refusal() {
         (Held::Force, "reclaiming after policy, verifying"),
     ] {
         for members in [vec![], vec!["bo"]] {
-            let mut world = three_of_a_tenant();
+            let mut world = world_by(|edit| lab(edit, |_| {}));
+            world
+                .device("gpu-0", 24)
+                .ask(memory("old", 4).user("ann").claims("lab"))
+                .ask(memory("new", 4).user("ann").claims("lab"))
+                .ask(memory("other", 4).user("bo"));
             world
                 .switch(|edit| {
                     edit.policy.reload.held = held;
@@ -449,12 +454,20 @@ fn a_plan_against_another_policy_is_made_again() {
     let mut world = world_by(|edit| edit.class("batch", 0));
     world.device("gpu-0", 24).ask(memory("a", 1).class("batch"));
     let draft = world.draft(|edit| edit.class("batch", 1));
-    world.switch(|edit| {
-        edit.class("batch", 2);
-        edit.policy.reload.scope = ReloadScope::All;
-    });
+    world.switch(batch_denied);
     let plan = world.switch_by(draft);
     assert_eq!(fates(&plan), [("a", "withdraw")]);
+}
+
+#[test]
+fn a_plan_of_another_policy_is_made_again() {
+    let mut world = world_by(|edit| edit.class("batch", 0));
+    world.device("gpu-0", 24).ask(memory("a", 1).class("batch"));
+    let other = world.draft(|edit| edit.class("batch", 1));
+    let mut draft = world.draft(batch_denied);
+    draft.planned = other.planned;
+    let plan = world.switch_by(draft);
+    assert_eq!(fates(&plan), [("a", "drain")]);
 }
 
 #[test]
@@ -530,4 +543,144 @@ fn an_expectation_is_answered_even_by_the_policy_that_is_live() {
     let draft = world.draft(again);
     assert_ne!(draft.policy.source.hash, "another");
     assert!(world.switch_if(expect, again).is_err());
+}
+
+#[test]
+fn a_drain_is_not_withdrawn_for_want_of_its_device() {
+    let mut world = world();
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 20))
+        .switch(|edit| drained(edit, "gpu-0"))
+        .restart()
+        // Something else changed, and nobody sees the device yet.
+        .switch(|edit| {
+            drained(edit, "gpu-0");
+            edit.policy.defaults.ttl = Ms::from_secs(9);
+        })
+        .is("a", "draining on gpu-0 until 30s by policy")
+        .discover()
+        .is("a", "draining on gpu-0 until 30s by policy");
+}
+
+#[test]
+fn what_a_switch_could_not_see_is_judged_when_the_devices_are_known() {
+    let mut world = world();
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 20))
+        .restart()
+        .switch(|edit| drained(edit, "gpu-0"))
+        .is("a", "active on gpu-0")
+        .discover()
+        .is("a", "draining on gpu-0 until 30s by policy")
+        .restart()
+        .switch(|_| {})
+        .is("a", "draining on gpu-0 until 30s by policy")
+        .discover()
+        .is("a", "active on gpu-0");
+}
+
+#[test]
+fn what_was_allowed_to_stay_stays_whenever_its_device_is_found() {
+    let mut world = world();
+    let keep = |edit: &mut Edit| {
+        drained(edit, "gpu-0");
+        edit.policy.reload.held = Held::Keep;
+    };
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 20))
+        .switch(keep)
+        .restart()
+        .switch(|edit| drained(edit, "gpu-0"))
+        .discover()
+        .is("a", "active on gpu-0");
+}
+
+#[test]
+fn a_shorter_hold_counts_whatever_else_happens_to_the_lease() {
+    for held in [Held::Keep, Held::Drain] {
+        let mut world = world_by(|edit| edit.class("batch", 0));
+        let cut = |edit: &mut Edit| {
+            batch_denied(edit);
+            edit.policy.reload.held = held;
+            edit.policy
+                .classes
+                .get_mut("batch")
+                .expect("it is")
+                .max_hold = Some(Ms::from_secs(100));
+        };
+        world
+            .device("gpu-0", 24)
+            .ask(memory("a", 1).class("batch").max_hold(900));
+        let plan = world.plan(cut);
+        assert!(plan.held[0].shorten.is_some(), "{plan:?}");
+        world.switch(cut);
+        let hold = world.lease("a").held().and_then(|grant| grant.hold_until);
+        assert_eq!(hold, plan.held[0].shorten);
+    }
+}
+
+#[test]
+fn who_was_asked_for_the_scope_alone_goes_on_draining_when_it_is_set_back() {
+    let all = |edit: &mut Edit| edit.policy.reload.scope = ReloadScope::All;
+    let mut world = world_by(|edit| edit.class("batch", 0));
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 1))
+        .ask(memory("b", 1).class("batch"))
+        .switch(|edit| {
+            all(edit);
+            batch_denied(edit);
+        })
+        .at(10)
+        .switch(|edit| edit.class("batch", 0))
+        .are(&[
+            ("a", "draining on gpu-0 until 30s by policy"),
+            ("b", "active on gpu-0"),
+        ]);
+}
+
+#[test]
+fn a_drain_says_the_cause_that_it_has_now() {
+    let mut world = world_by(|edit| edit.class("batch", 0));
+    world
+        .device("gpu-0", 24)
+        .ask(memory("a", 1).class("batch"))
+        .switch(batch_denied);
+    let drain = |world: &World| {
+        let grant = world.lease("a").held().cloned().expect("it is held");
+        grant.drains.values().next().cloned().expect("it drains")
+    };
+    let before = drain(&world);
+    world.at(10).switch(|edit| {
+        edit.class("batch", 0);
+        drained(edit, "gpu-0");
+    });
+    let after = drain(&world);
+    assert_eq!(after.reason, "`device gpu-0`: goes back to the shop");
+    assert_eq!(
+        (after.since, after.deadline),
+        (before.since, before.deadline)
+    );
+}
+
+#[test]
+fn who_claims_no_tenant_moves_with_the_policy_and_who_claims_one_does_not() {
+    let mut world = world_by(|edit| edit.tenant("research", &["ann"], |_| {}));
+    world
+        .device("gpu-0", 24)
+        .ask(memory("found", 1).user("ann"))
+        .ask(memory("claimed", 1).user("ann").claims("research"))
+        .switch(|edit| {
+            edit.tenant("research", &["bo"], |_| {});
+            edit.tenant("students", &["ann"], |_| {});
+        })
+        .are(&[
+            ("found", "active on gpu-0"),
+            ("claimed", "draining on gpu-0 until 30s by policy"),
+        ]);
+    let tenant = &world.lease("found").request.holder.tenant;
+    assert_eq!(tenant.as_deref(), Some("students"));
 }

@@ -74,8 +74,18 @@ fn scope_all_reaches_those_that_are_allowed_as_well() {
             edit.policy.reload.grace = Ms::from_secs(600);
         })
         .is("other", "draining on gpu-0 until 10m by policy")
-        // A policy that looks at violations only withdraws it.
-        .switch(|edit| edit.class("batch", 0))
+        // A policy that looks at violations only has no word about them: the drain goes on.
+        .switch(|edit| {
+            edit.class("batch", 0);
+            edit.policy.reload.grace = Ms::from_secs(600);
+        })
+        .is("other", "draining on gpu-0 until 10m by policy")
+        // One that keeps everybody has.
+        .switch(|edit| {
+            edit.class("batch", 0);
+            edit.policy.reload.held = Held::Keep;
+            edit.policy.reload.scope = ReloadScope::All;
+        })
         .are(&[("batch", "active on gpu-0"), ("other", "active on gpu-0")]);
 }
 

@@ -645,6 +645,7 @@ impl World {
         let live = self.books.policy();
         let planned = Planned {
             live: live.source.hash.clone(),
+            to: policy.source.hash.clone(),
             revision: self.books.counters().revision,
             plan: gpu_lease::plan(live, &policy, &leases, &devices, self.now),
         };

@@ -81,6 +81,7 @@ fn request(much: Much, labels: &[String]) -> Request {
             kind: HolderKind::Remote,
             tenant: None,
             user: "anonymous".to_owned(),
+            tenant_found: false,
             pid: None,
         },
         class: "standard".to_owned(),

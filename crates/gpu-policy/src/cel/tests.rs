@@ -19,6 +19,7 @@ fn request() -> Request {
             kind: HolderKind::Remote,
             tenant: Some("research".to_owned()),
             user: "ann".to_owned(),
+            tenant_found: false,
             pid: None,
         },
         class: "batch".to_owned(),

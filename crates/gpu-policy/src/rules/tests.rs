@@ -20,6 +20,7 @@ fn request(user: &str, gib: u64) -> Request {
             kind: HolderKind::Remote,
             tenant: None,
             user: user.to_owned(),
+            tenant_found: false,
             pid: None,
         },
         class: "standard".to_owned(),

@@ -9,7 +9,9 @@ use gpu_lease::{
 };
 
 use super::policy::{grace, grantable, max_hold, may_serve, verdict};
-use super::shares::{add, broken, counts_as, member, share_by, taken, tenant, too_much_alone};
+use super::shares::{
+    add, broken, counts_as, member, share_by, taken, tenant, too_much_alone, with_tenant,
+};
 use super::{Reference, deadline, is_waiting};
 
 /// What the new policy has against a lease, and whether the old one let it be.
@@ -18,6 +20,8 @@ struct Case<'a> {
     grant: &'a Grant,
     against: Option<Refusal>,
     in_scope: bool,
+    /// It goes on draining whatever the rules say: for want of its device, or asked for the scope alone.
+    keeps: bool,
 }
 
 impl Reference {
@@ -26,6 +30,10 @@ impl Reference {
         if policy.source.hash == self.policy.source.hash {
             return Plan::default();
         }
+        self.plan_anew(at, policy)
+    }
+
+    fn plan_anew(&self, at: At, policy: &Policy) -> Plan {
         let mut leases: Vec<&Lease> = self.leases.iter().collect();
         leases.sort_by_key(|lease| lease.id);
         let cases: Vec<Case> = leases
@@ -60,8 +68,18 @@ impl Reference {
         if policy.source.hash == self.policy.source.hash {
             return Ok(None);
         }
-        self.policy = policy;
+        let unseen: Vec<LeaseId> = self.ids(|lease| self.is_unseen(lease));
+        let before = std::mem::replace(&mut self.policy, policy);
+        if !unseen.is_empty() {
+            let noted = self.unseen.get_or_insert((before, Vec::new()));
+            noted.1.extend(unseen);
+        }
         self.generation += 1;
+        for lease in &mut self.leases {
+            if !matches!(lease.phase, Phase::Ended(_)) {
+                lease.request = with_tenant(&self.policy, &lease.request);
+            }
+        }
         for fate in &plan.held {
             self.meet(at, fate, effects);
         }
@@ -74,6 +92,47 @@ impl Reference {
         }))
     }
 
+    /// A device of what it holds is not known.
+    fn is_unseen(&self, lease: &Lease) -> bool {
+        let Phase::Held(grant) = &lease.phase else {
+            return false;
+        };
+        let mut parts = grant.allocations.iter();
+        parts.any(|part| self.card(&part.device).is_none())
+    }
+
+    /// What no switch could judge is judged when its devices are known.
+    pub(super) fn judge_unseen(&mut self, at: At, effects: &mut Vec<Effect>) {
+        let Some((before, noted)) = self.unseen.take() else {
+            return;
+        };
+        let held = self.ids(|lease| matches!(lease.phase, Phase::Held(_)));
+        let noted: Vec<LeaseId> = held.into_iter().filter(|id| noted.contains(id)).collect();
+        let still = |id: &LeaseId| self.find(*id).is_some_and(|lease| self.is_unseen(lease));
+        let (later, now): (Vec<_>, Vec<_>) = noted.into_iter().partition(still);
+        let mut then = self.clone();
+        then.policy = before.clone();
+        let plan = then.plan_anew(at, &self.policy);
+        for fate in plan.held.iter().filter(|fate| now.contains(&fate.id)) {
+            let fate = &LeaseFate {
+                shorten: None,
+                ..fate.clone()
+            };
+            let asked = match self.find(fate.id).map(|lease| &lease.phase) {
+                Some(Phase::Held(grant)) => grant.drains.contains_key(&DrainSource::Policy),
+                _ => false,
+            };
+            match fate.fate {
+                Fate::Withdraw => self.meet(at, fate, effects),
+                Fate::Drain(_) | Fate::Force if !asked => self.meet(at, fate, effects),
+                _ => {}
+            }
+        }
+        if !later.is_empty() {
+            self.unseen = Some((before, later));
+        }
+    }
+
     fn is_expected(&self, expect: &Expect, plan: &Plan) -> bool {
         if expect
             .live
@@ -83,17 +142,12 @@ impl Reference {
             return false;
         }
         if let Some(most) = &expect.within {
-            let harm = |plan: &Plan, id: LeaseId| {
+            let most_harm = |plan: &Plan, id: LeaseId| {
                 let fates = plan.held.iter().filter(|fate| fate.id == id);
-                fates.map(|fate| harm(fate.fate)).max().unwrap_or(0)
+                fates.map(harm_of).max().unwrap_or(0)
             };
             for fate in &plan.held {
-                if harm(plan, fate.id) > harm(most, fate.id) {
-                    return false;
-                }
-            }
-            for (id, _) in &plan.denied {
-                if !most.denied.iter().any(|(other, _)| other == id) {
+                if most_harm(plan, fate.id) > most_harm(most, fate.id) {
                     return false;
                 }
             }
@@ -103,8 +157,11 @@ impl Reference {
         };
         let words = |plan: &Plan| -> Vec<String> {
             let held = plan.held.iter();
-            held.map(|fate| format!("{} {} {:?}", fate.id, word(fate.fate), fate.because))
-                .collect()
+            held.map(|fate| {
+                let cut = fate.shorten.is_some();
+                format!("{} {} {cut} {:?}", fate.id, word(fate.fate), fate.because)
+            })
+            .collect()
         };
         words(plan) == words(same) && plan.denied == same.denied
     }
@@ -115,6 +172,7 @@ impl Reference {
             return;
         }
         let by = format!("policy generation {}", self.generation);
+        let scope_is_all = self.policy.reload.scope == ReloadScope::All;
         let Some(Lease {
             phase: Phase::Held(grant),
             ..
@@ -122,19 +180,27 @@ impl Reference {
         else {
             return;
         };
+        grant.hold_until = fate.shorten.or(grant.hold_until);
         match fate.fate {
             Fate::Keep | Fate::Force => {}
             Fate::Withdraw => drop(grant.drains.remove(&DrainSource::Policy)),
             Fate::Shorten(until) => grant.hold_until = Some(until),
             Fate::Drain(deadline) => {
                 let before = grant.drains.get(&DrainSource::Policy);
-                if before.is_some_and(|drain| drain.deadline == deadline) {
+                let reason = match before {
+                    Some(drain) if fate.because.rule.is_empty() && !scope_is_all => {
+                        drain.reason.clone()
+                    }
+                    _ => words(&fate.because),
+                };
+                let is_same = |drain: &Drain| drain.deadline == deadline && drain.reason == reason;
+                if before.is_some_and(is_same) {
                     return;
                 }
                 let drain = Drain {
                     deadline,
                     since: before.map_or(at, |drain| drain.since),
-                    reason: words(&fate.because),
+                    reason,
                     by,
                 };
                 grant.drains.insert(DrainSource::Policy, drain);
@@ -152,7 +218,8 @@ impl Reference {
         if reads && known && self.cards.as_ref().is_none_or(Vec::is_empty) {
             return None;
         }
-        match verdict(policy, &lease.request, &standing, at) {
+        let seen = with_tenant(policy, &lease.request);
+        match verdict(policy, &seen, &standing, at) {
             Verdict::Deny {
                 rule,
                 reason,
@@ -192,11 +259,16 @@ impl Reference {
             return None;
         };
         let against = self.against_on_devices(new, new, lease, at);
-        let newly = against.is_some() && self.was_allowed(new, lease, at);
+        let unseen = self.is_unseen(lease);
+        let drain = grant.drains.get(&DrainSource::Policy);
+        let for_scope = drain.is_some_and(|drain| drain.reason == words(&Refusal::default()));
+        let newly =
+            !(unseen && drain.is_some()) && against.is_some() && self.was_allowed(new, lease, at);
         Some(Case {
             lease,
             grant,
             against,
+            keeps: drain.is_some() && (unseen || for_scope),
             in_scope: newly || new.reload.scope == ReloadScope::All,
         })
     }
@@ -300,6 +372,7 @@ impl Reference {
         let new_grace = grace(new, &lease.request);
         let patience = old_grace.max(new_grace).min(new.reload.grace_max);
         let moved = |drain: &Drain| moved(drain, old_grace, new_grace, at);
+        let cut = self.cut(new, case, patience, at);
         let (fate, because) = if case.in_scope {
             let fate = match (new.reload.held, draining) {
                 (Held::Force, _) => Fate::Force,
@@ -309,22 +382,28 @@ impl Reference {
                 (Held::Drain, None) => Fate::Drain(deadline(at, patience)),
             };
             (fate, case.against.clone())
-        } else if draining.is_some() && case.against.is_none() && no_room.is_none() {
+        } else if draining.is_some() && case.against.is_none() && no_room.is_none() && !case.keeps {
             (Fate::Withdraw, None)
-        } else if let Some(drain) = draining.filter(|drain| moved(drain) != drain.deadline) {
+        } else if let Some(drain) = draining.filter(|drain| {
+            let cause = case.against.as_ref().or(no_room.as_ref());
+            let other_words = cause.is_some_and(|cause| words(cause) != drain.reason);
+            other_words || moved(drain) != drain.deadline
+        }) {
             (Fate::Drain(moved(drain)), case.against.clone().or(no_room))
         } else if draining.is_none() && no_room.is_some() {
             (Fate::Drain(deadline(at, patience)), no_room)
         } else {
-            let cut = self.cut(new, case, patience, at)?;
-            (Fate::Shorten(cut), case.against.clone())
+            (Fate::Shorten(cut?), case.against.clone())
         };
+        let beside = !matches!(fate, Fate::Shorten(_) | Fate::Force);
+        let shorten = cut.filter(|_| beside);
         Some(LeaseFate {
             id: lease.id,
             holder: lease.request.holder.name.clone(),
             fate,
             because: because.unwrap_or_default(),
-            unenforceable: harm(fate) > 0 && cannot_be_ended(new, lease),
+            shorten,
+            unenforceable: (harm(fate) > 0 || shorten.is_some()) && cannot_be_ended(new, lease),
         })
     }
 
@@ -392,7 +471,7 @@ fn goes(new: &Policy, case: &Case) -> bool {
     match case.in_scope {
         _ if asked => true,
         true => new.reload.held != Held::Keep,
-        false => by_policy && case.against.is_some(),
+        false => by_policy && (case.against.is_some() || case.keeps),
     }
 }
 
@@ -428,6 +507,10 @@ fn cannot_be_ended(policy: &Policy, lease: &Lease) -> bool {
     };
     let process = lease.process();
     policy.reclaim.verify && process.is_some_and(|process| !may_signal(process.supervised))
+}
+
+fn harm_of(fate: &LeaseFate) -> u8 {
+    harm(fate.fate).max(u8::from(fate.shorten.is_some()))
 }
 
 fn harm(fate: Fate) -> u8 {

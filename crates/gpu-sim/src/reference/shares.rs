@@ -233,8 +233,24 @@ pub(super) fn member(policy: &Policy, request: &Request) -> Result<Option<Tenant
     if policy.tenants.is_empty() {
         return Ok(None);
     }
-    let place = policy.rules.tenant(request)?;
+    let mut asked = request.clone();
+    if request.holder.tenant_found {
+        asked.holder.tenant = None;
+        asked.holder.tenant_found = false;
+    }
+    let place = policy.rules.tenant(&asked)?;
     Ok(place.map(|place| key(&policy.tenants[place], &request.holder.user)))
+}
+
+/// The request with the tenant that a policy finds for it, where it claims none.
+pub(super) fn with_tenant(policy: &Policy, request: &Request) -> Request {
+    let mut request = request.clone();
+    if request.holder.tenant.is_none() || request.holder.tenant_found {
+        let found = member(policy, &request).ok().flatten();
+        request.holder.tenant_found = found.is_some();
+        request.holder.tenant = found.map(|key| key.name);
+    }
+    request
 }
 
 pub(super) fn counts_as(policy: &Policy, request: &Request) -> TenantKey {

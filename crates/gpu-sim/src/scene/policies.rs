@@ -104,7 +104,7 @@ fn devices(dice: &mut Dice, rules: &mut SceneRules) -> Vec<DeviceRule> {
             load_slots: dice.maybe(30, &[0, 1, 3]),
             labels: vec!["fast".to_string()],
             cordon: dice.maybe(8, &["kept for the demo".to_string()]),
-            drain: dice.maybe(8, &["goes back to the shop".to_string()]),
+            drain: dice.maybe(16, &["goes back to the shop".to_string()]),
         });
     }
     settings

@@ -31,6 +31,9 @@ struct Holder {
     name: String,
     kind: HolderKind,
     tenant: Option<String>,
+    /// Absent where it was claimed, and in rows of earlier versions.
+    #[serde(default, skip_serializing_if = "is_claimed")]
+    tenant_found: bool,
     user: String,
     pid: Option<u32>,
 }
@@ -119,12 +122,18 @@ impl From<Request> for gpu_lease::Request {
     }
 }
 
+/// Takes a reference because `serde` does.
+fn is_claimed(tenant_found: &bool) -> bool {
+    !tenant_found
+}
+
 impl From<&gpu_lease::Holder> for Holder {
     fn from(holder: &gpu_lease::Holder) -> Self {
         Self {
             name: holder.name.clone(),
             kind: HolderKind::from(&holder.kind),
             tenant: holder.tenant.clone(),
+            tenant_found: holder.tenant_found,
             user: holder.user.clone(),
             pid: holder.pid,
         }
@@ -137,6 +146,7 @@ impl From<Holder> for gpu_lease::Holder {
             name: holder.name,
             kind: holder.kind.into(),
             tenant: holder.tenant,
+            tenant_found: holder.tenant_found,
             user: holder.user,
             pid: holder.pid,
         }

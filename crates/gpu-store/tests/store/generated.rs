@@ -284,6 +284,7 @@ fn holder() -> impl Strategy<Value = Holder> {
             kind,
             tenant,
             user,
+            tenant_found: false,
             pid,
         }
     })

@@ -24,6 +24,7 @@ fn job(name: &str, amount: Amount) -> Job {
             kind: HolderKind::Remote,
             tenant: None,
             user: "bo".into(),
+            tenant_found: false,
             pid: None,
         },
         class: STANDARD_CLASS.into(),
