@@ -1,5 +1,8 @@
 //! What would become of a request, which changes nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use gpu_lease::{Denial, DeviceKey};
 
 use crate::world::{memory, whole, world, world_by};
@@ -42,6 +45,20 @@ fn an_explanation_names_the_rules_that_apply() {
     let told = world.explain(memory("a", 1), None);
     assert_eq!(told.hits[0].rule, "no such work");
     assert!(matches!(told.outcome, Err(Denial::ByPolicy { rule, .. }) if rule == "no such work"));
+}
+
+/// Errors of rules take a policy back: who only asks must not make them more.
+#[test]
+fn errors_of_rules_count_for_new_requests_alone() {
+    let came = Arc::new(AtomicUsize::new(0));
+    let mut world = world_by(|edit| edit.rules.came = Arc::clone(&came));
+    world.device("gpu-0", 24);
+    world.explain(memory("a", 1), None);
+    assert_eq!(came.load(Ordering::Relaxed), 0);
+    world.ask(whole("a")).ask(whole("b"));
+    assert_eq!(came.load(Ordering::Relaxed), 2);
+    world.explain(memory("a", 1), None);
+    assert_eq!(came.load(Ordering::Relaxed), 2);
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(crate) struct TestRules {
     pub(crate) scores: BTreeMap<String, i64>,
     /// How often a verdict was asked for.
     pub(crate) asked: Arc<AtomicUsize>,
+    /// How many new requests came.
+    pub(crate) came: Arc<AtomicUsize>,
 }
 
 impl Rules for TestRules {
@@ -123,6 +125,10 @@ impl Rules for TestRules {
 
     fn shape(&self, request: &Request, _standing: &Standing, _now: WallMs) -> Sets {
         self.sets.get(&request.class).cloned().unwrap_or_default()
+    }
+
+    fn count_errors(&self, _request: &Request, _standing: &Standing, _now: WallMs) {
+        self.came.fetch_add(1, Ordering::Relaxed);
     }
 
     fn reads_standing(&self) -> bool {
