@@ -251,6 +251,21 @@ fn files_that_are_named_are_planned_and_sent_whole() {
             "expect_plan": PLAN,
         })
     );
+    assert_eq!(put.if_match.as_deref(), Some("\"aaaa\""));
+
+    // Something else is on disk, and that is said before it is thrown away.
+    let broker = Broker::start(vec![
+        ("POST /v1/policy/plan", 200, plan(&[])),
+        ("PUT /v1/policy", 412, result("moved", "api", &[])),
+        ("PUT /v1/policy", 200, result("applied", "api", &[])),
+    ]);
+    let output = broker.run(&["policy", "apply", path], "", &[]);
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(text(&output.stderr).contains("--overwrite"), "{output:?}");
+    let output = broker.run(&["policy", "apply", path, "--overwrite"], "", &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let put = &broker.asked("PUT /v1/policy")[1];
+    assert_eq!(put.if_match.as_deref(), Some("*"));
 }
 
 #[test]
