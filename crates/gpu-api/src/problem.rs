@@ -170,7 +170,7 @@ impl ErrorCode {
             Self::Unauthorized => (401, false, "a token is needed"),
             Self::UnsupportedMediaType => (415, false, "the body must be application/json"),
             Self::WaitOver => (408, true, "the wait ended without a grant"),
-            Self::WrongState => (409, false, "the lease is not in a state for this"),
+            Self::WrongState => (409, false, "it is not in a state for this"),
         };
         Facts {
             status,

@@ -354,7 +354,7 @@ fn introduce(config: &Config, address: SocketAddr, started: &Started, reloads: &
 /// Where policies are from and whether saves are applied.
 fn policies(config: &Config, watching: bool) -> String {
     let watch = match watching {
-        true => "hot reload: a save is applied",
+        true => "hot reload",
         false => "read at start and on request",
     };
     let roots = config.policy_roots.iter();

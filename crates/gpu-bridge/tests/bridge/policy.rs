@@ -330,10 +330,9 @@ async fn settings_are_set_above_the_files_for_a_while() {
         metrics.contains("gpu_manager_policy_overrides 1\n"),
         "{metrics}"
     );
-    let back = server.send(post("/v1/policy/rollback")).await.expect(200);
-    assert_eq!(back["outcome"], "unchanged");
-    let said = back["summary"].as_str().expect("text");
-    assert!(said.contains("nothing to go back to"), "{said}");
+    let back = server.send(post("/v1/policy/rollback")).await.expect(409);
+    let said = back["detail"].as_str().expect("text");
+    assert!(said.contains("no other policy files were live"), "{said}");
     let bad = json!({"set": {"placement.strategy": "sprad"}, "expires_in": "2h"});
     let bad = server.send(put(bad)).await.expect(422);
     assert_eq!(bad["outcome"], "failed", "{bad}");

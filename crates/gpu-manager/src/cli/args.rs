@@ -243,6 +243,10 @@ pub(crate) struct WantArgs {
     /// Why; others see it.
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<Text<256>>,
+
+    /// A word for rules and people, such as ticket=ABC-123. Can be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) label: Vec<(Text<64>, Text<256>)>,
 }
 
 #[derive(Args, Debug)]
@@ -539,6 +543,17 @@ impl ServeArgs {
             _ => unreachable!("the words say serve"),
         }
     }
+}
+
+fn label(text: &str) -> Result<(Text<64>, Text<256>), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write it as KEY=VALUE, such as ticket=ABC-123")?;
+    let key = key.parse().map_err(|error| format!("the key: {error}"))?;
+    let value = value
+        .parse()
+        .map_err(|error| format!("the value: {error}"))?;
+    Ok((key, value))
 }
 
 fn device_count(text: &str) -> Result<DeviceCount, String> {

@@ -165,6 +165,7 @@ fn labels(want: &WantArgs) -> Result<Labels, Failure> {
         .map_err(|error| Failure::own(error.to_string()))?;
     labels
         .into_iter()
+        .chain(want.label.iter().cloned())
         .collect::<std::collections::BTreeMap<_, _>>()
         .try_into()
         .map_err(Failure::usage)
