@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gpu_lease::{At, Books, BootMs, Command, Expect, Fence, Ms, Phase, Policy, Switch};
+use gpu_lease::{At, Books, BootMs, Command, Confirm, Expect, Fence, Ms, Phase, Policy, Switch};
 use gpu_policy::{Diagnostics, Override, SourceFile, compile};
 use gpu_store::{BreakerRow, LastGood, ReadError, RejectedFiles, Settings, Store, Stored};
 use thiserror::Error;
@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::effects::{Effects, ReadNow};
 use crate::handle::{Handle, Shared};
 use crate::inbox::{self, Inbox, Message};
-use crate::reload::{ReloadStart, api_layers, files_hash, unexpired};
+use crate::reload::{ReloadStart, api_layers, depends_on_devices, files_hash, unexpired};
 use crate::turn::{Fatal, Turn};
 use crate::view::View;
 
@@ -306,8 +306,8 @@ impl<'a> Start<'a> {
     }
 
     /// What to start with instead, if a reload to `chosen` had to be confirmed: a restart is no way around
-    /// that. Devices are not known yet, so what depends on them is not seen. Settings of the command line
-    /// are not held back: whoever starts the broker sets them.
+    /// that. Devices are not known yet: a policy of which the plan depends on them is planned once they are.
+    /// Settings of the command line are not held back: whoever starts the broker sets them.
     fn gate(&self, chosen: &Chosen, stored: &Stored, at: At) -> Option<Chosen> {
         let good = stored.policy.as_ref()?;
         if self.dev || chosen.degraded.is_some() || chosen.waiting.is_some() {
@@ -315,7 +315,12 @@ impl<'a> Start<'a> {
         }
         let books = recover(stored, &chosen.policy, &self.layers, at);
         let confirm = (books.policy().reload.confirm).max(chosen.policy.reload.confirm);
-        if !books.plan(at, &chosen.policy).needs(confirm) {
+        let holds = books.leases().any(|lease| lease.held().is_some());
+        let is_blind = holds
+            && confirm != Confirm::Never
+            && *books.policy() != chosen.policy
+            && depends_on_devices(&chosen.policy);
+        if !is_blind && !books.plan(at, &chosen.policy).needs(confirm) {
             return None;
         }
         let before = self.base.iter().cloned();

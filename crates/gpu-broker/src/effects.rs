@@ -222,7 +222,7 @@ impl Watcher {
         loop {
             let message = Message::Apply(command.clone(), None);
             match self.inbox.push_control(message) {
-                Ok(()) | Err(Unavailable::Stopping) => return,
+                Ok(()) | Err(Unavailable::Recovering | Unavailable::Stopping) => return,
                 Err(Unavailable::Overloaded) => {
                     thread::sleep(Duration::from_millis(REPORT_AGAIN_MS));
                 }

@@ -41,6 +41,9 @@ pub enum Unavailable {
     /// As many messages wait as may.
     #[error("too many requests at once")]
     Overloaded,
+    /// The devices are not known yet, and what is asked for depends on them.
+    #[error("devices are still being discovered")]
+    Recovering,
     /// It is shutting down.
     #[error("the broker is shutting down")]
     Stopping,

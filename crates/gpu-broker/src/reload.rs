@@ -26,6 +26,7 @@ use hash::plan_hash;
 use road::{Road, Wanted};
 use rollback::Kept;
 
+pub(crate) use gate::depends_on_devices;
 pub(crate) use hash::files_hash;
 pub use overrides::{OVERRIDE_TTL_MAX, OVERRIDES_MAX, SetOverrideError};
 pub(crate) use overrides::{api_layers, unexpired};

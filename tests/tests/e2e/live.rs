@@ -538,3 +538,17 @@ fn what_is_checked_is_what_is_loaded() {
         assert_eq!(check["hash"], live.hash.as_str(), "{check}");
     }
 }
+
+#[test]
+fn a_restart_is_no_way_around_the_confirmation_of_a_drained_device() {
+    let (host, broker, id) = guarded();
+    let fan = "[[device]]\nname = 'sim-0'\ndrain = 'the fan is broken'\n";
+    host.write_policy(&format!("{}{fan}", with_batch()));
+    until_candidate(&host, CandidateState::NeedsConfirmation);
+    broker.kill();
+    let _broker = host.start();
+    let plan = until_candidate(&host, CandidateState::NeedsConfirmation).expect("a plan");
+    assert_eq!(state_of(&host, &id), LeaseState::Active, "nobody confirmed");
+    assert_eq!(host.run(&["reload", "--confirm", &plan]).code, 0);
+    assert_eq!(state_of(&host, &id), LeaseState::Draining);
+}

@@ -19,6 +19,7 @@ const RETRY_LATE_MS: u64 = 60_000;
 pub(crate) fn unavailable(why: Unavailable) -> Problem {
     let code = match why {
         Unavailable::Overloaded => ErrorCode::Overloaded,
+        Unavailable::Recovering => ErrorCode::Recovering,
         Unavailable::Stopping => ErrorCode::ShuttingDown,
     };
     Problem::new(code, why.to_string()).with_retry_after_ms(RETRY_SOON_MS)
@@ -33,7 +34,9 @@ pub(crate) fn acquire_refused(error: &AcquireError, scene: &Scene<'_>) -> Proble
             "too many requests for leases are on their way",
         )
         .with_retry_after_ms(RETRY_SOON_MS),
-        AcquireError::Unavailable(Unavailable::Stopping) => unavailable(Unavailable::Stopping),
+        AcquireError::Unavailable(why @ (Unavailable::Recovering | Unavailable::Stopping)) => {
+            unavailable(*why)
+        }
     }
 }
 

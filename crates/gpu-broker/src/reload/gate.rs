@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use gpu_lease::{Confirm, Expect, Plan, Planned, Policy};
+use gpu_lease::{Confirm, Expect, OnShrink, Plan, Planned, Policy};
 
 use super::Reloader;
 use super::result::ReloadOutcome;
 use super::road::{Draft, Road, Wanted};
+use crate::handle::Unavailable;
 
 /// Plans that can still be confirmed by their hash.
 const ASKED_MAX: usize = 8;
@@ -44,6 +45,12 @@ impl Road {
         });
         self.asked.truncate(ASKED_MAX);
     }
+}
+
+/// Whether a plan of `policy` can only be made once the devices are known.
+pub(crate) fn depends_on_devices(policy: &Policy) -> bool {
+    let drains = policy.devices.iter().any(|rule| rule.drain.is_some());
+    drains || policy.reload.on_shrink == OnShrink::Drain || policy.rules.reads_standing()
 }
 
 impl Reloader {
@@ -89,7 +96,17 @@ impl Reloader {
             road.ask(draft, policy, plan);
             return Err(ReloadOutcome::NeedsConfirmation);
         }
+        if self.handle.snapshot().recovering && depends_on_devices(policy) && self.holds_anything()
+        {
+            // Before the devices are known, nobody can say what has to be confirmed.
+            return Err(ReloadOutcome::Stopped(Unavailable::Recovering));
+        }
         within(plan)
+    }
+
+    fn holds_anything(&self) -> bool {
+        let leases = self.handle.page(None, usize::MAX);
+        leases.iter().any(|lease| lease.held().is_some())
     }
 
     /// Which plans have to be confirmed, between these two policies.

@@ -184,9 +184,19 @@ impl Reloader {
                 ReloadOutcome::Moved { .. } | ReloadOutcome::Stopped(Unavailable::Overloaded)
             )
         };
-        if self.is_watched_and(was_not_taken) {
+        if self.is_watched_and(was_not_taken) || self.was_too_early() {
             self.read_again(road);
         }
+    }
+
+    /// Whether files that were there at the start wait for the devices, which are known by now.
+    fn was_too_early(&self) -> bool {
+        let state = self.state.lock();
+        let waits = state.candidate.as_ref().is_some_and(|it| {
+            let outcome = &it.result.outcome;
+            matches!(outcome, ReloadOutcome::Stopped(Unavailable::Recovering))
+        });
+        waits && !self.handle.snapshot().recovering
     }
 
     fn is_watched_and(&self, candidate_is: impl Fn(&Candidate) -> bool) -> bool {
