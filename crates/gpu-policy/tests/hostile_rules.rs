@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gpu_policy::{SourceFile, compile, parse_select};
+use gpu_policy::parse_select;
 
 /// In a debug build.
 const TIME_MAX: Duration = Duration::from_millis(100);
@@ -87,22 +87,5 @@ fn many_distinct_filters_are_not_kept_for_ever() {
     for index in 0..1200 {
         let text = format!("device.index == {index}");
         assert!(parse_select(&text).is_ok(), "{text}");
-    }
-}
-
-#[test]
-#[ignore = "prints what rules cost to read"]
-fn measure() {
-    let rule = |number: u32| {
-        format!(
-            "[[rule]]\nname = 'rule {number}'\ndeny = 'no'\nwhen = \"request.class == 'c{number}' && request.memory > GiB(40)\"\n"
-        )
-    };
-    let text: String = (0..1000).map(rule).collect();
-    let files = [SourceFile::new("default.toml", text)];
-    for round in ["first", "again"] {
-        let started = Instant::now();
-        assert!(compile(&files, &[]).is_ok());
-        println!("1000 rules, {round}: {:?}", started.elapsed());
     }
 }

@@ -683,42 +683,6 @@ fn a_text_is_compiled_once() {
     assert!(!Arc::ptr_eq(&first.0, &tenant.0));
 }
 
-#[test]
-#[ignore = "prints what compiling and evaluating cost"]
-fn measure() {
-    use std::time::Instant;
-    let rule = "request.class == 'batch' && request.memory > GiB(40) && holder.user != 'root' && now.hour < 20";
-    let rounds = 2_000_u32;
-    let started = Instant::now();
-    for round in 0..rounds {
-        let text = format!("{rule} && request.devices != {round}");
-        std::hint::black_box(compile_anew(&text, Scope::Rule).expect("a rule"));
-    }
-    println!(
-        "compile: {:?} per rule of four clauses",
-        started.elapsed() / rounds
-    );
-    let expression = Expression::compile(rule, Scope::Rule).expect("a rule");
-    let started = Instant::now();
-    for _ in 0..rounds {
-        std::hint::black_box(Expression::compile(rule, Scope::Rule)).expect("a rule");
-    }
-    println!("compile again: {:?}", started.elapsed() / rounds);
-    let (request, zone) = (request(), berlin());
-    let started = Instant::now();
-    for _ in 0..rounds {
-        let inputs = Inputs::of_request(&request, &standing(), THURSDAY, Some(&zone));
-        std::hint::black_box(expression.test(&inputs)).expect("a value");
-    }
-    println!("inputs and evaluation: {:?}", started.elapsed() / rounds);
-    let inputs = Inputs::of_request(&request, &standing(), THURSDAY, Some(&zone));
-    let started = Instant::now();
-    for _ in 0..rounds * 100 {
-        std::hint::black_box(expression.test(&inputs)).expect("a value");
-    }
-    println!("evaluation: {:?}", started.elapsed() / (rounds * 100));
-}
-
 /// A queue full of filters, asked once more, as on each inventory.
 #[test]
 fn the_filters_of_a_whole_queue_are_compiled_once() {

@@ -739,38 +739,6 @@ fn an_end_that_is_not_the_next_any_more_is_looked_for_again() {
 }
 
 #[test]
-#[ignore = "prints what a night rule costs"]
-fn measure_a_night_rule() {
-    use std::time::Instant;
-    let rules = rules(vec![hold(
-        "night",
-        "request.memory > GiB(8) && (now.hour >= 18 || now.hour < 6)",
-    )]);
-    let requests: Vec<Request> = (0..1000)
-        .map(|n| Request {
-            amount: Amount::Memory((9 << 30) + n),
-            ..request("ann", 9)
-        })
-        .collect();
-    for minute in 0..3 {
-        let started = Instant::now();
-        let count = evaluations(|| {
-            for request in &requests {
-                rules.admit(
-                    request,
-                    &Standing::default(),
-                    WallMs(NOW.0 + minute * 60_000),
-                );
-            }
-        });
-        println!(
-            "1000 waiters, minute {minute}: {:?}, {count} evaluations",
-            started.elapsed()
-        );
-    }
-}
-
-#[test]
 fn the_next_change_is_that_of_class_hours_or_of_the_clock_that_rules_read() {
     let next = |when: &str| rules(vec![hold("clock", when)]).next_change(NOW);
     assert_eq!(
@@ -815,31 +783,5 @@ fn the_same_policy_says_the_same_of_the_same_inputs() {
             assert_eq!(first, other.admit(&request, &none, now));
             assert_eq!(first, one.admit(&request, &none, now));
         }
-    }
-}
-
-#[test]
-#[ignore = "prints what verdicts cost"]
-fn measure() {
-    use std::time::Instant;
-    let clauses = |number: usize| {
-        format!(
-            "request.class == 'c{number}' && request.memory > GiB(40) && holder.user != 'root' && request.devices > 3"
-        )
-    };
-    let many = (0..1000).map(|number| deny(&format!("rule {number}"), &clauses(number)));
-    let started = Instant::now();
-    let rules = rules(many.collect());
-    println!("compile 1000 rules: {:?}", started.elapsed());
-    let requests: Vec<Request> = (0..1000).map(|gib| request("ann", gib)).collect();
-    for round in ["first", "again"] {
-        let started = Instant::now();
-        for request in &requests {
-            assert_eq!(
-                rules.admit(request, &Standing::default(), NOW),
-                Verdict::Allow
-            );
-        }
-        println!("1000 leases x 1000 rules, {round}: {:?}", started.elapsed());
     }
 }
