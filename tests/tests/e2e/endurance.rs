@@ -14,12 +14,23 @@ const RELOADS: usize = WARM_UP + 10_000;
 const GROWTH_PERCENT_MAX: u64 = 2;
 
 /// What a process uses.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Use {
     descriptors: usize,
     threads: usize,
     watches: usize,
     series: usize,
+}
+
+impl Use {
+    /// Whether nothing was left behind by thousands of reloads. A connection may be on its way out, and a
+    /// pool of threads may have one more or less.
+    fn is_within(&self, before: &Self) -> bool {
+        const PASSING: usize = 2;
+        self.descriptors <= before.descriptors + PASSING
+            && self.threads <= before.threads + PASSING
+            && (self.watches, self.series) == (before.watches, before.series)
+    }
 }
 
 fn used(broker: &Broker) -> Use {
@@ -87,7 +98,7 @@ fn ten_thousand_reloads_leave_nothing_behind() {
     eprintln!(
         "{RELOADS} reloads, {WARM_UP} of them to warm up: {resident} -> {resident_after} KiB resident, {after:?}"
     );
-    assert_eq!(before, after);
+    assert!(after.is_within(&before), "{before:?} -> {after:?}");
     let most = resident + resident * GROWTH_PERCENT_MAX / 100;
     assert!(resident_after <= most, "{resident} -> {resident_after} KiB");
     assert_eq!(broker.policy().generation, RELOADS as u64 + 1);
