@@ -8,13 +8,13 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
-use gpu_api::{ReloadRequest, Text};
+use gpu_api::{ReloadOutcome, ReloadRequest, Text};
 use gpu_client::{ClientError, Endpoint};
 
 use crate::cli::args::{BrokerArgs, JsonArgs, ReloadArgs, ServeArgs};
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
-use crate::cli::output::{note, print, print_json};
+use crate::cli::output::{clean, note, print, print_json};
 use crate::cli::{Done, in_runtime, policy};
 use crate::serve;
 
@@ -85,6 +85,13 @@ async fn confirm(context: &Context, hash: &Text<128>, json: bool) -> Done {
         expect_plan: None,
     };
     let result = context.client.reload(&request).await?;
+    let is_it = |plan: &String| plan.starts_with(&**hash);
+    if result.outcome == ReloadOutcome::NeedsConfirmation && !result.plan.iter().any(is_it) {
+        note(&format!(
+            "`{}` is not the plan of now: the files changed or leases came since it was shown",
+            clean(hash)
+        ));
+    }
     policy::tell(context, &result, json)
 }
 

@@ -149,7 +149,7 @@ mod tests {
                heartbeat  every 1m at the latest\n  \
                applies    rule \"big jobs at night\" holds: over 40 GiB runs at night\n  \
                place      2nd in the queue\n  \
-               blocked by vllm-a (l-1) with 8 GiB on sim-0, until in 1h\n  \
+               blocked by vllm-a (l-1) with 8 GiB on sim-0, until 13:00:00Z\n  \
                expected   in 2m\n"
         );
     }

@@ -4,7 +4,7 @@ use gpu_api::{Bytes, Lease, LeaseState, Queue, Span};
 use jiff::Timestamp;
 
 use crate::cli::grant::place;
-use crate::cli::output::{Paint, Tone, ago, clean, until};
+use crate::cli::output::{Paint, Tone, ago, clean, clock, until};
 use crate::cli::show::{age, end_reason, holdings, lease};
 use crate::cli::table::{Align, Cell, Table};
 
@@ -160,7 +160,7 @@ fn headline(lease: &Lease, now: Timestamp, paint: Paint) -> String {
     format!("{} {}\n", clean(&lease.id), paint.tone(&clean(&text), tone))
 }
 
-/// `vllm-a (l-1) with 8 GiB on sim-0, until in 1h`
+/// `vllm-a (l-1) with 8 GiB on sim-0, until 13:00:00Z`
 pub(crate) fn blocker_line(blocker: &gpu_api::Blocker, now: Timestamp) -> String {
     let lease = blocker
         .lease
@@ -179,7 +179,7 @@ pub(crate) fn blocker_line(blocker: &gpu_api::Blocker, now: Timestamp) -> String
     let end = blocker
         .until
         .as_ref()
-        .map(|at| format!(", until {}", until(at, now)))
+        .map(|at| format!(", until {}", clock(at, now)))
         .unwrap_or_default();
     format!("{}{lease}{size}{device}{end}", blocker.holder)
 }
@@ -205,7 +205,7 @@ mod tests {
                asked      10m ago by test (ann)\n  \
                wants      12 GiB, class standard, priority 0\n  \
                because    needs 12 GiB on one device\n  \
-               blocked by vllm-a (l-1) with 8 GiB on sim-0, until in 1h\n  \
+               blocked by vllm-a (l-1) with 8 GiB on sim-0, until 13:00:00Z\n  \
                expected   in 2m\n"
         );
     }
