@@ -20,7 +20,7 @@ pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{assets_changed, event, reset};
 pub(crate) use explain::{explained_at, explanation};
 pub(crate) use lease::state;
-pub(crate) use plan::{in_words, policy_plan};
+pub(crate) use plan::policy_plan;
 pub(crate) use policy::policy;
 pub use policy::policy_check;
 pub(crate) use reload::{Held, Reloads, counts, unquote};

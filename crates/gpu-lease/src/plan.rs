@@ -10,7 +10,7 @@ mod shrink;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::mem;
+use core::{fmt, mem};
 
 use crate::capacity::DeviceState;
 use crate::ids::LeaseId;
@@ -94,7 +94,70 @@ impl Plan {
     }
 }
 
+impl fmt::Display for Plan {
+    /// One line for people: `1 lease ends at once, 2 leases drain`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of =
+            |wanted: fn(&LeaseFate) -> bool| self.held.iter().filter(|held| wanted(held)).count();
+        let parts = [
+            (
+                of(|held| held.fate == Fate::Force),
+                "lease ends at once",
+                "leases end at once",
+            ),
+            (
+                of(|held| matches!(held.fate, Fate::Drain(_))),
+                "lease drains",
+                "leases drain",
+            ),
+            (
+                of(LeaseFate::is_shortened),
+                "lease is held shorter",
+                "leases are held shorter",
+            ),
+            (
+                of(|held| held.fate == Fate::Keep),
+                "lease stays although it is no longer allowed",
+                "leases stay although they are no longer allowed",
+            ),
+            (
+                of(|held| held.fate == Fate::Withdraw),
+                "lease may stay again",
+                "leases may stay again",
+            ),
+            (
+                self.denied.len(),
+                "waiter is refused",
+                "waiters are refused",
+            ),
+            (
+                of(|held| held.unenforceable),
+                "holder cannot be made to go",
+                "holders cannot be made to go",
+            ),
+        ];
+        let mut said = parts
+            .into_iter()
+            .filter(|(count, ..)| *count > 0)
+            .peekable();
+        if said.peek().is_none() {
+            return f.write_str("no lease is touched");
+        }
+        for (place, (count, one, several)) in said.enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            let words = if count == 1 { one } else { several };
+            write!(f, "{comma}{count} {words}")?;
+        }
+        Ok(())
+    }
+}
+
 impl LeaseFate {
+    /// Whether its hold ends sooner, whatever else becomes of it.
+    fn is_shortened(&self) -> bool {
+        self.shorten.is_some() || matches!(self.fate, Fate::Shorten(_))
+    }
+
     /// How hard it is on the holder.
     fn harm(&self) -> u8 {
         self.fate.harm().max(u8::from(self.shorten.is_some()))

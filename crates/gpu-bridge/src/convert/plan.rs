@@ -100,63 +100,10 @@ impl Scene<'_> {
     }
 }
 
-/// What `plan` does, in one line: `2 leases drain, 1 lease ends at once`.
-pub(crate) fn in_words(plan: &Plan) -> String {
-    let of = |wanted: wire::Fate| {
-        let fates = plan.held.iter().filter(|held| word(held.fate).0 == wanted);
-        fates.count()
-    };
-    let parts = [
-        (
-            of(wire::Fate::Force),
-            "lease ends at once",
-            "leases end at once",
-        ),
-        (of(wire::Fate::Drain), "lease drains", "leases drain"),
-        (
-            of(wire::Fate::Shorten),
-            "lease is held shorter",
-            "leases are held shorter",
-        ),
-        (
-            of(wire::Fate::Keep),
-            "lease stays although it is no longer allowed",
-            "leases stay although they are no longer allowed",
-        ),
-        (
-            of(wire::Fate::Withdraw),
-            "lease may stay again",
-            "leases may stay again",
-        ),
-        (
-            plan.denied.len(),
-            "waiter is refused",
-            "waiters are refused",
-        ),
-        (
-            impossible(plan).len(),
-            "holder cannot be made to go",
-            "holders cannot be made to go",
-        ),
-    ];
-    let said = parts
-        .into_iter()
-        .filter_map(|(count, one, several)| match count {
-            0 => None,
-            1 => Some(format!("1 {one}")),
-            _ => Some(format!("{count} {several}")),
-        });
-    let said: Vec<String> = said.collect();
-    match said.as_slice() {
-        [] => "no lease is touched".to_owned(),
-        parts => parts.join(", "),
-    }
-}
-
 fn would(planning: &Planning) -> String {
     match planning.hash == planning.live {
         true => "the files say what is live already".to_owned(),
-        false => in_words(&planning.plan),
+        false => planning.plan.to_string(),
     }
 }
 
@@ -173,38 +120,5 @@ fn word(fate: Fate) -> (wire::Fate, Option<Deadline>) {
         Fate::Keep => (wire::Fate::Keep, None),
         Fate::Shorten(deadline) => (wire::Fate::Shorten, Some(deadline)),
         Fate::Withdraw => (wire::Fate::Withdraw, None),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use gpu_lease::{BootMs, LeaseId, Refusal, WallMs};
-
-    use super::*;
-
-    #[test]
-    fn a_plan_is_one_line() {
-        let deadline = Deadline {
-            boot: BootMs(1),
-            wall: WallMs(1),
-        };
-        let held = |fate, unenforceable| LeaseFate {
-            id: LeaseId::from_bits(1),
-            holder: "ann".to_owned(),
-            fate,
-            shorten: None,
-            because: Refusal::default(),
-            unenforceable,
-        };
-        let drains = held(Fate::Drain(deadline), true);
-        let plan = Plan {
-            held: vec![held(Fate::Force, false), drains.clone(), drains],
-            denied: vec![(LeaseId::from_bits(2), Refusal::default())],
-        };
-        assert_eq!(
-            in_words(&plan),
-            "1 lease ends at once, 2 leases drain, 1 waiter is refused, 2 holders cannot be made to go"
-        );
-        assert_eq!(in_words(&Plan::default()), "no lease is touched");
     }
 }

@@ -10,7 +10,6 @@ use gpu_broker::{
 use gpu_lease::{DrainSource, LeaseId, WallMs};
 
 use super::Scene;
-use super::plan::in_words;
 use super::policy::{diagnostics, rule_errors};
 use super::time::rfc3339;
 use crate::app::{Bridge, Config, PolicyFiles};
@@ -330,7 +329,7 @@ impl<'a> Reloads<'a> {
                 short(live)
             ),
             ReloadOutcome::NeedsConfirmation => {
-                let means = plan.map_or_else(String::new, |plan| format!(": {}", in_words(plan)));
+                let means = plan.map_or_else(String::new, |plan| format!(": {plan}"));
                 format!("not applied before somebody confirms what it means{means}")
             }
             ReloadOutcome::Refused { attempt, .. } => format!(
@@ -387,7 +386,7 @@ impl<'a> Reloads<'a> {
             CandidateState::NeedsConfirmation => result
                 .plan
                 .as_ref()
-                .map_or_else(|| self.summary(result), in_words),
+                .map_or_else(|| self.summary(result), ToString::to_string),
             CandidateState::NotLoaded | CandidateState::Resting => self.summary(result),
         }
     }

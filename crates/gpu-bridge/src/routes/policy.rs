@@ -17,9 +17,8 @@ use super::reload::{NoQuery, blocking, load, load_disk, loaded, names, options, 
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
 use crate::convert::{
-    Held, Reloads, Scene, explained_at, explanation, in_words, override_refused, policy,
-    policy_check, policy_files_refused, policy_plan, request, rollback_refused, unavailable,
-    unquote,
+    Held, Reloads, Scene, explained_at, explanation, override_refused, policy, policy_check,
+    policy_files_refused, policy_plan, request, rollback_refused, unavailable, unquote,
 };
 use crate::extract::{Admin, Json, OptionalJson, Query, bad_request};
 use crate::identity::Caller;
@@ -239,16 +238,13 @@ impl Writing {
             .as_ref()
             .is_some_and(|plan| !names(plan, &planning.plan_hash))
         {
-            let why = format!(
-                "not written: the plan is another: {}",
-                in_words(&planning.plan)
-            );
+            let why = format!("not written: the plan is another: {}", planning.plan);
             return held(ReloadOutcome::Moved, why);
         }
         if planning.confirm_needed && options.expect_plan.is_none() {
             let why = format!(
                 "not written before `expect_plan` names what it means: {}",
-                in_words(&planning.plan)
+                planning.plan
             );
             return held(ReloadOutcome::NeedsConfirmation, why);
         }

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use gpu_lease::{
-    At, Command, DrainSource, Event, EventKind, Fate, Fence, Lease, LeaseId, Plan, WallMs,
-};
+use gpu_lease::{At, Command, DrainSource, Event, EventKind, Fence, Lease, LeaseId, Plan, WallMs};
 use gpu_policy::Diagnostics;
 use gpu_store::RejectedFiles;
 
@@ -271,7 +269,11 @@ impl Reloader {
             }
             ReloadOutcome::NeedsConfirmation => {
                 let hash = result.plan_hash.as_deref().unwrap_or_default();
-                let plan = result.plan.as_ref().map(summary).unwrap_or_default();
+                let plan = result
+                    .plan
+                    .as_ref()
+                    .map(Plan::to_string)
+                    .unwrap_or_default();
                 tracing::warn!(
                     reload = id,
                     plan = hash,
@@ -341,7 +343,7 @@ impl Draft {
     }
 
     pub(super) fn note_planned(&mut self, wanted: &Wanted<'_>, plan: &Plan) {
-        let text = format!("reload {}: planned: {}", self.id, summary(plan));
+        let text = format!("reload {}: planned: {plan}", self.id);
         self.notes
             .push(event(EventKind::PolicyPlanned, wanted.by, text));
     }
@@ -418,21 +420,5 @@ fn resting(result: &ReloadResult, until: WallMs, now: At) -> String {
     let path = result.phases.path.as_deref().unwrap_or("a file");
     format!(
         "saved files go back and forth ({path}) and rest for {left}; asking by hand still works"
-    )
-}
-
-fn summary(plan: &Plan) -> String {
-    let count = |wanted: fn(&Fate) -> bool| {
-        let held = plan.held.iter().filter(|held| wanted(&held.fate));
-        held.count()
-    };
-    format!(
-        "{} kept, {} to drain, {} to end, {} shortened, {} allowed to stay, {} waiters refused",
-        count(|fate| matches!(fate, Fate::Keep)),
-        count(|fate| matches!(fate, Fate::Drain(_))),
-        count(|fate| matches!(fate, Fate::Force)),
-        count(|fate| matches!(fate, Fate::Shorten(_))),
-        count(|fate| matches!(fate, Fate::Withdraw)),
-        plan.denied.len()
     )
 }

@@ -24,14 +24,20 @@ impl Books {
         }
         for filter in &request.select.filters {
             if !self.filters.0.contains_key(filter) {
-                let passing = self.devices().filter(|state| self.evaluates(filter, state));
-                let keys = passing.map(|state| state.device.key.clone()).collect();
-                self.filters.0.insert(filter.clone(), keys);
+                self.learn(filter.clone());
             }
         }
         if self.filters.0.len() > 2 * self.queue.len() + SPARE_MAX {
             self.forget_filters(request);
         }
+    }
+
+    fn learn(&mut self, filter: String) {
+        let passing = self
+            .devices()
+            .filter(|state| self.evaluates(&filter, state));
+        let keys = passing.map(|state| state.device.key.clone()).collect();
+        self.filters.0.insert(filter, keys);
     }
 
     /// Forgets the filters that neither a waiter nor `request` has.
@@ -48,10 +54,13 @@ impl Books {
     /// Looks through every filter anew, after devices or the policy changed.
     pub(super) fn refilter(&mut self) {
         self.filters.0.clear();
+        if self.is_recovering() {
+            return;
+        }
         let waiters = self.queue.values().map(|id| &self.leases[id].request);
-        let filtered = waiters.filter(|request| !request.select.filters.is_empty());
-        for request in filtered.cloned().collect::<alloc::vec::Vec<_>>() {
-            self.learn_filters(&request);
+        let filters = waiters.flat_map(|request| request.select.filters.iter().cloned());
+        for filter in filters.collect::<BTreeSet<_>>() {
+            self.learn(filter);
         }
     }
 

@@ -76,10 +76,7 @@ impl Books {
             lease: None,
             device: None,
             by: None,
-            text: format!(
-                "policy generation {generation} is live: {changes} ({})",
-                summary(&plan)
-            ),
+            text: format!("policy generation {generation} is live: {changes} ({plan})"),
         });
         self.in_bulk(|books| {
             books.find_tenants(turn);
@@ -246,19 +243,4 @@ impl Books {
             self.add_drain(turn, &mut lease, DrainSource::Policy, drain);
         }
     }
-}
-
-fn summary(plan: &Plan) -> alloc::string::String {
-    let count = |wanted: fn(&Fate) -> bool| {
-        let fates: Vec<_> = plan.held.iter().filter(|held| wanted(&held.fate)).collect();
-        fates.len()
-    };
-    format!(
-        "{} kept, {} drained, {} ended, {} allowed to stay, {} waiters refused",
-        count(|fate| matches!(fate, Fate::Keep)),
-        count(|fate| matches!(fate, Fate::Drain(_))),
-        count(|fate| matches!(fate, Fate::Force)),
-        count(|fate| matches!(fate, Fate::Withdraw)),
-        plan.denied.len()
-    )
 }

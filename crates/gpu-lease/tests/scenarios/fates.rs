@@ -2,7 +2,8 @@
 //! planned before or expect something.
 
 use gpu_lease::{
-    DeviceRule, EventKind, Expect, Fate, Held, Ms, OnShrink, Plan, ReloadScope, SignalRule, Tenant,
+    BootMs, Deadline, DeviceRule, EventKind, Expect, Fate, Held, LeaseFate, LeaseId, Ms, OnShrink,
+    Plan, Refusal, ReloadScope, SignalRule, Tenant, WallMs,
 };
 
 use crate::world::{Edit, World, memory, whole, world, world_by};
@@ -683,4 +684,37 @@ fn who_claims_no_tenant_moves_with_the_policy_and_who_claims_one_does_not() {
         ]);
     let tenant = &world.lease("found").request.holder.tenant;
     assert_eq!(tenant.as_deref(), Some("students"));
+}
+
+#[test]
+fn a_plan_is_one_line() {
+    let deadline = Deadline {
+        boot: BootMs(1),
+        wall: WallMs(1),
+    };
+    let held = |fate, shorten| LeaseFate {
+        id: LeaseId::from_bits(1),
+        holder: "ann".into(),
+        fate,
+        shorten,
+        because: Refusal::default(),
+        unenforceable: shorten.is_some(),
+    };
+    let drains = held(Fate::Drain(deadline), None);
+    let plan = Plan {
+        held: vec![
+            held(Fate::Force, None),
+            drains.clone(),
+            drains,
+            held(Fate::Keep, Some(deadline)),
+        ],
+        denied: vec![(LeaseId::from_bits(2), Refusal::default())],
+    };
+    assert_eq!(
+        plan.to_string(),
+        "1 lease ends at once, 2 leases drain, 1 lease is held shorter, \
+         1 lease stays although it is no longer allowed, 1 waiter is refused, \
+         1 holder cannot be made to go"
+    );
+    assert_eq!(Plan::default().to_string(), "no lease is touched");
 }

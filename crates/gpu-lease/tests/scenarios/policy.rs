@@ -47,8 +47,7 @@ fn a_drain_by_policy_ends_at_its_deadline() {
         .heard(
             EventKind::PolicySwitched,
             &[
-                "policy generation 2 is live: an edit (0 kept, 1 drained, 0 ended, 0 allowed to stay, \
-                 0 waiters refused)",
+                "policy generation 2 is live: an edit (1 lease drains)",
             ],
         )
         .at(30)
