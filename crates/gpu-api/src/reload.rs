@@ -130,8 +130,6 @@ pub enum ReloadTrigger {
     Rollback,
     /// SIGHUP.
     Signal,
-    /// The broker started.
-    Start,
 }
 
 /// Answer of `GET` and `PUT /v1/hot-reload`: the policy watch.
@@ -308,13 +306,12 @@ impl ReloadOutcome {
 
 impl ReloadTrigger {
     /// Every trigger, in alphabetical order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::Api,
         Self::File,
         Self::Override,
         Self::Rollback,
         Self::Signal,
-        Self::Start,
     ];
 
     /// The trigger as it is written.
@@ -325,7 +322,6 @@ impl ReloadTrigger {
             Self::Override => "override",
             Self::Rollback => "rollback",
             Self::Signal => "signal",
-            Self::Start => "start",
         }
     }
 }

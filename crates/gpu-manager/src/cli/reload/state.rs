@@ -181,7 +181,6 @@ fn trigger(trigger: ReloadTrigger) -> &'static str {
         ReloadTrigger::Override => "override",
         ReloadTrigger::Rollback => "rollback",
         ReloadTrigger::Signal => "signal",
-        ReloadTrigger::Start => "start",
     }
 }
 
