@@ -613,12 +613,13 @@ async fn a_retry_outlives_the_connection_that_it_replaces() {
         () = queued => {}
     }
     let waited = server.handle().snapshot().waiting[0].0;
-    // The retry joins the wait of the first; then the broker hears that the first is gone.
-    let pause = tokio::time::sleep(std::time::Duration::from_millis(50));
+    // The retry joins the wait of the first: requests are taken in turn, so one that is sent after it and is
+    // answered says that the broker has it. Then the broker hears that the first is gone.
     tokio::select! {
+        biased;
         _ = &mut first => panic!("nothing is free"),
         _ = &mut retry => panic!("nothing is free"),
-        () = pause => {}
+        later = server.send(ask(json!({"devices": 9}))) => drop(later.expect(422)),
     }
     assert_eq!(
         server.handle().snapshot().waiting.len(),
