@@ -185,7 +185,7 @@ async fn reload_on_hangup(
             reconfigure.look();
             reloader.reload(Trigger::Signal, "SIGHUP", &ReloadOptions::default())
         });
-        let status = match reloaded.await.map(|result| policy::is_live(&result)) {
+        let status = match reloaded.await.map(|result| result.outcome.is_good()) {
             Ok(true) => "serving",
             Ok(false) | Err(_) => {
                 "serving; the last reload changed nothing: see `gpu-manager status`"

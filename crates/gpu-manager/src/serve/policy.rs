@@ -1,5 +1,6 @@
 //! Between policy files and the broker: what to start with, what to reload, what to watch.
 
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -8,9 +9,7 @@ use std::time::Duration;
 
 use gpu_api::{PolicyOverride, WatchState, WatchedPath};
 use gpu_bridge::{WatchReport, rfc3339};
-use gpu_broker::{
-    Override, ReloadResult, ReloadStart, Reloader, StartPolicy, Started, WatchTiming,
-};
+use gpu_broker::{Override, ReloadStart, Reloader, StartPolicy, Started, WatchTiming};
 use gpu_lease::{At, Ms, Policy, WallMs};
 use gpu_watch::{Backend, Change, Event, FileSet, LastEvent, Status, Watch};
 use parking_lot::Mutex;
@@ -101,14 +100,17 @@ impl PolicyWatch {
             .and_then(|watch| gpu_watch::read_set(watch).ok());
         let watch = start_watch(wanted.as_ref(), known.as_ref(), &self.reloader, &self.disk)?;
         self.disk.watch_instead(wanted);
-        *self.watch.lock() = watch;
+        let before = mem::replace(&mut *self.watch.lock(), watch);
+        // Its end waits for a reload that it began: not under the lock that whoever looks at it takes.
+        drop(before);
         self.reloader.offer_recovered();
         Ok(())
     }
 
     /// Ends it.
     pub(super) fn stop(&self) {
-        drop(self.watch.lock().take());
+        let watch = self.watch.lock().take();
+        drop(watch);
     }
 
     fn status(&self) -> Option<Status> {
@@ -169,11 +171,6 @@ impl Ticks {
             .map_err(|error| format!("no thread: {error}"))?;
         Ok(Self { _kept })
     }
-}
-
-/// Whether what a reload read is what is live.
-pub(super) fn is_live(result: &ReloadResult) -> bool {
-    result.outcome.is_good()
 }
 
 /// Says how `watch` is doing for as long as it is kept.
