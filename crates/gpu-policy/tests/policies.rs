@@ -276,3 +276,13 @@ fn default_comes_first_then_names_in_order() {
         ["default.toml", "10-a.toml", "90-z.toml", "Default.toml"]
     );
 }
+
+#[test]
+fn the_rules_of_the_readme_are_a_policy() {
+    let page = include_str!("../../../README.md");
+    let sample = page.split("```toml\n").nth(1);
+    let sample = sample.and_then(|rest| rest.split("```").next());
+    let file = SourceFile::new("default.toml", sample.expect("a sample"));
+    let policy = compile(&[file], &[]).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(policy.tenants[0].name, "everybody");
+}

@@ -420,3 +420,17 @@ fn device_config(
         ..gpu_device::Config::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::File;
+
+    #[test]
+    fn the_reference_is_a_configuration() {
+        let page = include_str!("../../../../docs/configuration.md");
+        let sample = page.split("```toml\n").nth(1);
+        let sample = sample.and_then(|rest| rest.split("```").next());
+        let file: File = toml::from_str(sample.expect("a sample")).expect("it is one");
+        assert_eq!(file.simulated_device[0].id, "sim-0");
+    }
+}
