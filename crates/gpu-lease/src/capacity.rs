@@ -180,8 +180,9 @@ pub(crate) fn never_fits(request: &Request, serving: &[u64]) -> Option<String> {
     let wanted = request.devices as usize;
     if serving.len() < wanted {
         let count = serving.len();
+        let devices = if wanted == 1 { "device" } else { "devices" };
         return Some(alloc::format!(
-            "asks for {wanted} devices; {count} of the inventory can serve it"
+            "asks for {wanted} {devices}; {count} of the inventory can serve it"
         ));
     }
     let Amount::Memory(bytes) = request.amount else {
@@ -190,10 +191,13 @@ pub(crate) fn never_fits(request: &Request, serving: &[u64]) -> Option<String> {
     let big_enough = serving.iter().filter(|grantable| **grantable >= bytes);
     let largest = serving.last().copied().unwrap_or(0);
     (big_enough.count() < wanted).then(|| {
+        let (bytes, largest) = (Bytes(bytes), Bytes(largest));
+        let devices = match wanted {
+            1 => "one device".into(),
+            several => alloc::format!("each of {several} devices"),
+        };
         alloc::format!(
-            "asks for {} on {wanted} device(s); the largest that can serve it grants {}",
-            Bytes(bytes),
-            Bytes(largest)
+            "asks for {bytes} on {devices}; the largest that can serve it grants {largest}"
         )
     })
 }

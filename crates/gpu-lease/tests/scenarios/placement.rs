@@ -128,7 +128,7 @@ fn only_selected_and_leasable_devices_serve() {
             ("picky", "active on gpu-1"),
             (
                 "greedy",
-                "refused: asks for 40 GiB on 1 device(s); the largest that can serve it grants 24 GiB",
+                "refused: asks for 40 GiB on one device; the largest that can serve it grants 24 GiB",
             ),
         ]);
 }

@@ -227,7 +227,7 @@ fn what_can_never_fit_is_refused_whatever_it_waits() {
     let cases = [
         (
             memory("big", 30).waits(600),
-            "refused: asks for 30 GiB on 1 device(s); the largest that can serve it grants 24 GiB",
+            "refused: asks for 30 GiB on one device; the largest that can serve it grants 24 GiB",
         ),
         (
             memory("wide", 1).devices(3).waits(600),
@@ -235,11 +235,11 @@ fn what_can_never_fit_is_refused_whatever_it_waits() {
         ),
         (
             memory("lost", 1).on(&["gpu-7"]).waits(600),
-            "refused: asks for 1 devices; 0 of the inventory can serve it",
+            "refused: asks for 1 device; 0 of the inventory can serve it",
         ),
         (
             memory("both", 20).devices(2).waits(600),
-            "refused: asks for 20 GiB on 2 device(s); the largest that can serve it grants 24 GiB",
+            "refused: asks for 20 GiB on each of 2 devices; the largest that can serve it grants 24 GiB",
         ),
     ];
     for (job, expected) in cases {

@@ -58,7 +58,7 @@ fn filters_choose_devices_and_follow_the_labels() {
         .ask(memory("b", 1).filter("purple"))
         .is(
             "b",
-            "refused: asks for 1 devices; 0 of the inventory can serve it",
+            "refused: asks for 1 device; 0 of the inventory can serve it",
         )
         .ask(whole("c").filter("fast").waits(600))
         .switch(|edit| {

@@ -443,13 +443,18 @@ impl Reference {
         let (wanted, serving) = (lease.request.devices, sizes(new));
         let reason = match (serving.len() < wanted as usize, lease.request.amount) {
             (false, gpu_lease::Amount::Memory(bytes)) => format!(
-                "asks for {} on {wanted} device(s); the largest that can serve it grants {}",
+                "asks for {} on {}; the largest that can serve it grants {}",
                 gpu_lease::Bytes(bytes),
+                match wanted {
+                    1 => "one device".to_string(),
+                    _ => format!("each of {wanted} devices"),
+                },
                 gpu_lease::Bytes(*serving.last().expect("enough devices"))
             ),
             _ => {
                 let count = serving.len();
-                format!("asks for {wanted} devices; {count} of the inventory can serve it")
+                let devices = if wanted == 1 { "device" } else { "devices" };
+                format!("asks for {wanted} {devices}; {count} of the inventory can serve it")
             }
         };
         Some(Refusal {
