@@ -91,7 +91,7 @@ pub(crate) fn redb() -> (Arc<dyn Store>, TempDir) {
 /// A broker that knows its devices.
 pub(crate) fn start(store: Arc<dyn Store>) -> Started {
     let policy = "[queue]\nmax_waiting = 100000\n";
-    let started = Broker::start(Config {
+    let config = Config {
         store,
         clock: Arc::new(BootClock),
         boot_id: boot_id().expect("there is a /proc"),
@@ -100,8 +100,8 @@ pub(crate) fn start(store: Arc<dyn Store>) -> Started {
             overrides: Vec::new(),
             dev: true,
         },
-        read_now: Box::new(|| ()),
-    });
+    };
+    let started = Broker::start(config, Box::new(|| ()));
     let started = started.expect("a new store and a good policy");
     started.handle.inventory(devices());
     started

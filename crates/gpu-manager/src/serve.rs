@@ -286,14 +286,13 @@ fn start_broker(
     read_now: ReadNow,
 ) -> Result<Started, String> {
     let boot_id = gpu_broker::boot_id().map_err(|error| format!("no boot id: {error}"))?;
-    Broker::start(gpu_broker::Config {
+    let config = gpu_broker::Config {
         store,
         clock: Arc::new(BootClock),
         boot_id,
         policy,
-        read_now: Box::new(move || read_now.ask()),
-    })
-    .map_err(|error| error.to_string())
+    };
+    Broker::start(config, Box::new(move || read_now.ask())).map_err(|error| error.to_string())
 }
 
 fn start_devices(

@@ -5,12 +5,16 @@
 //! `tests/store/conformance.rs`, holds for every [`Store`].
 //! Must never know why a lease was granted.
 
+#[cfg(feature = "crash-disk")]
+mod crash_disk;
 mod event;
 mod memory;
 mod redb_store;
 mod store;
 mod stored;
 
+#[cfg(feature = "crash-disk")]
+pub use crash_disk::CrashDisk;
 pub use event::{
     EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventId, EventPage, EventPosition,
     ParseEventIdError, StoreId, StoredEvent,

@@ -56,7 +56,7 @@ impl Bench {
             let policy = policy.clone();
             move || vec![SourceFile::new("default.toml", policy.lock().clone())]
         };
-        let started = Broker::start(gpu_broker::Config {
+        let config = gpu_broker::Config {
             store: Arc::new(MemoryStore::new(StoreId::from_bits(0xbeef))),
             clock: Arc::new(BootClock),
             boot_id: boot_id().expect("/proc"),
@@ -65,9 +65,9 @@ impl Bench {
                 overrides: vec![],
                 dev,
             },
-            read_now: Box::new(|| {}),
-        })
-        .expect("a policy that compiles and an empty store");
+        };
+        let started = Broker::start(config, Box::new(|| {}));
+        let started = started.expect("a policy that compiles and an empty store");
         started.handle.inventory(vec![device(0), device(1)]);
         let reloader = Reloader::new(
             started.handle.clone(),

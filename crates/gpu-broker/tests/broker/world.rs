@@ -127,7 +127,10 @@ impl Setup {
     /// A start on `store`, whatever [`Self::rows`] says.
     pub(crate) fn start_on(&self, store: Arc<dyn Store>) -> Result<Started, StartError> {
         let reads = self.reads.clone();
-        Broker::start(Config {
+        let read_now = move || {
+            reads.fetch_add(1, Ordering::SeqCst);
+        };
+        let config = Config {
             store,
             clock: self.clock.clone(),
             boot_id: self.boot_id.clone(),
@@ -139,10 +142,8 @@ impl Setup {
                 overrides: self.overrides.clone(),
                 dev: self.dev,
             },
-            read_now: Box::new(move || {
-                reads.fetch_add(1, Ordering::SeqCst);
-            }),
-        })
+        };
+        Broker::start(config, Box::new(read_now))
     }
 
     pub(crate) fn run(self) -> World {
