@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gpu_broker::{BootClock, Broker, Config, Handle, SourceFile, StartPolicy, Started, boot_id};
+use gpu_broker::{
+    BootClock, Broker, Config, Handle, HostProcesses, SourceFile, StartPolicy, Started, boot_id,
+};
 use gpu_lease::{
     Amount, Command, Device, DeviceKey, DeviceKind, Holder, HolderKind, Ms, Request,
     STANDARD_CLASS, Select, Telemetry, Vendor,
@@ -94,6 +96,7 @@ pub(crate) fn start(store: Arc<dyn Store>) -> Started {
     let config = Config {
         store,
         clock: Arc::new(BootClock),
+        processes: Arc::new(HostProcesses::of_boot(boot_id().expect("there is a /proc"))),
         boot_id: boot_id().expect("there is a /proc"),
         policy: StartPolicy {
             files: Ok(vec![SourceFile::new("default.toml", policy)]),

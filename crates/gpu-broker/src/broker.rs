@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::effects::{Effects, ReadNow};
 use crate::handle::{Handle, Shared};
 use crate::life::Life;
+use crate::process::Processes;
 use crate::reload::ReloadStart;
 use crate::start::{StartError, StartPolicy};
 use crate::turn::Fatal;
@@ -21,6 +22,8 @@ pub struct Config {
     pub store: Arc<dyn Store>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The processes of the host.
+    pub processes: Arc<dyn Processes>,
     /// The present boot.
     pub boot_id: String,
     /// The policy to start with.

@@ -33,7 +33,7 @@ pub use handle::{
     Unavailable,
 };
 pub use life::Life;
-pub use process::{RegisterError, register_process};
+pub use process::{HostProcesses, Processes, RegisterError, Stat, register_process};
 pub use reload::{
     Breaker, Candidate, CandidateState, Checked, OVERRIDE_TTL_MAX, OVERRIDES_MAX, Phases, Planning,
     ReloadOptions, ReloadOutcome, ReloadResult, ReloadStart, ReloadState, Reloader, RollbackError,

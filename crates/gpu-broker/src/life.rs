@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::broker::{Config, Started};
 use crate::fail_point::{FailPoint, reach};
-use crate::handle::{Handle, Shared};
+use crate::handle::{Handle, Shared, Unavailable};
 use crate::inbox::{self, Inbox, Message};
 use crate::start::{
     Chosen, Start, StartError, grace_at_start, opening_commands, recover, still_true,
@@ -86,6 +86,7 @@ impl Life {
             view,
             store: config.store,
             clock: config.clock,
+            processes: config.processes,
             boot_id: config.boot_id,
             store_id: stored.store_id,
             stopping: watch::Sender::new(false),
@@ -140,6 +141,20 @@ impl Life {
     pub(crate) fn patience(&self) -> Duration {
         let patience = self.wake_at - self.shared.clock.now().boot;
         Duration::from_millis(patience.0)
+    }
+
+    /// Says something to the loop that nobody waits for the answer of: what effects and drivers say.
+    ///
+    /// # Errors
+    /// The inbox is full, or closed.
+    pub fn tell(&self, command: Command) -> Result<(), Unavailable> {
+        let message = Message::Apply(command, None);
+        self.shared.inbox.push_control(message)
+    }
+
+    /// Whether somebody waits for an answer of the next turn.
+    pub fn is_awaited(&self) -> bool {
+        self.shared.inbox.is_awaited()
     }
 
     /// The books after the last turn.

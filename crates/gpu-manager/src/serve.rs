@@ -21,8 +21,8 @@ use std::{env, fs};
 
 use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
 use gpu_broker::{
-    BootClock, Broker, CandidateState, ReloadOptions, ReloadState, Reloader, StartPolicy, Started,
-    Trigger,
+    BootClock, Broker, CandidateState, HostProcesses, ReloadOptions, ReloadState, Reloader,
+    StartPolicy, Started, Trigger,
 };
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
@@ -289,6 +289,7 @@ fn start_broker(
     let config = gpu_broker::Config {
         store,
         clock: Arc::new(BootClock),
+        processes: Arc::new(HostProcesses::of_boot(boot_id.clone())),
         boot_id,
         policy,
     };

@@ -10,7 +10,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use gpu_bridge::{App, Config, Limits, Peer, PolicyFiles, PolicyFilesError, Secrets, UnixUser};
 use gpu_broker::{
-    BootClock, Broker, Handle, ReloadStart, Reloader, SourceFile, StartPolicy, boot_id,
+    BootClock, Broker, Handle, HostProcesses, ReloadStart, Reloader, SourceFile, StartPolicy,
+    boot_id,
 };
 use gpu_lease::{Device, DeviceKey, DeviceKind, Telemetry, Vendor};
 use gpu_store::{MemoryStore, StoreId};
@@ -59,6 +60,7 @@ impl Bench {
         let config = gpu_broker::Config {
             store: Arc::new(MemoryStore::new(StoreId::from_bits(0xbeef))),
             clock: Arc::new(BootClock),
+            processes: Arc::new(HostProcesses::of_boot(boot_id().expect("/proc"))),
             boot_id: boot_id().expect("/proc"),
             policy: StartPolicy {
                 files: Ok(read()),

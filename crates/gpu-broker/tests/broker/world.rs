@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gpu_broker::{
-    AcquireError, Broker, Clock, Config, Handle, LeaseCommandError, Override, SourceFile,
-    StartError, StartPolicy, Started, boot_id,
+    AcquireError, Broker, Clock, Config, Handle, HostProcesses, LeaseCommandError, Override,
+    SourceFile, StartError, StartPolicy, Started, boot_id,
 };
 use gpu_lease::{
     Amount, At, BootMs, Command, Device, DeviceKey, DeviceKind, EndReason, Holder, HolderKind,
@@ -133,6 +133,7 @@ impl Setup {
         let config = Config {
             store,
             clock: self.clock.clone(),
+            processes: Arc::new(HostProcesses::of_boot(self.boot_id.clone())),
             boot_id: self.boot_id.clone(),
             policy: StartPolicy {
                 files: match &self.unreadable {
