@@ -28,9 +28,10 @@ pub(crate) use request::{idempotency, request};
 pub(crate) use time::deadline;
 pub use time::rfc3339;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gpu_broker::{Handle, Snapshot};
+use gpu_broker::{Handle, Occupied, Snapshot};
 use gpu_lease::{At, Lease, LeaseId, Policy, Rows};
 
 /// What is looked at when something of the core is shown: one moment, and everything that was published.
@@ -39,6 +40,8 @@ pub(crate) struct Scene<'a> {
     handle: Option<&'a Handle>,
     pub(crate) now: At,
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Leases of the moment of the snapshot, where that matters; others are looked up as they are now.
+    occupants: BTreeMap<LeaseId, Arc<Lease>>,
 }
 
 impl<'a> Scene<'a> {
@@ -47,6 +50,21 @@ impl<'a> Scene<'a> {
             handle: Some(handle),
             now: handle.now(),
             snapshot: handle.snapshot(),
+            occupants: BTreeMap::new(),
+        }
+    }
+
+    /// For showing devices: what they have granted, and to whom, is of one moment.
+    pub(crate) fn of_devices(handle: &'a Handle) -> Self {
+        let Occupied {
+            snapshot,
+            occupants,
+        } = handle.occupied();
+        Self {
+            handle: Some(handle),
+            now: handle.now(),
+            snapshot,
+            occupants,
         }
     }
 
@@ -56,7 +74,8 @@ impl<'a> Scene<'a> {
     }
 
     pub(crate) fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
-        self.handle?.find(id)
+        let then = self.occupants.get(&id).cloned();
+        then.or_else(|| self.handle?.find(id))
     }
 }
 
@@ -74,6 +93,7 @@ pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
             waiting: Arc::default(),
             policy: Arc::new(Policy::built_in()),
         }),
+        occupants: BTreeMap::new(),
     };
     rows.leases.iter().map(|lease| scene.lease(lease)).collect()
 }

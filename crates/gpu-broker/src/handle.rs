@@ -16,7 +16,7 @@ use crate::attribute::attribute;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Message, Reload};
 use crate::process::Processes;
-use crate::view::{Snapshot, View};
+use crate::view::{Occupied, Snapshot, View};
 
 /// How often it is looked whether a full inbox has room again.
 const ROOM_EVERY: Duration = Duration::from_millis(10);
@@ -210,6 +210,11 @@ impl Handle {
     /// Devices, queue and policy.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.0.view.snapshot()
+    }
+
+    /// The books and who occupies devices, of one moment.
+    pub fn occupied(&self) -> Occupied {
+        self.0.view.occupied()
     }
 
     /// Hears of every change of a lease from now on.

@@ -41,4 +41,4 @@ pub use reload::{
 };
 pub use start::{StartError, StartPolicy};
 pub use turn::Fatal;
-pub use view::Snapshot;
+pub use view::{Occupied, Snapshot};

@@ -1,6 +1,7 @@
 //! What readers see: the rows last made durable, and the state of devices and queue beside them.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
 use gpu_lease::{
@@ -28,6 +29,15 @@ pub struct Snapshot {
     pub tenants: Vec<TenantStanding>,
     /// The live policy.
     pub policy: Arc<Policy>,
+}
+
+/// The books at one moment, with the leases that occupy devices.
+#[derive(Clone, Debug)]
+pub struct Occupied {
+    /// The books.
+    pub snapshot: Arc<Snapshot>,
+    /// Every lease that holds a part of a device, those being reclaimed included.
+    pub occupants: BTreeMap<LeaseId, Arc<Lease>>,
 }
 
 /// What the loop publishes.
@@ -93,6 +103,18 @@ impl View {
         self.snapshot.read().clone()
     }
 
+    /// The books with everybody who holds a part of a device, of one moment.
+    pub(crate) fn occupied(&self) -> Occupied {
+        let leases = self.leases.read();
+        let snapshot = self.snapshot();
+        let occupants = snapshot.devices.iter().flat_map(|device| &device.occupants);
+        let known = occupants.filter_map(|id| Some((*id, leases.get(id)?.clone())));
+        Occupied {
+            occupants: known.collect(),
+            snapshot,
+        }
+    }
+
     pub(crate) fn live_events(&self) -> broadcast::Receiver<Arc<StoredEvent>> {
         self.events.subscribe()
     }
@@ -123,10 +145,12 @@ impl View {
         pruned: &[LeaseId],
         snapshot: Option<Snapshot>,
     ) {
-        self.put(leases, pruned);
-        if let Some(snapshot) = snapshot {
-            *self.snapshot.write() = Arc::new(snapshot);
-        }
+        let mut known = self.leases.write();
+        put(&mut known, leases, pruned);
+        let before =
+            snapshot.map(|snapshot| mem::replace(&mut *self.snapshot.write(), snapshot.into()));
+        drop(known);
+        drop(before);
         self.tell_followers(leases);
     }
 
@@ -134,21 +158,6 @@ impl View {
         for event in events {
             // Nobody listening is no failure.
             drop(self.events.send(Arc::new(event)));
-        }
-    }
-
-    fn put(&self, leases: &[Arc<Lease>], pruned: &[LeaseId]) {
-        let mut known = self.leases.write();
-        for lease in leases {
-            // Who waited on a connection and got nothing leaves nothing behind.
-            let forgotten = matches!(lease.phase, Phase::Ended(_)) && !lease.is_durable();
-            match forgotten {
-                true => drop(known.remove(&lease.id)),
-                false => drop(known.insert(lease.id, lease.clone())),
-            }
-        }
-        for id in pruned {
-            known.remove(id);
         }
     }
 
@@ -162,5 +171,19 @@ impl View {
                 sender.send_replace(Some(lease.clone()));
             }
         }
+    }
+}
+
+fn put(known: &mut BTreeMap<LeaseId, Arc<Lease>>, leases: &[Arc<Lease>], pruned: &[LeaseId]) {
+    for lease in leases {
+        // Who waited on a connection and got nothing leaves nothing behind.
+        let forgotten = matches!(lease.phase, Phase::Ended(_)) && !lease.is_durable();
+        match forgotten {
+            true => drop(known.remove(&lease.id)),
+            false => drop(known.insert(lease.id, lease.clone())),
+        }
+    }
+    for id in pruned {
+        known.remove(id);
     }
 }

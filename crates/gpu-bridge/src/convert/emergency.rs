@@ -74,8 +74,10 @@ impl EmergencyReport {
     pub(crate) fn after(mut self, ended: &[LeaseId], scene: &Scene<'_>) -> wire::EmergencyResult {
         let (mut released, mut cancelled) = (Vec::new(), Vec::new());
         for id in ended {
-            let lease = self.leases.get(id).cloned().or_else(|| scene.find(*id));
-            let grant = lease.as_ref().and_then(|lease| lease.occupying());
+            // It may have been granted since the first look; who waited on a connection is known from there alone.
+            let before = self.leases.get(id).cloned();
+            let lease = scene.find(*id).or(before);
+            let grant = lease.as_ref().and_then(|lease| lease.grant());
             let devices: Vec<DeviceKey> = grant.map_or_else(Vec::new, |grant| {
                 grant
                     .allocations

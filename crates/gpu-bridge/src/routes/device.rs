@@ -13,7 +13,7 @@ use crate::extract::{Admin, DeviceInPath, OptionalJson};
 use crate::problem::Refusal;
 
 pub(super) async fn list(State(bridge): State<Shared>) -> Answer {
-    let devices = Scene::of(&bridge.handle).devices();
+    let devices = Scene::of_devices(&bridge.handle).devices();
     Ok(json(StatusCode::OK, &DeviceList { devices }))
 }
 
@@ -78,14 +78,11 @@ pub(super) async fn drain(
         .device(command)
         .await
         .map_err(|error| device_refused(&error))?;
-    let scene = Scene::of(&bridge.handle);
+    let scene = Scene::of_devices(&bridge.handle);
     let state = scene
         .device_state(&DeviceKey::local(&id))
         .ok_or_else(|| no_such_device(&id))?;
-    let occupants = state
-        .occupants
-        .iter()
-        .filter_map(|id| bridge.handle.find(*id));
+    let occupants = state.occupants.iter().filter_map(|id| scene.find(*id));
     let result = DeviceDrainResult {
         device: scene.device(state),
         draining: occupants
@@ -103,7 +100,7 @@ async fn done(bridge: &Bridge, id: &str, command: Command) -> Answer {
         .device(command)
         .await
         .map_err(|error| device_refused(&error))?;
-    let scene = Scene::of(&bridge.handle);
+    let scene = Scene::of_devices(&bridge.handle);
     let state = scene.device_state(&DeviceKey::local(id));
     let state = state.ok_or_else(|| Refusal::from(no_such_device(id)))?;
     Ok(json(StatusCode::OK, &scene.device(state)))
