@@ -1,11 +1,12 @@
 //! What waits for the loop, bounded, in two lanes: control is drained before requests for leases.
 
 use std::collections::VecDeque;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use gpu_lease::{Answer, Command, Event, LeaseId, Switch};
 use gpu_store::Settings;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::handle::Unavailable;
@@ -17,6 +18,11 @@ const CONTROL_MAX: usize = 8192;
 const ACQUIRE_MAX: usize = 4096;
 /// Requests are left for the next durable write when this one has so many messages.
 const BATCH_MAX: usize = 512;
+
+/// Whoever wakes this much later than it wanted to was not running, and neither was who reads heartbeats.
+const ASLEEP: Duration = Duration::from_millis(150);
+/// Then what was sent meanwhile is read first, for so long.
+const HEARING: Duration = Duration::from_millis(100);
 
 /// One thing for the loop to do.
 pub(crate) enum Message {
@@ -96,6 +102,9 @@ impl Inbox {
         }
         if lanes.closed && lanes.is_empty() {
             return None;
+        }
+        if !lanes.closed && Instant::now().saturating_duration_since(deadline) > ASLEEP {
+            MutexGuard::unlocked(&mut lanes, || thread::sleep(HEARING));
         }
         Some(lanes.batch())
     }
