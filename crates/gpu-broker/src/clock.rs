@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use gpu_lease::{At, BootMs, WallMs};
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -20,7 +21,7 @@ impl Clock for BootClock {
     fn now(&self) -> At {
         At {
             boot: BootMs(millis(clock_gettime(ClockId::Boottime))),
-            wall: WallMs(millis(clock_gettime(ClockId::Realtime))),
+            wall: WallMs(civil_millis()),
         }
     }
 }
@@ -32,6 +33,17 @@ impl Clock for BootClock {
 pub fn boot_id() -> io::Result<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(text.trim().to_owned())
+}
+
+/// Read through libc, so that a test can turn the clock of one process. A clock before 1970 counts as at 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is where civil time comes from"
+)]
+fn civil_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    u64::try_from(millis).unwrap_or(u64::MAX)
 }
 
 /// A clock before its epoch counts as at its epoch.
