@@ -158,13 +158,21 @@ impl Host {
     /// # Panics
     /// If it does not.
     pub fn start(&self) -> Broker {
-        Broker::ready(self.serve(&[]), &self.socket())
+        self.ready(self.serve(&[]))
     }
 
     /// Starts a broker that may not come up, with these flags instead of or beside the usual ones.
     pub fn serve(&self, more: &[&str]) -> Process {
+        self.start_broker(self.command(), more, &[])
+    }
+
+    fn start_broker(
+        &self,
+        mut command: Command,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Process {
         self.write_config("");
-        let mut command = self.command();
         command.arg("serve");
         let usual = [
             ("--listen", PathBuf::from("127.0.0.1:0")),
@@ -179,8 +187,27 @@ impl Host {
         command
             .args(&self.flags)
             .args(more)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(environment.iter().copied());
         Process::start(command, self.dir())
+    }
+
+    /// Starts a broker that may not come up, with these variables in its environment.
+    pub fn serve_in(&self, environment: &[(&str, &str)]) -> Process {
+        self.start_broker(self.command(), &[], environment)
+    }
+
+    /// Starts a broker that may not come up, as the last argument of another program and in its process.
+    pub fn serve_under(&self, wrapper: &[&str]) -> Process {
+        self.start_broker(self.command_under(wrapper), &[], &[])
+    }
+
+    /// Waits until a broker grants.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn ready(&self, process: Process) -> Broker {
+        Broker::ready(process, &self.socket())
     }
 
     /// Starts the command line, which finds the broker of this host.
@@ -202,7 +229,18 @@ impl Host {
 
     /// The program with nothing of this machine's environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        self.command_under(&[])
+    }
+
+    fn command_under(&self, wrapper: &[&str]) -> Command {
+        let mut command = match wrapper {
+            [] => Command::new(program()),
+            [wrapper, args @ ..] => {
+                let mut command = Command::new(wrapper);
+                command.args(args).arg(program());
+                command
+            }
+        };
         command
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())

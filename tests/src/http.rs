@@ -1,6 +1,6 @@
 //! HTTP by hand: exactly the bytes that a test wants to send, well-behaved or not.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -39,6 +39,17 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
     /// Without the framing of chunks.
     pub body: Vec<u8>,
+}
+
+/// What came of a request to a broker that may be killed meanwhile.
+#[derive(Clone, Debug)]
+pub enum Attempt {
+    /// A whole answer.
+    Answered(Answer),
+    /// It may have arrived; nobody can say whether it was done.
+    Lost,
+    /// Nobody listened.
+    Unsent,
 }
 
 /// An open connection.
@@ -118,6 +129,21 @@ impl Request {
         conversation.answer()
     }
 
+    /// Sends it to a broker that may be killed meanwhile.
+    ///
+    /// # Panics
+    /// If the broker lives and is silent for [`SOON`].
+    pub fn attempt(&self, address: &Address) -> Attempt {
+        let Ok(mut conversation) = Conversation::try_open(address) else {
+            return Attempt::Unsent;
+        };
+        conversation.say(&self.bytes());
+        match Answer::parse(&conversation.rest()) {
+            Some(answer) if answer.is_whole() => Attempt::Answered(answer),
+            _ => Attempt::Lost,
+        }
+    }
+
     /// Sends it beside the test, which joins the thread for the answer.
     pub fn send_beside(self, address: &Address) -> JoinHandle<Answer> {
         let address = address.clone();
@@ -169,6 +195,12 @@ impl Answer {
         self.read()
     }
 
+    /// Whether nothing of the body is missing.
+    fn is_whole(&self) -> bool {
+        let length = self.header("content-length");
+        length.is_some_and(|length| length == self.body.len().to_string())
+    }
+
     fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&bytes[..end]);
@@ -196,16 +228,20 @@ impl Conversation {
     /// # Panics
     /// If nobody listens.
     pub fn open(address: &Address) -> Self {
+        Self::try_open(address).expect("the broker listens")
+    }
+
+    fn try_open(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => {
-                let stream = TcpStream::connect(address).expect("the broker listens");
-                stream.set_read_timeout(Some(SOON)).expect("not zero");
-                Self::Tcp(stream)
+                let stream = TcpStream::connect(address)?;
+                stream.set_read_timeout(Some(SOON))?;
+                Ok(Self::Tcp(stream))
             }
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path).expect("the broker listens");
-                stream.set_read_timeout(Some(SOON)).expect("not zero");
-                Self::Unix(stream)
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(SOON))?;
+                Ok(Self::Unix(stream))
             }
         }
     }

@@ -6,17 +6,23 @@
 
 mod broker;
 mod browser;
+mod dice;
 mod events;
 mod host;
 mod http;
+mod lease_table;
+mod linear;
 mod patience;
 mod process;
 
 pub use broker::{Broker, problem};
 pub use browser::{Browser, Tab};
+pub use dice::{Dice, number_from_env};
 pub use events::Events;
 pub use host::{Host, POLICY, program};
-pub use http::{Address, Answer, Conversation, Request};
+pub use http::{Address, Answer, Attempt, Conversation, Request};
+pub use lease_table::{Amount, End, Grant, LeaseTable, Op, Phase, Ret, Seen};
+pub use linear::{Call, Calls, Refuted, linearize};
 pub use patience::{SOON, eventually, for_as_long};
 pub use process::{Process, Ran, is_alive};
 
