@@ -8,14 +8,14 @@ use gpu_sim::exhaustive::{Case, Rule, check};
 /// One test, because a bug is planted in the whole process.
 #[test]
 fn bugs_in_the_books_are_found() {
-    let bugs: [(Canary, Rule, fn() -> Case); 8] = [
-        (Canary::FenceNotStored, Rule::Rows, Case::small),
-        (Canary::FreeBeforeVerify, Rule::Verified, Case::small),
-        (Canary::RenewAfterExpiry, Rule::Over, Case::small),
-        (Canary::LostWakeUp, Rule::Served, Case::small),
-        (Canary::WaiterBoundToDeadClient, Rule::Over, Case::small),
-        (Canary::RestartForgetsDraining, Rule::Rows, Case::drain),
-        (Canary::EmergencyForgetsFence, Rule::Emergency, Case::small),
+    let bugs = [
+        (Canary::FenceNotStored, Rule::Rows, Case::small()),
+        (Canary::FreeBeforeVerify, Rule::Verified, Case::small()),
+        (Canary::RenewAfterExpiry, Rule::Over, Case::small()),
+        (Canary::LostWakeUp, Rule::Served, Case::small()),
+        (Canary::WaiterBoundToDeadClient, Rule::Over, Case::small()),
+        (Canary::RestartForgetsDraining, Rule::Rows, Case::drain()),
+        (Canary::EmergencyForgetsFence, Rule::Emergency, Case::small()),
         (
             Canary::RecoveryDropsUnknownDevice,
             Rule::Causes,
@@ -24,7 +24,7 @@ fn bugs_in_the_books_are_found() {
     ];
     for (canary, rule, case) in bugs {
         plant(Some(canary));
-        let report = check(case());
+        let report = check(case);
         plant(None);
         println!("{canary:?}: {report}");
         let broken = report.broken.map(|broken| broken.rule);
