@@ -8,6 +8,7 @@ mod canon;
 mod case;
 mod judge;
 mod model;
+mod moment;
 mod words;
 
 use std::fmt;
@@ -62,7 +63,7 @@ pub fn check(case: Case) -> Report {
         .into_iter()
         .find_map(|rule| Some((rule, discoveries.remove(rule.name())?)))
         .map(|(rule, path)| words::counterexample(checker.model(), rule, path.into_actions()));
-    let mut missed: Vec<&str> = model::EVENTS.iter().map(|(name, _)| *name).collect();
+    let mut missed: Vec<&str> = moment::EVENTS.iter().map(|(name, _)| *name).collect();
     missed.retain(|name| !discoveries.contains_key(name));
     Report {
         case: name,

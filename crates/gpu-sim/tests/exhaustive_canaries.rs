@@ -15,11 +15,15 @@ fn bugs_in_the_books_are_found() {
         (Canary::LostWakeUp, Rule::Served, Case::small()),
         (Canary::WaiterBoundToDeadClient, Rule::Over, Case::small()),
         (Canary::RestartForgetsDraining, Rule::Rows, Case::drain()),
-        (Canary::EmergencyForgetsFence, Rule::Emergency, Case::small()),
+        (
+            Canary::EmergencyForgetsFence,
+            Rule::Emergency,
+            Case::small(),
+        ),
         (
             Canary::RecoveryDropsUnknownDevice,
             Rule::Causes,
-            Case::small,
+            Case::small(),
         ),
     ];
     for (canary, rule, case) in bugs {

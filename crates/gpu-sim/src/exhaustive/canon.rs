@@ -10,7 +10,8 @@ use gpu_lease::{
 };
 
 use super::case::UNIT_MS;
-use super::model::{CLIENT_BITS, Known, Moment, at};
+use super::model::CLIENT_BITS;
+use super::moment::{Known, Moment, at};
 
 /// Not there.
 const NONE: i64 = -1;
@@ -70,6 +71,7 @@ impl Canon<'_> {
         for known in &moment.known {
             self.say([self.place_of(known)]);
         }
+        self.say([self.open.len() as i64]);
         for lease in self.open.clone() {
             self.say_lease(lease);
         }

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use gpu_lease::{
-    Amount, Answer, Books, BootMs, Command, DeviceState, Effect, EndReason, Fence, Grant, Lease,
-    LeaseId, Outcome, Phase, Reclaim, ReclaimStage, Telemetry,
+    Amount, Answer, Books, BootMs, Command, DeviceState, Effect, Emergency, EndReason, Fence,
+    Grant, Lease, LeaseId, Outcome, Phase, Reclaim, ReclaimStage, Targets, Telemetry,
 };
 use stateright::Property;
 
 use super::case::{DELAY, UNIT_MS, units};
-use super::model::{Lives, Moment, at};
+use super::model::Lives;
+use super::moment::{Moment, at};
 
 /// What must hold; the numbers are those of the invariants in docs/reliability.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,19 +137,27 @@ pub(super) fn change(
         };
         changed.judge(before.get(&lease.id))?;
         if is_granted(before.get(&lease.id), lease) {
-            let known = moment.known[lives.client_of(lease.id)];
-            Rule::Over.check(known.lease == Some(lease.id), || {
-                format!("{} is granted, and nobody waits for it", lease.id)
-            })?;
-            let watch =
-                |effect: &Effect| matches!(effect, Effect::Watch { id, .. } if *id == lease.id);
-            let is_watched = lease.process().is_none() || outcome.effects.iter().any(watch);
-            Rule::Causes.check(is_watched, || format!("nobody watches {}", lease.id))?;
+            grant_is_wanted(lives, moment, lease, &outcome.effects)?;
         }
     }
     changes_are_told(moment, before, outcome)?;
     answer_is_true(moment, before, command, &outcome.answer)?;
     served(lives, moment)
+}
+
+/// Somebody waits for it, and its process is watched from now on.
+fn grant_is_wanted(lives: &Lives, moment: &Moment, lease: &Lease, effects: &[Effect]) -> Judged {
+    let id = lease.id;
+    let known = moment.known[lives.client_of(id)];
+    Rule::Over.check(known.lease == Some(id), || {
+        format!("{id} is granted, and nobody waits for it")
+    })?;
+    let is_watched = lease.process().is_none() || effects.iter().any(|effect| watches(effect, id));
+    Rule::Causes.check(is_watched, || format!("nobody watches {id}"))
+}
+
+fn watches(effect: &Effect, lease: LeaseId) -> bool {
+    matches!(effect, Effect::Watch { id, .. } if *id == lease)
 }
 
 /// Whoever hears of changes alone, as the store does, knows the leases as the books do.
@@ -191,15 +200,27 @@ fn answer_is_true(moment: &Moment, before: &Before, command: &Command, answer: &
                 format!("{id} was {was}, and a heartbeat is told that it is {told}")
             })
         }
-        (Command::Emergency(_), Answer::Emergency(ended)) => {
-            let lease = |id: &LeaseId| moment.books.lease(*id);
-            let lives = |lease: &&Lease| lease.end_reason().is_none();
-            match ended.iter().filter_map(lease).find(lives) {
-                Some(lease) => Rule::Emergency.check(false, || format!("{} lives on", lease.id)),
-                None => Ok(()),
-            }
+        (Command::Emergency(emergency), _) => {
+            let named = before.iter().filter(|(_, was)| is_named(emergency, was));
+            let mut leases = named.filter_map(|(id, _)| moment.books.lease(*id));
+            let survivor = leases.find(|lease| lease.end_reason().is_none());
+            Rule::Emergency.check(survivor.is_none(), || {
+                let id = survivor.map(|lease| lease.id.to_string());
+                format!("{} lives on", id.unwrap_or_default())
+            })
         }
         _ => Ok(()),
+    }
+}
+
+fn is_named(emergency: &Emergency, was: &Phase) -> bool {
+    match (&emergency.targets, was) {
+        (Targets::All, _) => true,
+        (Targets::Devices(keys), Phase::Held(grant)) => {
+            let mut parts = grant.allocations.iter();
+            parts.any(|part| keys.contains(&part.device))
+        }
+        (Targets::Devices(_) | Targets::Leases(_) | Targets::Stuck, _) => false,
     }
 }
 
@@ -339,14 +360,15 @@ pub(super) fn recovery(before: &Books, after: &Books) -> Judged {
         Some((lease, _)) => format!("a crash changes {}", lease.id),
         None => "a crash forgets a lease".to_owned(),
     })?;
+    let effects = after.standing_effects();
     let is_missed = |lease: &&Lease| {
-        let watches =
-            |effect: &Effect| matches!(effect, Effect::Watch { id, .. } if *id == lease.id);
         let occupies = lease.occupying().is_some() && lease.process().is_some();
-        occupies && !after.standing_effects().iter().any(watches)
+        occupies && !effects.iter().any(|effect| watches(effect, lease.id))
     };
     let missed = after.leases().find(is_missed);
-    Rule::Rows.check(missed.is_none(), || format!("nobody watches {missed:?}"))
+    Rule::Rows.check(missed.is_none(), || {
+        "a process that held before a crash is not watched after it".to_owned()
+    })
 }
 
 /// What must hold of every moment, however it came to it.

@@ -1,16 +1,17 @@
 //! What can happen next, and what it does to the books and to what clients know.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::mem;
 
 use gpu_lease::{
-    Allocation, Answer, At, Books, BootMs, Command, DeviceProcess, DrainNotice, Emergency,
-    EndReason, Fence, Lease, LeaseId, Phase, Reading, Reclaim, ReclaimStage, Targets, WallMs,
+    Answer, Books, Command, DeviceProcess, DrainNotice, Emergency, Fence, Lease, LeaseId, Phase,
+    Reading, Targets,
 };
 use stateright::{Model, Property};
 
-use super::case::{Case, Client, DRAIN, GRACE, Misfortune, PART, units};
-use super::judge::{self, Broken, Rule};
+use super::case::{Case, Client, DRAIN, GRACE, PART, units};
+use super::judge::{self, Rule};
+use super::moment::{EVENTS, Known, Moment, at};
 
 /// The client that an id was made by is in its lowest bits.
 pub(super) const CLIENT_BITS: u32 = 4;
@@ -21,33 +22,6 @@ const FIRST_FENCE: Fence = Fence(1);
 /// All lives of a case.
 pub(super) struct Lives {
     pub(super) case: Case,
-}
-
-/// One moment of a life.
-#[derive(Clone, Debug)]
-pub(super) struct Moment {
-    pub(super) books: Books,
-    /// In units.
-    pub(super) now: u64,
-    /// Nothing held expires before, in units.
-    pub(super) grace: u64,
-    /// What each client knows.
-    pub(super) known: Vec<Known>,
-    /// Leases asked for.
-    asked: u64,
-    /// The highest fence that was ever given.
-    pub(super) highest: Option<Fence>,
-    pub(super) left: Misfortune,
-    pub(super) broken: Option<Arc<Broken>>,
-}
-
-/// What a client knows of its lease.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Known {
-    /// The one that it waits for or holds, unless it heard that it is over.
-    pub(super) lease: Option<LeaseId>,
-    /// The fence that it was told.
-    pub(super) fence: Option<Fence>,
 }
 
 /// One thing that happens. Clients and devices are named by their places.
@@ -299,10 +273,8 @@ impl Lives {
     fn crash(&self, moment: &mut Moment) {
         moment.left.crashes -= 1;
         let rows = moment.books.rows();
-        let before = std::mem::replace(
-            &mut moment.books,
-            Books::from_rows(self.case.policy.clone(), rows),
-        );
+        let recovered = Books::from_rows(self.case.policy.clone(), rows);
+        let before = mem::replace(&mut moment.books, recovered);
         moment.expect(judge::recovery(&before, &moment.books));
         for (client, known) in self.case.clients.iter().zip(&mut moment.known) {
             let waits = known.lease.and_then(|id| before.lease(id)?.waiting());
@@ -485,115 +457,6 @@ impl Lives {
         if known < self.case.devices.len() {
             steps.push(Step::Find(Found::All));
         }
-    }
-}
-
-impl Moment {
-    pub(super) fn at(&self) -> At {
-        at(self.now)
-    }
-
-    /// All leases that are not over.
-    pub(super) fn open(&self) -> impl Iterator<Item = &Lease> {
-        let is_open = |lease: &&Lease| !matches!(lease.phase, Phase::Ended(_));
-        self.books.leases().filter(is_open)
-    }
-
-    fn is_quarantined(&self) -> bool {
-        let stages = self
-            .open()
-            .filter_map(reclaim)
-            .map(|reclaim| &reclaim.stage);
-        stages
-            .into_iter()
-            .any(|stage| *stage == ReclaimStage::Quarantined)
-    }
-
-    fn is_reclaiming(&self, reason: EndReason) -> bool {
-        self.open()
-            .filter_map(reclaim)
-            .any(|reclaim| reclaim.reason == reason)
-    }
-
-    /// Keeps the first thing that does not hold.
-    pub(super) fn expect(&mut self, judged: Result<(), Broken>) {
-        if let (Err(broken), None) = (judged, &self.broken) {
-            self.broken = Some(Arc::new(broken));
-        }
-    }
-
-    pub(super) fn breaks(&self, rule: Rule) -> bool {
-        self.broken
-            .as_ref()
-            .is_some_and(|broken| broken.rule == rule)
-    }
-}
-
-type Happens = fn(&Lives, &Moment) -> bool;
-
-/// What is to happen in some life, so that it is known that what is checked happens at all.
-pub(super) const EVENTS: [(&str, Happens); 9] = [
-    ("somebody waits", |_, moment| {
-        moment.open().any(|lease| lease.waiting().is_some())
-    }),
-    ("two share a device", |_, moment| {
-        moment
-            .books
-            .devices()
-            .any(|state| state.occupants.len() > 1)
-    }),
-    (
-        "a heartbeat is missed by a process that lives",
-        |_, moment| {
-            moment
-                .open()
-                .any(|lease| lease.held().is_some_and(|grant| grant.unresponsive))
-        },
-    ),
-    (
-        "memory of an expired lease is on its way back",
-        |_, moment| moment.is_reclaiming(EndReason::Expired),
-    ),
-    ("memory of an emergency is on its way back", |_, moment| {
-        moment.is_reclaiming(EndReason::Emergency)
-    }),
-    ("memory is quarantined", |_, moment| moment.is_quarantined()),
-    ("a signal cannot be sent", |_, moment| {
-        let stages = moment
-            .open()
-            .filter_map(reclaim)
-            .map(|reclaim| &reclaim.stage);
-        stages
-            .into_iter()
-            .any(|stage| matches!(stage, ReclaimStage::Stuck(_)))
-    }),
-    (
-        "a device of a lease is not seen yet after a crash",
-        |_, moment| {
-            let seen =
-                |part: &Allocation| moment.books.devices().any(|s| s.device.key == part.device);
-            let mut grants = moment.open().filter_map(Lease::occupying);
-            grants.any(|grant| !grant.allocations.iter().all(seen))
-        },
-    ),
-    (
-        "everything is over after everything that goes wrong",
-        |_, moment| moment.left == Misfortune::NONE && moment.open().next().is_none(),
-    ),
-];
-
-fn reclaim(lease: &Lease) -> Option<&Reclaim> {
-    match &lease.phase {
-        Phase::Reclaiming(_, reclaim) => Some(reclaim),
-        Phase::Waiting(_) | Phase::Held(_) | Phase::Ended(_) => None,
-    }
-}
-
-/// The moment of so many units.
-pub(super) fn at(now: u64) -> At {
-    At {
-        boot: BootMs(units(now).0),
-        wall: WallMs(units(now).0),
     }
 }
 
