@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fs, iter};
 
 use clap::{Parser, Subcommand};
+use gpu_sim::exhaustive::{Case, check};
 use gpu_sim::{Stats, tell_all};
 
 /// Lives that a soak tells before it looks at the clock.
@@ -45,6 +46,12 @@ enum Command {
         #[arg(long, default_value_t = 5000)]
         steps: u64,
     },
+    /// Walks through every life of two devices and three clients, with a crash, an expiry and an emergency.
+    Exhaustive {
+        /// Three devices, four clients and two crashes instead, and no more states than so many.
+        #[arg(long)]
+        large: Option<usize>,
+    },
     /// Plants one bug after the other, and fails unless each is found.
     #[cfg(feature = "canaries")]
     Canaries {
@@ -66,6 +73,7 @@ fn main() -> ExitCode {
             from,
             steps,
         } => soak(Duration::from_secs(minutes * 60), from, steps),
+        Command::Exhaustive { large } => exhaustive(large.map_or_else(Case::full, Case::large)),
         #[cfg(feature = "canaries")]
         Command::Canaries { lives } => canaries::hunt(lives),
     };
@@ -114,6 +122,15 @@ fn soak(length: Duration, from: u64, steps: u64) -> Outcome {
     }
     show(&all, began);
     Ok(all.numbers().into())
+}
+
+fn exhaustive(case: Case) -> Outcome {
+    let report = check(case);
+    println!("{report}");
+    match report.is_good() {
+        true => Ok(vec![("states", report.states as u64)]),
+        false => Err("the case is not sound".to_owned()),
+    }
 }
 
 fn show(all: &Stats, began: Instant) {
