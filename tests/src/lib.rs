@@ -8,6 +8,7 @@ mod broker;
 mod browser;
 mod dice;
 mod events;
+pub mod evidence;
 mod host;
 mod http;
 mod lease_table;
