@@ -27,6 +27,7 @@ pub struct Host {
     flags: Vec<String>,
     lock_dir: PathBuf,
     environment: Vec<(String, String)>,
+    under: Vec<String>,
     nvml: bool,
     wgpu: bool,
 }
@@ -44,6 +45,7 @@ impl Host {
             settings: String::new(),
             flags: vec!["--dev".to_owned()],
             environment: Vec::new(),
+            under: Vec::new(),
             nvml: false,
             wgpu: false,
         };
@@ -56,6 +58,13 @@ impl Host {
     #[must_use]
     pub fn guarded(mut self) -> Self {
         self.flags.retain(|flag| flag != "--dev");
+        self
+    }
+
+    /// With brokers that are started by another program, which gets these arguments before theirs.
+    #[must_use]
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -158,21 +167,18 @@ impl Host {
     /// # Panics
     /// If it does not.
     pub fn start(&self) -> Broker {
-        self.ready(self.serve(&[]))
+        Broker::ready(self.serve(&[]), &self.socket())
     }
 
     /// Starts a broker that may not come up, with these flags instead of or beside the usual ones.
     pub fn serve(&self, more: &[&str]) -> Process {
-        self.start_broker(self.command(), more, &[])
+        self.serve_in(&[], more)
     }
 
-    fn start_broker(
-        &self,
-        mut command: Command,
-        more: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Process {
+    /// [`Self::serve`], with more variables in its environment.
+    pub fn serve_in(&self, environment: &[(&str, &str)], more: &[&str]) -> Process {
         self.write_config("");
+        let mut command = self.command_under(&self.under);
         command.arg("serve");
         let usual = [
             ("--listen", PathBuf::from("127.0.0.1:0")),
@@ -190,24 +196,6 @@ impl Host {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .envs(environment.iter().copied());
         Process::start(command, self.dir())
-    }
-
-    /// Starts a broker that may not come up, with these variables in its environment.
-    pub fn serve_in(&self, environment: &[(&str, &str)]) -> Process {
-        self.start_broker(self.command(), &[], environment)
-    }
-
-    /// Starts a broker that may not come up, as the last argument of another program and in its process.
-    pub fn serve_under(&self, wrapper: &[&str]) -> Process {
-        self.start_broker(self.command_under(wrapper), &[], &[])
-    }
-
-    /// Waits until a broker grants.
-    ///
-    /// # Panics
-    /// If it does not.
-    pub fn ready(&self, process: Process) -> Broker {
-        Broker::ready(process, &self.socket())
     }
 
     /// Starts the command line, which finds the broker of this host.
@@ -232,15 +220,10 @@ impl Host {
         self.command_under(&[])
     }
 
-    fn command_under(&self, wrapper: &[&str]) -> Command {
-        let mut command = match wrapper {
-            [] => Command::new(program()),
-            [wrapper, args @ ..] => {
-                let mut command = Command::new(wrapper);
-                command.args(args).arg(program());
-                command
-            }
-        };
+    fn command_under(&self, under: &[String]) -> Command {
+        let mut words = under.iter().map(PathBuf::from).chain([program()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
         command
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())

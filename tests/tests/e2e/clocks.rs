@@ -426,17 +426,17 @@ fn boot_clock_ahead(seconds: &str, what: &str) -> Option<[String; 4]> {
     None
 }
 
-/// A broker whose boot clock is ahead of the host's.
-fn start_ahead(host: &Host, words: &[String; 4]) -> Broker {
-    let process = host.serve_under(&words.each_ref().map(String::as_str));
-    let broker = host.ready(process);
+/// The host with a broker whose boot clock is ahead of the host's.
+fn start_ahead(host: Host, words: &[String; 4]) -> (Host, Broker) {
+    let host = host.under(&words.each_ref().map(String::as_str));
+    let broker = host.start();
     let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/time")).unwrap();
     assert_ne!(
         of(&broker.process().pid().to_string()),
         of("self"),
         "it has a clock of its own"
     );
-    broker
+    (host, broker)
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn a_broker_with_a_boot_clock_of_its_own_keeps_its_deadlines_and_knows_its_proce
         return;
     };
     let host = Host::with_cards(3);
-    let broker = start_ahead(&host, &words);
+    let (host, broker) = start_ahead(host, &words);
     let due = deadlines(&broker);
     thread::scope(|scope| {
         for due in due {
@@ -494,7 +494,7 @@ fn an_hour_asleep_between_two_brokers_is_not_held_against_holders() {
     let silent = broker.grant(&json!({"memory": "1GiB", "ttl": "1s"}));
     let beats = broker.grant(&json!({"memory": "1GiB", "ttl": "1s"}));
     broker.kill();
-    let broker = start_ahead(&host, &words);
+    let (_host, broker) = start_ahead(host, &words);
     let woke = Instant::now();
     assert_eq!(
         broker.lease(&silent.id).remaining_ms,

@@ -392,7 +392,7 @@ impl World {
                     .map(|(name, value)| (*name, value.as_str()))
             }
         };
-        let mut process = self.host.serve_in(environment);
+        let mut process = self.host.serve_in(environment, &[]);
         let end = Instant::now() + SOON;
         loop {
             if let Some(ran) = process.ended() {
