@@ -9,7 +9,7 @@ use gpu_lease::{
 };
 use stateright::{Model, Property};
 
-use super::case::{Case, Client, DRAIN, GRACE, PART, units};
+use super::case::{Case, Client, DRAIN, GRACE, PART, Scope, units};
 use super::judge::{self, Rule};
 use super::moment::{EVENTS, Known, Moment, at};
 
@@ -46,15 +46,6 @@ pub(super) enum Step {
     Renew(usize),
     /// An operator vouches for what is quarantined on the first device.
     Vouch,
-}
-
-/// What an emergency ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// Everything, and processes are signalled.
-    All,
-    /// What is on the first device.
-    First,
 }
 
 /// Which devices discovery sees after a crash.
@@ -443,7 +434,7 @@ impl Lives {
             }
         }
         if moment.left.emergencies > 0 {
-            steps.extend([Scope::All, Scope::First].map(Step::Emergency));
+            steps.extend(self.case.scopes.iter().copied().map(Step::Emergency));
         }
         if moment.left.crashes > 0 {
             steps.push(Step::Crash);

@@ -3,9 +3,9 @@
 use gpu_lease::{Grant, Lease, Phase, ReclaimStage};
 
 use super::Counterexample;
-use super::case::units;
+use super::case::{Scope, units};
 use super::judge::Rule;
-use super::model::{Found, Lives, Scope, Seen, Step};
+use super::model::{Found, Lives, Seen, Step};
 use super::moment::Moment;
 
 /// The life of `steps`, in which `rule` does not hold, without the steps that do not matter.
