@@ -63,7 +63,8 @@ pub fn check(case: Case) -> Report {
         .into_iter()
         .find_map(|rule| Some((rule, discoveries.remove(rule.name())?)))
         .map(|(rule, path)| words::counterexample(checker.model(), rule, path.into_actions()));
-    let mut missed: Vec<&str> = moment::EVENTS.iter().map(|(name, _)| *name).collect();
+    let events = moment::events_of(&checker.model().case);
+    let mut missed: Vec<&str> = events.map(|event| event.name).collect();
     missed.retain(|name| !discoveries.contains_key(name));
     Report {
         case: name,

@@ -58,8 +58,9 @@ pub(super) struct Misfortune {
 /// What an emergency ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Everything, and processes are signalled.
     All,
+    /// Everything, and processes are signalled.
+    AllBySignal,
     /// What is on the first device.
     First,
 }
@@ -147,7 +148,7 @@ impl Case {
             clients: clients.iter().map(|client| client()).collect(),
             devices: (0..devices).map(device).collect(),
             misfortune,
-            scopes: &[Scope::All, Scope::First],
+            scopes: &[Scope::AllBySignal, Scope::First],
             policy: Arc::new(policy()),
         }
     }
@@ -155,6 +156,22 @@ impl Case {
     fn with_threads(self) -> Self {
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self { threads, ..self }
+    }
+}
+
+impl Case {
+    pub(super) fn has_expiries(&self) -> bool {
+        self.misfortune.expiries > 0
+    }
+
+    pub(super) fn has_emergencies(&self) -> bool {
+        self.misfortune.emergencies > 0
+    }
+
+    /// Whether a process is ever told to go.
+    pub(super) fn has_signals(&self) -> bool {
+        let by_emergency = self.scopes.contains(&Scope::AllBySignal);
+        self.misfortune.drains > 0 || by_emergency && self.has_emergencies()
     }
 }
 

@@ -11,7 +11,7 @@ use stateright::{Model, Property};
 
 use super::case::{Case, Client, DRAIN, GRACE, PART, Scope, units};
 use super::judge::{self, Rule};
-use super::moment::{EVENTS, Known, Moment, at};
+use super::moment::{Known, Moment, at, events_of};
 
 /// The client that an id was made by is in its lowest bits.
 pub(super) const CLIENT_BITS: u32 = 4;
@@ -247,12 +247,12 @@ impl Lives {
         moment.left.emergencies -= 1;
         let emergency = Emergency {
             targets: match scope {
-                Scope::All => Targets::All,
+                Scope::All | Scope::AllBySignal => Targets::All,
                 Scope::First => Targets::Devices(vec![self.case.devices[0].key.clone()]),
             },
             reason: String::new(),
             by: String::new(),
-            kill: scope == Scope::All,
+            kill: scope == Scope::AllBySignal,
             cordon: false,
             force_unsafe: false,
         };
@@ -476,8 +476,8 @@ impl Model for Lives {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let events = EVENTS.iter();
-        let events = events.map(|&(name, happens)| Property::sometimes(name, happens));
+        let events = events_of(&self.case);
+        let events = events.map(|event| Property::sometimes(event.name, event.happens));
         judge::properties().into_iter().chain(events).collect()
     }
 }

@@ -52,6 +52,9 @@ impl Lives {
             Step::Crash => "crash, and recovery".to_owned(),
             Step::Drain(client) => format!("an operator asks {} to go", name(client)),
             Step::Emergency(Scope::All) => "emergency release of everything".to_owned(),
+            Step::Emergency(Scope::AllBySignal) => {
+                "emergency release of everything, by signals".to_owned()
+            }
             Step::Emergency(Scope::First) => "emergency release of gpu-0".to_owned(),
             Step::Exit(client) => format!("the process of {} ends", name(client)),
             Step::Expire => "what has come due is done".to_owned(),
