@@ -13,6 +13,7 @@ mod inbox;
 mod process;
 mod reload;
 mod turn;
+mod usage;
 mod view;
 
 pub use broker::{Broker, Config, StartError, StartPolicy, Started};
@@ -21,8 +22,9 @@ pub use gpu_policy::{
     Diagnostic, Diagnostics, Override, SelectError, Severity, SourceFile, parse_select,
 };
 pub use gpu_store::{
-    ApiOverride, EVENTS_PER_PAGE_MAX, EventId, EventPage, EventPosition, ParseEventIdError,
-    ReadError, Settings, StoreId, StoredEvent, SwitchedBy,
+    ApiOverride, EVENTS_PER_PAGE_MAX, EventFilter, EventId, EventPage, EventPosition, FoundEvents,
+    Hour, ParseEventIdError, ReadError, Settings, StoreId, StoredEvent, SwitchedBy,
+    USAGE_KEPT_HOURS, Usage, UsageKey, UsageRow,
 };
 pub use handle::{
     AbandonGuard, AcquireError, DeviceCommandError, Follower, Handle, LeaseCommandError,
@@ -35,4 +37,5 @@ pub use reload::{
     SetOverrideError, Trigger, WatchTiming,
 };
 pub use turn::Fatal;
+pub use usage::usage_so_far;
 pub use view::Snapshot;

@@ -5,19 +5,28 @@
 //! `tests/store/conformance.rs`, holds for every [`Store`].
 //! Must never know why a lease was granted.
 
+mod check;
 mod event;
+mod history;
 mod memory;
 mod redb_store;
 mod store;
 mod stored;
+mod usage;
 
+pub use check::{CheckReport, Fault};
 pub use event::{
     EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventId, EventPage, EventPosition,
     ParseEventIdError, StoreId, StoredEvent,
 };
+pub use history::{EVENTS_PER_LOOK_MAX, EventFilter, FoundEvents};
 pub use memory::MemoryStore;
-pub use redb_store::{FORMAT, OpenError, RedbStore, StoreSnapshot};
+pub use redb_store::{Compacted, FORMAT, OpenError, RedbStore, StoreSnapshot};
 pub use store::{
     ApiOverride, Batch, BreakerRow, CommitError, LastGood, ReadError, RejectedFiles, Settings,
     Store, Stored, SwitchedBy,
+};
+pub use usage::{
+    Hour, USAGE_KEPT_HOURS, USAGE_OTHER, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage,
+    UsageKey, UsageRow,
 };

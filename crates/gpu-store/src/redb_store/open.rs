@@ -36,6 +36,14 @@ pub enum OpenError {
         /// What is wrong.
         detail: String,
     },
+    /// It could not be made smaller.
+    #[error("cannot compact the store `{}`: {detail}", path.display())]
+    Compact {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        detail: String,
+    },
     /// It could not be made.
     #[error("cannot create the store `{}`: {source}", path.display())]
     Create {
@@ -104,6 +112,7 @@ impl OpenError {
             Self::Corrupt { .. } | Self::Empty { .. } => {
                 "restore a copy, or move the file away to start with no leases; holders that still run are then unknown"
             }
+            Self::Compact { .. } => "nothing is lost; look at the disk and try again",
             Self::Create { .. } => "name a directory that this user may write: --state-dir DIR",
             Self::Foreign { .. } | Self::NotAFile { .. } => {
                 "name another directory: --state-dir DIR"
@@ -154,7 +163,7 @@ impl RedbStore {
     }
 }
 
-fn is_there(path: &Path) -> Result<bool, OpenError> {
+pub(super) fn is_there(path: &Path) -> Result<bool, OpenError> {
     let path = path.to_owned();
     match fs::metadata(&path) {
         Ok(found) if !found.is_file() => Err(OpenError::NotAFile { path }),
@@ -219,7 +228,7 @@ fn publish(draft: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-fn open_locked(path: &Path) -> Result<Database, OpenError> {
+pub(super) fn open_locked(path: &Path) -> Result<Database, OpenError> {
     let mut builder = builder();
     builder.set_check_integrity_on_open(true);
     let mut opened = builder.open(path);
@@ -298,7 +307,7 @@ fn refusal(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-fn check_format(database: &Database, path: &Path) -> Result<(), OpenError> {
+pub(super) fn check_format(database: &Database, path: &Path) -> Result<(), OpenError> {
     let path = path.to_owned();
     match format(database) {
         Ok(Some(FORMAT)) => Ok(()),

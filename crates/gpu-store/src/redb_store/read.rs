@@ -4,16 +4,18 @@ use std::fmt;
 use std::ops::Bound;
 
 use gpu_lease::{Cordon, Counters, DeviceId, DeviceKey, HostId, Lease, LeaseId, Rows};
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableError};
 use serde::Deserialize;
 
 use super::tables::{
     CORDONS, EVENTS, LEASES, META, META_BOOT_ID, META_COUNTERS, META_EVENTS_TRIMMED, META_SETTINGS,
-    META_STORE_ID, POLICIES, POLICY_LAST_GOOD, event_key, position,
+    META_STORE_ID, POLICIES, POLICY_LAST_GOOD, USAGE, UsageRowKey, event_key, position, start_of,
+    usage_of,
 };
 use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent};
 use crate::store::{LastGood, ReadError, Stored};
 use crate::stored;
+use crate::usage::{Hour, UsageRow};
 
 type MetaTable = ReadOnlyTable<&'static str, &'static [u8]>;
 
@@ -55,6 +57,36 @@ pub(super) fn events(
         events: events.collect::<Result<_, _>>()?,
         reset,
     })
+}
+
+pub(super) fn usage(
+    txn: &ReadTransaction,
+    from: Hour,
+    each: &mut dyn FnMut(UsageRow),
+) -> Result<(), ReadError> {
+    let Some(table) = usage_table(txn)? else {
+        return Ok(());
+    };
+    for entry in table.range(start_of(from)..).map_err(storage_error)? {
+        let (key, row) = entry.map_err(storage_error)?;
+        let usage: stored::Usage = decode("usage", || usage_name(key.value()), row.value())?;
+        each(UsageRow {
+            key: usage_of(key.value()),
+            usage: usage.into(),
+        });
+    }
+    Ok(())
+}
+
+/// Not there in a file of an earlier version, or where no lease ever ended.
+fn usage_table(
+    txn: &ReadTransaction,
+) -> Result<Option<ReadOnlyTable<UsageRowKey, &'static [u8]>>, ReadError> {
+    match txn.open_table(USAGE) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(storage_error(error)),
+    }
 }
 
 /// What the storage below said.
@@ -165,4 +197,9 @@ where
         key: key().to_string(),
         detail: error.to_string(),
     })
+}
+
+/// `2026-01-31T18Z` would need a calendar: the hour is counted, as in the key.
+pub(super) fn usage_name((hour, user, tenant, host, id): (u64, &str, &str, &str, &str)) -> String {
+    format!("{hour} {user} {tenant} {host}/{id}")
 }

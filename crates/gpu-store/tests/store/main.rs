@@ -6,3 +6,5 @@ mod examples;
 mod files;
 mod format;
 mod generated;
+mod history;
+mod inspect;
