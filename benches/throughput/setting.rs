@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gpu_broker::{BootClock, Broker, Config, Handle, SourceFile, StartPolicy, Started, boot_id};
+use gpu_broker::{
+    BootClock, Broker, Config, Handle, HostProcesses, SourceFile, StartPolicy, Started, boot_id,
+};
 use gpu_lease::{
     Amount, Command, Device, DeviceKey, DeviceKind, Holder, HolderKind, Ms, Request,
     STANDARD_CLASS, Select, Telemetry, Vendor,
@@ -91,17 +93,18 @@ pub(crate) fn redb() -> (Arc<dyn Store>, TempDir) {
 /// A broker that knows its devices.
 pub(crate) fn start(store: Arc<dyn Store>) -> Started {
     let policy = "[queue]\nmax_waiting = 100000\n";
-    let started = Broker::start(Config {
+    let config = Config {
         store,
         clock: Arc::new(BootClock),
+        processes: Arc::new(HostProcesses::of_boot(boot_id().expect("there is a /proc"))),
         boot_id: boot_id().expect("there is a /proc"),
         policy: StartPolicy {
             files: Ok(vec![SourceFile::new("default.toml", policy)]),
             overrides: Vec::new(),
             dev: true,
         },
-        read_now: Box::new(|| ()),
-    });
+    };
+    let started = Broker::start(config, Box::new(|| ()));
     let started = started.expect("a new store and a good policy");
     started.handle.inventory(devices());
     started

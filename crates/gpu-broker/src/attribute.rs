@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use gpu_lease::{DeviceKey, Lease, LeaseId, Reading};
 
-use crate::process::Stat;
+use crate::process::Processes;
 
 /// Generations of ancestors that are looked at.
 const ANCESTORS_MAX: usize = 64;
 
 /// Fills in [`gpu_lease::DeviceProcess::lease`] of every process in `readings`.
-pub(crate) fn attribute(readings: &mut [Reading], leases: &[Arc<Lease>]) {
-    let registered = Registered::by(leases);
+pub(crate) fn attribute(
+    readings: &mut [Reading],
+    leases: &[Arc<Lease>],
+    processes: &dyn Processes,
+) {
+    let registered = Registered::by(leases, processes);
     if registered.claims.is_empty() {
         return;
     }
@@ -27,6 +31,7 @@ pub(crate) fn attribute(readings: &mut [Reading], leases: &[Arc<Lease>]) {
 /// The pids that occupying leases speak for.
 struct Registered<'a> {
     claims: BTreeMap<u32, Vec<Claim<'a>>>,
+    processes: &'a dyn Processes,
 }
 
 struct Claim<'a> {
@@ -36,7 +41,7 @@ struct Claim<'a> {
 }
 
 impl<'a> Registered<'a> {
-    fn by(leases: &'a [Arc<Lease>]) -> Self {
+    fn by(leases: &'a [Arc<Lease>], processes: &'a dyn Processes) -> Self {
         let mut claims: BTreeMap<u32, Vec<Claim<'a>>> = BTreeMap::new();
         for lease in leases.iter().filter(|lease| lease.occupying().is_some()) {
             let process = lease.process();
@@ -48,13 +53,13 @@ impl<'a> Registered<'a> {
                 });
             }
         }
-        Self { claims }
+        Self { claims, processes }
     }
 
     fn lease_of(&self, pid: u32, device: &DeviceKey) -> Option<LeaseId> {
         let mut pid = pid;
         for _ in 0..ANCESTORS_MAX {
-            let stat = Stat::of(pid).ok();
+            let stat = self.processes.stat(pid);
             let found = self.owner(pid, stat.map(|stat| stat.start_ticks), device);
             let found = found.or_else(|| self.owner_of_group(stat?.group, device));
             match (found, stat) {
@@ -79,7 +84,8 @@ impl<'a> Registered<'a> {
         if !self.claims.contains_key(&group) {
             return None;
         }
-        let start_ticks = Stat::of(group).ok().map(|stat| stat.start_ticks);
+        let stat = self.processes.stat(group);
+        let start_ticks = stat.map(|stat| stat.start_ticks);
         self.owner(group, start_ticks, device)
     }
 }

@@ -16,7 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::pidfd_send_signal;
 
-use crate::handle::Unavailable;
+use crate::handle::{Shared, Unavailable};
 use crate::inbox::{Inbox, Message};
 use crate::process;
 use crate::view::View;
@@ -27,7 +27,7 @@ const WATCH_AGAIN_SECS: i64 = 5;
 const REPORT_AGAIN_MS: u64 = 10;
 
 /// Asks whoever reads the devices to do so now.
-pub(crate) type ReadNow = Box<dyn Fn() + Send + Sync>;
+pub type ReadNow = Box<dyn Fn() + Send + Sync>;
 
 /// Hands effects to the thread that does them.
 pub(crate) struct Effects {
@@ -41,12 +41,7 @@ impl Effects {
     ///
     /// # Errors
     /// The kernel has no more threads or descriptors.
-    pub(crate) fn start(
-        inbox: Arc<Inbox>,
-        view: Arc<View>,
-        boot_id: String,
-        read_now: ReadNow,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(shared: &Shared, read_now: ReadNow) -> io::Result<Self> {
         let (jobs, inbound) = channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let watcher = Watcher {
@@ -54,9 +49,9 @@ impl Effects {
             wake: wake.clone(),
             watched: BTreeMap::new(),
             missed: Vec::new(),
-            inbox,
-            view,
-            boot_id,
+            inbox: shared.inbox.clone(),
+            view: shared.view.clone(),
+            boot_id: shared.boot_id.clone(),
         };
         thread::Builder::new()
             .name("processes".into())

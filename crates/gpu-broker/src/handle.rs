@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use crate::attribute::attribute;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Message, Reload};
-use crate::process;
+use crate::process::Processes;
 use crate::usage::usage_so_far;
 use crate::view::{Snapshot, View};
 
@@ -34,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) view: Arc<View>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) processes: Arc<dyn Processes>,
     pub(crate) boot_id: String,
     pub(crate) store_id: StoreId,
     pub(crate) stopping: watch::Sender<bool>,
@@ -191,7 +192,7 @@ impl Handle {
     /// Tells the books what was read, each process with the lease that it belongs to.
     pub fn telemetry(&self, mut readings: Vec<Reading>) {
         let leases = self.0.view.page(None, usize::MAX);
-        attribute(&mut readings, &leases);
+        attribute(&mut readings, &leases, &*self.0.processes);
         self.tell(Command::Telemetry(readings));
     }
 
@@ -342,10 +343,10 @@ impl Handle {
 
     /// Whether the process of `lease` is proven gone; in doubt it is not.
     pub(crate) fn is_process_gone(&self, lease: &Lease) -> bool {
-        let gone = |process| process::is_gone(process, &self.0.boot_id);
+        let processes = &self.0.processes;
         lease
             .process()
-            .is_some_and(|process| gone(process).unwrap_or(false))
+            .is_some_and(|process| processes.is_gone(process))
     }
 
     /// Says something that needs no answer, and waits until it is done.

@@ -72,6 +72,13 @@ impl Inbox {
         let _ = self.push(message, usize::MAX, |lanes| &mut lanes.acquire);
     }
 
+    /// Whether any of the messages is to be answered.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let lanes = self.lanes.lock();
+        let mut messages = lanes.control.iter().chain(&lanes.acquire);
+        messages.any(|message| !matches!(message, Message::Apply(_, None)))
+    }
+
     /// Takes no more messages and wakes the loop for those that are here.
     pub(crate) fn close(&self) {
         self.lanes.lock().closed = true;

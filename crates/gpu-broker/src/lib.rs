@@ -8,16 +8,20 @@ mod attribute;
 mod broker;
 mod clock;
 mod effects;
+mod fail_point;
 mod handle;
 mod inbox;
+mod life;
 mod process;
 mod reload;
+mod start;
 mod turn;
 mod usage;
 mod view;
 
-pub use broker::{Broker, Config, StartError, StartPolicy, Started};
+pub use broker::{Broker, Config, Started};
 pub use clock::{BootClock, Clock, boot_id};
+pub use effects::ReadNow;
 pub use gpu_policy::{
     Diagnostic, Diagnostics, Override, SelectError, Severity, SourceFile, parse_select,
 };
@@ -30,12 +34,14 @@ pub use handle::{
     AbandonGuard, AcquireError, DeviceCommandError, Follower, Handle, LeaseCommandError,
     Unavailable,
 };
-pub use process::{RegisterError, register_process};
+pub use life::Life;
+pub use process::{HostProcesses, Processes, RegisterError, Stat, register_process};
 pub use reload::{
     Breaker, Candidate, CandidateState, Checked, OVERRIDE_TTL_MAX, OVERRIDES_MAX, Phases, Planning,
     ReloadOptions, ReloadOutcome, ReloadResult, ReloadStart, ReloadState, Reloader, RollbackError,
     SetOverrideError, Trigger, WatchTiming,
 };
+pub use start::{StartError, StartPolicy};
 pub use turn::Fatal;
 pub use usage::usage_so_far;
 pub use view::Snapshot;

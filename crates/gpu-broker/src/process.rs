@@ -59,6 +59,39 @@ pub fn register_process(
     })
 }
 
+/// What the broker asks about the processes of the host, apart from the handles that it watches; a
+/// simulation brings its own.
+pub trait Processes: Send + Sync {
+    /// What the process of this pid is, if there is one.
+    fn stat(&self, pid: u32) -> Option<Stat>;
+
+    /// Whether the very process that was registered is proven gone, reaped or not; in doubt it is not.
+    fn is_gone(&self, process: &Process) -> bool;
+}
+
+/// The processes that this kernel runs.
+#[derive(Clone, Debug)]
+pub struct HostProcesses {
+    boot_id: String,
+}
+
+impl HostProcesses {
+    /// Those of the present boot, of which this is the name.
+    pub fn of_boot(boot_id: String) -> Self {
+        Self { boot_id }
+    }
+}
+
+impl Processes for HostProcesses {
+    fn stat(&self, pid: u32) -> Option<Stat> {
+        Stat::of(pid).ok()
+    }
+
+    fn is_gone(&self, process: &Process) -> bool {
+        is_gone(process, &self.boot_id).unwrap_or(false)
+    }
+}
+
 /// A handle on the very process that was registered, or `None` if it is gone.
 ///
 /// # Errors
@@ -85,7 +118,7 @@ pub(crate) fn open(process: &Process, boot_id: &str) -> io::Result<Option<OwnedF
 ///
 /// # Errors
 /// The kernel would not say.
-pub(crate) fn is_gone(process: &Process, boot_id: &str) -> io::Result<bool> {
+fn is_gone(process: &Process, boot_id: &str) -> io::Result<bool> {
     let Some(fd) = open(process, boot_id)? else {
         return Ok(true);
     };
@@ -95,14 +128,17 @@ pub(crate) fn is_gone(process: &Process, boot_id: &str) -> io::Result<bool> {
 
 /// What `/proc/<pid>/stat` says that matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stat {
-    pub(crate) parent: u32,
-    pub(crate) group: u32,
-    pub(crate) start_ticks: u64,
+pub struct Stat {
+    /// The pid of its parent.
+    pub parent: u32,
+    /// Its process group.
+    pub group: u32,
+    /// When it started, in clock ticks since the boot.
+    pub start_ticks: u64,
 }
 
 impl Stat {
-    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+    fn of(pid: u32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         Self::parse(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }

@@ -11,6 +11,7 @@ use gpu_store::{Batch, CommitError, EventPosition, LastGood, Settings, Store, St
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::fail_point::{FailPoint, reach};
 use crate::inbox::{self, Message, Reload};
 use crate::usage::UsageSums;
 use crate::view::{Snapshot, View};
@@ -170,7 +171,11 @@ impl Turn {
     fn apply(&mut self, work: &mut Work, at: At, command: Command) -> Answer {
         let volatile = matches!(command, Command::Inventory(_) | Command::Telemetry(_));
         let before = self.books.counters().revision;
+        let emergency = matches!(command, Command::Emergency(_));
         let outcome = self.books.apply(at, command);
+        if emergency {
+            reach(FailPoint::EmergencyApplied);
+        }
         work.touched |= volatile || self.books.counters().revision != before;
         self.collect(work, at, outcome)
     }
@@ -188,6 +193,7 @@ impl Turn {
             work.settings = Some(reload.settings);
             work.touched = true;
             self.look_ahead(at);
+            reach(FailPoint::ReloadSwitched);
         }
         self.collect(work, at, outcome)
     }
@@ -285,7 +291,10 @@ impl Turn {
             usage: std::mem::take(&mut work.usage).into_rows(),
             ..Batch::new(self.books.counters())
         };
-        Ok(self.store.commit(&batch)?)
+        reach(FailPoint::BeforeCommit);
+        self.store.commit(&batch)?;
+        reach(FailPoint::AfterCommit);
+        Ok(())
     }
 
     /// Lets everybody see what is durable: readers first, then those who asked.
@@ -296,6 +305,7 @@ impl Turn {
         let snapshot = renew.then(|| self.snapshot(at, rested));
         self.view.publish(&leases, &work.pruned, snapshot);
         self.view.announce(work.events);
+        reach(FailPoint::BeforeReply);
         for (reply, answer) in work.answers {
             // Whoever asked may be gone; its guard says so.
             drop(reply.send(answer));

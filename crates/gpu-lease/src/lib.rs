@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod books;
+pub mod canary;
 mod capacity;
 mod command;
 mod device;

@@ -21,8 +21,8 @@ use std::{env, fs};
 
 use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
 use gpu_broker::{
-    BootClock, Broker, CandidateState, ReloadOptions, ReloadState, Reloader, StartPolicy, Started,
-    Trigger,
+    BootClock, Broker, CandidateState, HostProcesses, ReloadOptions, ReloadState, Reloader,
+    StartPolicy, Started, Trigger,
 };
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
@@ -286,14 +286,14 @@ fn start_broker(
     read_now: ReadNow,
 ) -> Result<Started, String> {
     let boot_id = gpu_broker::boot_id().map_err(|error| format!("no boot id: {error}"))?;
-    Broker::start(gpu_broker::Config {
+    let config = gpu_broker::Config {
         store,
         clock: Arc::new(BootClock),
+        processes: Arc::new(HostProcesses::of_boot(boot_id.clone())),
         boot_id,
         policy,
-        read_now: Box::new(move || read_now.ask()),
-    })
-    .map_err(|error| error.to_string())
+    };
+    Broker::start(config, Box::new(move || read_now.ask())).map_err(|error| error.to_string())
 }
 
 fn start_devices(

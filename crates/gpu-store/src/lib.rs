@@ -6,6 +6,8 @@
 //! Must never know why a lease was granted.
 
 mod check;
+#[cfg(feature = "crash-disk")]
+mod crash_disk;
 mod event;
 mod history;
 mod memory;
@@ -15,6 +17,8 @@ mod stored;
 mod usage;
 
 pub use check::{CheckReport, Fault};
+#[cfg(feature = "crash-disk")]
+pub use crash_disk::CrashDisk;
 pub use event::{
     EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventId, EventPage, EventPosition,
     ParseEventIdError, StoreId, StoredEvent,

@@ -10,7 +10,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use gpu_bridge::{App, Config, Limits, Peer, PolicyFiles, PolicyFilesError, Secrets, UnixUser};
 use gpu_broker::{
-    BootClock, Broker, Handle, ReloadStart, Reloader, SourceFile, StartPolicy, boot_id,
+    BootClock, Broker, Handle, HostProcesses, ReloadStart, Reloader, SourceFile, StartPolicy,
+    boot_id,
 };
 use gpu_lease::{Device, DeviceKey, DeviceKind, Telemetry, Vendor};
 use gpu_store::{MemoryStore, StoreId};
@@ -56,18 +57,19 @@ impl Bench {
             let policy = policy.clone();
             move || vec![SourceFile::new("default.toml", policy.lock().clone())]
         };
-        let started = Broker::start(gpu_broker::Config {
+        let config = gpu_broker::Config {
             store: Arc::new(MemoryStore::new(StoreId::from_bits(0xbeef))),
             clock: Arc::new(BootClock),
+            processes: Arc::new(HostProcesses::of_boot(boot_id().expect("/proc"))),
             boot_id: boot_id().expect("/proc"),
             policy: StartPolicy {
                 files: Ok(read()),
                 overrides: vec![],
                 dev,
             },
-            read_now: Box::new(|| {}),
-        })
-        .expect("a policy that compiles and an empty store");
+        };
+        let started = Broker::start(config, Box::new(|| {}));
+        let started = started.expect("a policy that compiles and an empty store");
         started.handle.inventory(vec![device(0), device(1)]);
         let reloader = Reloader::new(
             started.handle.clone(),

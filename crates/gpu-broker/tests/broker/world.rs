@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gpu_broker::{
-    AcquireError, Broker, Clock, Config, Handle, LeaseCommandError, Override, SourceFile,
-    StartError, StartPolicy, Started, boot_id,
+    AcquireError, Broker, Clock, Config, Handle, HostProcesses, LeaseCommandError, Override,
+    SourceFile, StartError, StartPolicy, Started, boot_id,
 };
 use gpu_lease::{
     Amount, At, BootMs, Command, Device, DeviceKey, DeviceKind, EndReason, Holder, HolderKind,
@@ -127,9 +127,13 @@ impl Setup {
     /// A start on `store`, whatever [`Self::rows`] says.
     pub(crate) fn start_on(&self, store: Arc<dyn Store>) -> Result<Started, StartError> {
         let reads = self.reads.clone();
-        Broker::start(Config {
+        let read_now = move || {
+            reads.fetch_add(1, Ordering::SeqCst);
+        };
+        let config = Config {
             store,
             clock: self.clock.clone(),
+            processes: Arc::new(HostProcesses::of_boot(self.boot_id.clone())),
             boot_id: self.boot_id.clone(),
             policy: StartPolicy {
                 files: match &self.unreadable {
@@ -139,10 +143,8 @@ impl Setup {
                 overrides: self.overrides.clone(),
                 dev: self.dev,
             },
-            read_now: Box::new(move || {
-                reads.fetch_add(1, Ordering::SeqCst);
-            }),
-        })
+        };
+        Broker::start(config, Box::new(read_now))
     }
 
     pub(crate) fn run(self) -> World {
@@ -215,6 +217,12 @@ impl World {
     /// Stops in order; nothing has the store open any more.
     pub(crate) fn stop(self) -> Setup {
         self.started.broker.stop().unwrap();
+        self.setup
+    }
+
+    /// The same after the store failed.
+    pub(crate) fn crashed(self) -> Setup {
+        drop(self.started.broker.stop().unwrap_err());
         self.setup
     }
 

@@ -145,6 +145,31 @@ impl RedbStore {
         })
     }
 
+    /// The store on a disk of a test; a new one is made, named `new_store_id`, where the disk is empty.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    #[cfg(feature = "crash-disk")]
+    pub fn open_on(disk: crate::CrashDisk, new_store_id: StoreId) -> Result<Self, OpenError> {
+        let path = Path::new("a disk of a test");
+        let refused = |error| refusal(path, error);
+        let is_new = disk.len().is_ok_and(|len| len == 0);
+        let mut builder = builder();
+        builder.set_check_integrity_on_open(!is_new);
+        let database = builder.create_with_backend(disk).map_err(refused)?;
+        if is_new {
+            write::create_tables(&database, new_store_id).map_err(|error| OpenError::Corrupt {
+                path: path.to_owned(),
+                detail: error.to_string(),
+            })?;
+        }
+        check_format(&database, path)?;
+        Ok(Self {
+            database,
+            two_phase: false,
+        })
+    }
+
     /// What is in the file `path` now, for a command that finds no broker. Needs no right to write, and
     /// reads what a broker left behind that did not end in order.
     ///

@@ -132,9 +132,14 @@ fn a_file_is_made_as_small_as_its_rows() {
     let mut batch = Batch::new(counters(19));
     batch.leases = many.iter().collect();
     store.commit(&batch).unwrap();
-    let mut batch = Batch::new(counters(20));
-    batch.pruned = many.iter().map(|lease| lease.id).collect();
-    store.commit(&batch).unwrap();
+    // A few stay here and there, so that the file cannot be cut off behind the last of them.
+    for part in many.chunks(100) {
+        let mut batch = Batch::new(counters(20));
+        let gone = part.iter().map(|lease| lease.id).skip(1);
+        batch.pruned = gone.collect();
+        batch.events = vec![event(20, part[0].id.bits() as u32)];
+        store.commit(&batch).unwrap();
+    }
     let before = store.load().unwrap();
     assert!(matches!(
         RedbStore::compact(&path),
@@ -146,7 +151,7 @@ fn a_file_is_made_as_small_as_its_rows() {
     let compacted = RedbStore::compact(&path).unwrap();
     assert_eq!(compacted.before_bytes, size);
     assert_eq!(compacted.after_bytes, fs::metadata(&path).unwrap().len());
-    assert!(compacted.after_bytes < size / 4, "{compacted:?}");
+    assert!(compacted.after_bytes < size / 2, "{compacted:?}");
     let store = RedbStore::open(&path, store_id()).unwrap();
     assert_eq!(store.load().unwrap(), before);
 }

@@ -1,0 +1,194 @@
+//! One life of the loop, from recovery on, turned by whoever has a thread for it.
+//!
+//! The broker turns it on a thread of its own; a simulation turns it by hand, under a clock of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gpu_lease::{At, Books, BootMs, Command, Effect, Ms};
+use tokio::sync::watch;
+
+use crate::broker::{Config, Started};
+use crate::fail_point::{FailPoint, reach};
+use crate::handle::{Handle, Shared, Unavailable};
+use crate::inbox::{self, Inbox, Message};
+use crate::start::{
+    Chosen, Start, StartError, grace_at_start, opening_commands, recover, still_true,
+};
+use crate::turn::{Fatal, Turn};
+use crate::view::View;
+
+/// After a pause of the loop holders have this long to send the heartbeats that nobody took.
+const PAUSE_GRACE_MS: Ms = Ms::from_secs(5);
+/// The loop was paused (suspend, SIGSTOP) if it wakes this much later than it wanted to.
+const PAUSE_MS: Ms = Ms::from_secs(1);
+/// The loop looks at the clock this often while anything has a deadline, so that it notices a pause.
+const TICK_MS: Ms = Ms(500);
+
+/// The loop without a thread: books, store and inbox, and when it wants to be turned.
+pub struct Life {
+    turn: Turn,
+    pub(crate) shared: Arc<Shared>,
+    /// When the last turn began.
+    turned: BootMs,
+    wake_at: BootMs,
+}
+
+impl Life {
+    /// Recovers what is stored, and makes durable what that means. Beside it the effects that are to be
+    /// started: those that the rows call for, and those of the start.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn begin(config: Config) -> Result<(Started<Self>, Vec<Effect>), StartError> {
+        let stored = config.store.load()?;
+        let at = config.clock.now();
+        let rebooted = stored
+            .boot_id
+            .as_ref()
+            .is_some_and(|boot| *boot != config.boot_id);
+        let mut settings = still_true(&stored.settings, rebooted, at);
+        let start = Start::of(&config.policy, &settings);
+        let mut chosen = start.choose_policy(stored.policy.as_ref())?;
+        // What another boot held has ended and cannot be asked to go.
+        if !rebooted && let Some(safe) = start.gate(&chosen, &stored, at) {
+            // Also overrides that ended meanwhile stay until their end is confirmed.
+            settings = stored.settings.clone();
+            chosen = safe;
+        }
+        let start = Start::of(&config.policy, &settings);
+        let Chosen {
+            policy,
+            degraded,
+            waiting,
+        } = chosen;
+        let previous = stored.policy.clone();
+        let previous = previous.filter(|last| last.source.hash != policy.source.hash);
+        let books = recover(&stored, &policy, &start.layers, at);
+        // Before anything is decided, so that what is decided now is not begun twice.
+        let mut effects = books.standing_effects();
+        let grace = grace_at_start(&books, at);
+        let view = Arc::new(View::of(&books, at));
+        let mut turn = Turn::new(books, config.store.clone(), view.clone(), at);
+        reach(FailPoint::Opening);
+        effects.extend(turn.open(
+            at,
+            config.boot_id.clone(),
+            (settings != stored.settings).then(|| settings.clone()),
+            opening_commands(rebooted, grace, policy),
+        )?);
+        reach(FailPoint::Opened);
+        let books = turn.books();
+        let held = books.leases().filter(|lease| lease.held().is_some());
+        let kept = held.count();
+        let shared = Arc::new(Shared {
+            inbox: Arc::new(Inbox::default()),
+            view,
+            store: config.store,
+            clock: config.clock,
+            processes: config.processes,
+            boot_id: config.boot_id,
+            store_id: stored.store_id,
+            stopping: watch::Sender::new(false),
+        });
+        let mut life = Self {
+            turn,
+            shared: shared.clone(),
+            turned: at.boot,
+            wake_at: at.boot,
+        };
+        life.rest(at.boot);
+        let started = Started {
+            broker: life,
+            handle: Handle::new(shared),
+            degraded,
+            kept,
+            rebooted,
+            files_hash: start.files_hash,
+            dev: config.policy.dev,
+            previous,
+            waiting,
+            settings,
+        };
+        Ok((started, effects))
+    }
+
+    /// Waits for messages, at most for `patience`, and does one turn with them and with what has come due.
+    /// The effects are to be started now; `None` once the broker is stopped and everything is answered.
+    ///
+    /// # Errors
+    /// The store failed: nothing of this turn was answered, and nothing may be any more.
+    pub fn turn(&mut self, patience: Duration) -> Result<Option<Vec<Effect>>, Fatal> {
+        let Some(batch) = self.shared.inbox.take(patience) else {
+            return Ok(None);
+        };
+        let at = self.shared.clock.now();
+        // What was due before the last turn was not late because of a pause after it.
+        let batch = with_grace_after_pause(batch, self.wake_at.max(self.turned), at);
+        self.turned = at.boot;
+        let effects = self.turn.run(at, batch)?;
+        self.rest(self.shared.clock.now().boot);
+        reach(FailPoint::BeforeEffects);
+        Ok(Some(effects))
+    }
+
+    /// When the next turn is due although nobody says anything.
+    pub fn wake_at(&self) -> BootMs {
+        self.wake_at
+    }
+
+    /// How long the loop may wait from now on for somebody to say something.
+    pub(crate) fn patience(&self) -> Duration {
+        let patience = self.wake_at - self.shared.clock.now().boot;
+        Duration::from_millis(patience.0)
+    }
+
+    /// Says something to the loop that nobody waits for the answer of: what effects and drivers say.
+    ///
+    /// # Errors
+    /// The inbox is full, or closed.
+    pub fn tell(&self, command: Command) -> Result<(), Unavailable> {
+        let message = Message::Apply(command, None);
+        self.shared.inbox.push_control(message)
+    }
+
+    /// Whether somebody waits for an answer of the next turn.
+    pub fn is_awaited(&self) -> bool {
+        self.shared.inbox.is_awaited()
+    }
+
+    /// The books after the last turn.
+    pub fn books(&self) -> &Books {
+        self.turn.books()
+    }
+
+    fn rest(&mut self, now: BootMs) {
+        let due = self.turn.wake_at();
+        self.wake_at = match self.turn.books().next_deadline() {
+            Some(_) => due.min(now + TICK_MS),
+            None => due,
+        };
+    }
+}
+
+impl Drop for Life {
+    /// However the loop ends, also by a panic, nobody waits for an answer that cannot come: dropping the
+    /// messages closes every channel.
+    fn drop(&mut self) {
+        self.shared.stopping.send_replace(true);
+        self.shared.inbox.close();
+        while self.shared.inbox.take(Duration::ZERO).is_some() {}
+    }
+}
+
+/// Holders could not reach a loop that was paused; their heartbeats come first.
+fn with_grace_after_pause(mut batch: inbox::Batch, wake_at: BootMs, at: At) -> inbox::Batch {
+    if at.boot - wake_at > PAUSE_MS {
+        let until = at.boot + PAUSE_GRACE_MS;
+        tracing::warn!(late = %(at.boot - wake_at), "the loop was paused; nothing expires for {PAUSE_GRACE_MS}");
+        batch
+            .control
+            .insert(0, Message::Apply(Command::Grace { until }, None));
+    }
+    batch
+}

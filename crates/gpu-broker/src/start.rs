@@ -1,0 +1,252 @@
+//! What a life of the broker starts from: which policy, which books, and what the start itself does to them.
+
+use std::io;
+use std::sync::Arc;
+
+use gpu_lease::{At, Books, Command, Confirm, Expect, Fence, Ms, Phase, Policy, Switch};
+use gpu_policy::{Diagnostics, Override, SourceFile, compile};
+use gpu_store::{BreakerRow, LastGood, ReadError, RejectedFiles, Settings, Stored};
+use thiserror::Error;
+
+use crate::reload::{api_layers, depends_on_devices, files_hash, unexpired};
+use crate::turn::Fatal;
+
+/// After a start holders have this long to send the heartbeats that nobody took.
+const START_GRACE_MS: Ms = Ms::from_secs(30);
+
+/// The policy to start with: the files as they are now, with what goes over them.
+pub struct StartPolicy {
+    /// The files, in the order in which they apply, or why they cannot be read.
+    pub files: Result<Vec<SourceFile>, String>,
+    /// The layers above the files.
+    pub overrides: Vec<Override>,
+    /// Dev mode: nothing waits for a confirmation.
+    pub dev: bool,
+}
+
+/// A broker cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The policy has errors or cannot be read, and no earlier one is stored.
+    #[error("the policy has errors and no last good one is stored\n{0}")]
+    Policy(String),
+    /// The policy has errors or cannot be read, and the last good one has errors too.
+    #[error(
+        "the policy has errors, and so has the last good one that is stored\n{files}\nthe last good one:\n{last_good}"
+    )]
+    LastGood {
+        /// What is wrong with the files.
+        files: String,
+        /// Of the last good ones, as this version reads them under the settings above them.
+        last_good: Diagnostics,
+    },
+    /// The store cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Write(#[from] Fatal),
+    /// No thread.
+    #[error("the broker's threads cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// What to start with, all layers known.
+pub(crate) struct Start<'a> {
+    files: Result<&'a [SourceFile], &'a String>,
+    pub(crate) files_hash: String,
+    /// The layers above the files that last as long as the broker.
+    base: &'a [Override],
+    /// All of them.
+    pub(crate) layers: Vec<Override>,
+    rejected: Option<&'a RejectedFiles>,
+    dev: bool,
+}
+
+/// The policy to start with.
+pub(crate) struct Chosen {
+    pub(crate) policy: Arc<Policy>,
+    /// Why it is not that of the files, where they are bad.
+    pub(crate) degraded: Option<String>,
+    /// The files, where they are good and something else is live.
+    pub(crate) waiting: Option<Vec<SourceFile>>,
+}
+
+impl<'a> Start<'a> {
+    pub(crate) fn of(policy: &'a StartPolicy, settings: &'a Settings) -> Self {
+        let base = policy.overrides.iter().cloned();
+        let files = policy.files.as_deref();
+        Self {
+            files,
+            files_hash: files.map_or_else(|_| String::new(), files_hash),
+            base: &policy.overrides,
+            layers: base.chain(api_layers(&settings.overrides)).collect(),
+            rejected: settings.rejected.as_ref(),
+            dev: policy.dev,
+        }
+    }
+
+    /// The files if they compile and were not taken back, else what was last good.
+    pub(crate) fn choose_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
+        match self.compiled() {
+            Ok(policy) => {
+                let taken_back = last_good.filter(|_| self.is_taken_back());
+                let good = taken_back.and_then(|good| recompile(good, &self.layers).ok());
+                Ok(Chosen {
+                    waiting: good.as_ref().and(self.waiting()),
+                    policy: good.unwrap_or_else(|| Arc::new(policy)),
+                    degraded: None,
+                })
+            }
+            Err(files) => {
+                let Some(good) = last_good else {
+                    return Err(StartError::Policy(files));
+                };
+                match self.recompile_last(good) {
+                    Ok(policy) => Ok(Chosen {
+                        policy,
+                        degraded: Some(files),
+                        waiting: None,
+                    }),
+                    Err(last_good) => Err(StartError::LastGood { files, last_good }),
+                }
+            }
+        }
+    }
+
+    fn compiled(&self) -> Result<Policy, String> {
+        let files = self.files.map_err(Clone::clone)?;
+        compile(files, &self.layers).map_err(|errors| errors.to_string())
+    }
+
+    fn waiting(&self) -> Option<Vec<SourceFile>> {
+        self.files.ok().map(<[SourceFile]>::to_vec)
+    }
+
+    /// What to start with instead, if a reload to `chosen` had to be confirmed: a restart is no way around
+    /// that. Devices are not known yet: a policy of which the plan depends on them is planned once they are.
+    /// Settings of the command line are not held back: whoever starts the broker sets them.
+    pub(crate) fn gate(&self, chosen: &Chosen, stored: &Stored, at: At) -> Option<Chosen> {
+        let good = stored.policy.as_ref()?;
+        if self.dev || chosen.degraded.is_some() || chosen.waiting.is_some() {
+            return None;
+        }
+        let books = recover(stored, &chosen.policy, &self.layers, at);
+        let confirm = (books.policy().reload.confirm).max(chosen.policy.reload.confirm);
+        let holds = books.leases().any(|lease| lease.held().is_some());
+        let is_blind = holds
+            && confirm != Confirm::Never
+            && *books.policy() != chosen.policy
+            && depends_on_devices(&chosen.policy);
+        if !is_blind && !books.plan(at, &chosen.policy).needs(confirm) {
+            return None;
+        }
+        let before = self.base.iter().cloned();
+        let before: Vec<_> = before
+            .chain(api_layers(&stored.settings.overrides))
+            .collect();
+        Some(Chosen {
+            policy: recompile(good, &before).ok()?,
+            degraded: None,
+            waiting: self.waiting(),
+        })
+    }
+
+    /// Whether these very files were live and are to be no more; those that only failed may be good by now.
+    fn is_taken_back(&self) -> bool {
+        self.rejected
+            .is_some_and(|rejected| rejected.hash == self.files_hash && rejected.attempt == 0)
+    }
+
+    /// With the API overrides, or without them if they do not fit.
+    fn recompile_last(&self, good: &LastGood) -> Result<Arc<Policy>, Diagnostics> {
+        recompile(good, &self.layers).or_else(|errors| {
+            let bare = recompile(good, self.base);
+            bare.map_err(|_| errors)
+        })
+    }
+}
+
+/// What is stored of settings, without what ended with its boot or by its time.
+pub(crate) fn still_true(stored: &Settings, rebooted: bool, at: At) -> Settings {
+    match rebooted {
+        true => Settings {
+            overrides: Vec::new(),
+            breaker: BreakerRow::default(),
+            ..stored.clone()
+        },
+        false => Settings {
+            overrides: unexpired(&stored.overrides, at),
+            ..stored.clone()
+        },
+    }
+}
+
+fn recompile(good: &LastGood, overrides: &[Override]) -> Result<Arc<Policy>, Diagnostics> {
+    let files = good.source.files.iter();
+    let file = |(name, text): &(String, String)| SourceFile::new(name.clone(), text.clone());
+    let files: Vec<SourceFile> = files.map(file).collect();
+    compile(&files, overrides).map(Arc::new)
+}
+
+/// The books that wrote the rows, under the policy that they decided by, so that a policy which changed
+/// while no broker ran is switched to like any other.
+pub(crate) fn recover(
+    stored: &Stored,
+    policy: &Arc<Policy>,
+    overrides: &[Override],
+    at: At,
+) -> Books {
+    let Some(rows) = &stored.rows else {
+        return Books::new(policy.clone(), first_fence(at));
+    };
+    let last = stored.policy.as_ref();
+    let last = last.map(|good| decided_by(good, policy, overrides));
+    Books::from_rows(last.unwrap_or_else(|| policy.clone()), rows.clone())
+}
+
+/// The policy of before. What lay over its files is not stored: if neither the present overrides nor none
+/// make it what it was, it is at least known to be another one than `policy`.
+fn decided_by(good: &LastGood, policy: &Arc<Policy>, overrides: &[Override]) -> Arc<Policy> {
+    let bare = recompile(good, &[]).ok();
+    let bare = bare.filter(|bare| bare.source.hash == good.source.hash);
+    let last = bare.map_or_else(|| recompile(good, overrides), Ok);
+    let last = last.inspect_err(|why| {
+        tracing::warn!("the policy of before cannot be read any more and is ignored\n{why}");
+    });
+    Arc::new(Policy {
+        source: good.source.clone(),
+        ..Policy::clone(&last.unwrap_or_else(|_| policy.clone()))
+    })
+}
+
+/// Higher than every fence that a deleted store can have given.
+fn first_fence(at: At) -> Fence {
+    let (seconds, millis) = (at.wall.0 / 1000, at.wall.0 % 1000);
+    // Two stores of one second are told apart too: 1000 << 10 is still less than 1 << 20.
+    Fence((seconds << 20) + (millis << 10))
+}
+
+/// For holders and waiters of before, who could not send heartbeats. Where there are none, nothing is late.
+pub(crate) fn grace_at_start(books: &Books, at: At) -> Option<Command> {
+    let mut leases = books.leases();
+    let waited_for = leases.any(|lease| !matches!(lease.phase, Phase::Ended(_)));
+    waited_for.then_some(Command::Grace {
+        until: at.boot + START_GRACE_MS,
+    })
+}
+
+pub(crate) fn opening_commands(
+    rebooted: bool,
+    grace: Option<Command>,
+    policy: Arc<Policy>,
+) -> Vec<Command> {
+    let reboot = rebooted.then_some(Command::HostRebooted);
+    let switch = Command::SetPolicy(Box::new(Switch {
+        policy,
+        changes: "the files changed while no broker ran".to_owned(),
+        planned: None,
+        expect: Expect::default(),
+    }));
+    reboot.into_iter().chain(grace).chain([switch]).collect()
+}
