@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::ops::Bound;
+use std::thread;
 
 use gpu_lease::{Cordon, Counters, DeviceId, DeviceKey, HostId, Lease, LeaseId, Rows};
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableError};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableError};
 use serde::Deserialize;
 
 use super::tables::{
@@ -16,6 +17,13 @@ use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId,
 use crate::store::{LastGood, ReadError, Stored};
 use crate::stored;
 use crate::usage::{Hour, UsageRow};
+
+/// Fewer leases than this are read by one thread.
+const ROWS_SHARED_MIN: u64 = 4096;
+/// So many threads read leases at most.
+const READERS_MAX: usize = 8;
+/// One more than the bits of the last id there can be.
+const LEASE_IDS: u64 = 1 << 60;
 
 type MetaTable = ReadOnlyTable<&'static str, &'static [u8]>;
 
@@ -132,9 +140,45 @@ fn rows(txn: &ReadTransaction, counters: Counters) -> Result<Rows, ReadError> {
     })
 }
 
+/// Understanding rows is most of the work of a start, so it is shared by as many threads as there are
+/// processors where there are many rows. Ids are random, so each has as much to do.
 fn leases(txn: &ReadTransaction) -> Result<Vec<Lease>, ReadError> {
     let table = txn.open_table(LEASES).map_err(storage_error)?;
-    let entries = table.iter().map_err(storage_error)?;
+    let threads = match table.len().map_err(storage_error)? {
+        0..ROWS_SHARED_MIN => 1,
+        _ => thread::available_parallelism().map_or(1, |found| found.get().min(READERS_MAX)),
+    };
+    if threads == 1 {
+        return leases_between(&table, (Bound::Unbounded, Bound::Unbounded));
+    }
+    let part = LEASE_IDS / threads as u64;
+    let read = |n: usize| {
+        let from = Bound::Included(n as u64 * part);
+        let to = match n + 1 < threads {
+            true => Bound::Excluded((n as u64 + 1) * part),
+            false => Bound::Unbounded,
+        };
+        leases_between(&table, (from, to))
+    };
+    let read = &read;
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|n| scope.spawn(move || read(n))).collect();
+        let mut leases = read(0)?;
+        for other in others {
+            match other.join() {
+                Ok(part) => leases.extend(part?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(leases)
+    })
+}
+
+fn leases_between(
+    table: &ReadOnlyTable<u64, &'static [u8]>,
+    ids: (Bound<u64>, Bound<u64>),
+) -> Result<Vec<Lease>, ReadError> {
+    let entries = table.range(ids).map_err(storage_error)?;
     let lease = |entry: Result<_, _>| {
         let (key, row): (redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>) =
             entry.map_err(storage_error)?;
