@@ -25,6 +25,7 @@ pub use tables::FORMAT;
 pub struct RedbStore {
     database: Database,
     two_phase: bool,
+    compacted: Option<Compacted>,
 }
 
 /// The rows of a store file at one moment, for reading where no broker lives. The file is not changed,
@@ -42,6 +43,11 @@ impl RedbStore {
             two_phase: true,
             ..self
         }
+    }
+
+    /// What opening it made of a file that was much larger than its rows.
+    pub fn compacted(&self) -> Option<Compacted> {
+        self.compacted
     }
 }
 
@@ -157,6 +163,7 @@ mod tests {
             RedbStore {
                 database: database.expect("the disk works"),
                 two_phase: false,
+                compacted: None,
             }
         }
     }

@@ -76,9 +76,12 @@ fn compact(args: &StateDirArgs) -> Done {
 fn refused(error: OpenError) -> Failure {
     let failure = Failure::refused(error.to_string());
     match error {
-        OpenError::InUse { .. } => failure.hint(
-            "stop that broker first; while it runs, `gpu-manager status`, `history` and `usage` ask it",
-        ),
+        OpenError::InUse { path } => {
+            let path = path.display();
+            Failure::refused(format!("the store `{path}` is in use by a broker")).hint(
+                "stop that broker first; while it runs, `gpu-manager status`, `history` and `usage` ask it",
+            )
+        }
         OpenError::Missing { .. } => {
             failure.hint("say where the broker keeps its state with --state-dir DIR")
         }

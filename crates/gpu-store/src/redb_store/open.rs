@@ -10,6 +10,7 @@ use std::time::Duration;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
+use super::compact::compact_if_it_pays;
 use super::tables::{FORMAT, META, META_FORMAT};
 use super::{RedbStore, StoreSnapshot, write};
 use crate::event::StoreId;
@@ -129,7 +130,8 @@ impl OpenError {
 
 impl RedbStore {
     /// The store in the file `path`. If nothing is there, a new one is made, named `new_store_id`; so are
-    /// missing directories. Reads the whole file once, to be sure that it is sound.
+    /// missing directories. Reads the whole file once, to be sure that it is sound, and makes a file small that
+    /// is many times as large as its rows.
     ///
     /// # Errors
     /// [`OpenError`], always when the file exists and is not a sound store of this version.
@@ -137,11 +139,13 @@ impl RedbStore {
         if !is_there(path)? {
             create(path, new_store_id)?;
         }
-        let database = open_locked(path)?;
+        let mut database = open_locked(path)?;
         check_format(&database, path)?;
+        let compacted = compact_if_it_pays(&mut database, path)?;
         Ok(Self {
             database,
             two_phase: false,
+            compacted,
         })
     }
 
@@ -167,6 +171,7 @@ impl RedbStore {
         Ok(Self {
             database,
             two_phase: false,
+            compacted: None,
         })
     }
 

@@ -156,6 +156,39 @@ fn a_file_is_made_as_small_as_its_rows() {
     assert_eq!(store.load().unwrap(), before);
 }
 
+/// What a broker leaves that was killed after a flood: an open that finds most of the file empty makes it small.
+#[test]
+fn a_file_that_is_mostly_empty_is_made_small_when_it_is_opened() {
+    let (path, directory) = stored(&[]);
+    let store = RedbStore::open(&path, store_id()).unwrap();
+    assert_eq!(store.compacted(), None);
+    let mut large = on("GPU-1", 1);
+    large.request.labels = [("text".to_owned(), "x".repeat(1 << 17))].into();
+    let named = |n| Lease {
+        id: gpu_lease::LeaseId::from_bits(n),
+        ..large.clone()
+    };
+    let many: Vec<_> = (1..=640).map(named).collect();
+    let mut batch = Batch::new(counters(19));
+    batch.leases = many.iter().collect();
+    store.commit(&batch).unwrap();
+    let mut batch = Batch::new(counters(20));
+    batch.pruned = many.iter().skip(10).map(|lease| lease.id).collect();
+    store.commit(&batch).unwrap();
+    let before = store.load().unwrap();
+
+    let killed = directory.path().join("killed.redb");
+    fs::copy(&path, &killed).unwrap();
+    let opened = RedbStore::open(&killed, store_id()).unwrap();
+    let compacted = opened.compacted().expect("it pays");
+    assert!(compacted.before_bytes >= 64 << 20, "{compacted:?}");
+    assert!(compacted.after_bytes < 8 << 20, "{compacted:?}");
+    assert_eq!(opened.load().unwrap(), before);
+    drop(opened);
+    let opened = RedbStore::open(&killed, store_id()).unwrap();
+    assert_eq!(opened.compacted(), None, "once is enough");
+}
+
 #[test]
 fn nothing_is_made_where_there_is_no_store() {
     let directory = tempfile::tempdir().unwrap();

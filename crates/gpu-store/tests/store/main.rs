@@ -8,3 +8,4 @@ mod format;
 mod generated;
 mod history;
 mod inspect;
+mod plateau;
