@@ -119,23 +119,14 @@ fn the_store_of_a_stopped_broker_is_checked_dumped_and_compacted() {
 }
 
 #[test]
-fn a_store_that_is_damaged_is_not_sound() {
+fn a_store_that_is_cut_short_is_not_sound() {
     let host = Host::with_cards(1);
     let broker = host.start();
     broker.grant(&json!({"memory": "4GiB"}));
     broker.stop();
     let path = host.state_dir().join("store.redb");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let text = b"\"allocations\"";
-    let places = bytes.windows(text.len()).enumerate();
-    let places: Vec<_> = places
-        .filter(|(_, part)| part == text)
-        .map(|(at, _)| at)
-        .collect();
-    for at in places {
-        bytes[at] = b'!';
-    }
-    std::fs::write(&path, bytes).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let state_dir = host.state_dir();
     let checked = host.run(&["store", "check", "--state-dir", state_dir.to_str().unwrap()]);
     assert_eq!(checked.code, 1, "{}", checked.stdout);
