@@ -1,8 +1,10 @@
 //! One turn of the loop: apply every message, make the batch durable, then let the world see it.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
+use gpu_lease::canary::{Canary, is_planted};
 use gpu_lease::{
     Answer, At, Books, BootMs, Changes, Command, Cordon, DeviceKey, Effect, Event, Lease, LeaseId,
     Ms, Outcome,
@@ -107,8 +109,11 @@ impl Turn {
     ///
     /// # Errors
     /// The store failed; nothing was answered or published.
-    pub(crate) fn run(&mut self, at: At, batch: inbox::Batch) -> Result<Vec<Effect>, Fatal> {
+    pub(crate) fn run(&mut self, at: At, mut batch: inbox::Batch) -> Result<Vec<Effect>, Fatal> {
         let mut work = Work::default();
+        if is_planted(Canary::BatchReordering) {
+            mem::swap(&mut batch.control, &mut batch.acquire);
+        }
         for message in batch.control {
             self.take(&mut work, at, message);
         }
@@ -121,6 +126,9 @@ impl Turn {
         }
         for message in batch.acquire {
             self.take(&mut work, at, message);
+        }
+        if is_planted(Canary::AnswerBeforeCommit) {
+            work.answer();
         }
         self.commit(&mut work)?;
         Ok(self.release(work, at))
@@ -298,21 +306,15 @@ impl Turn {
     }
 
     /// Lets everybody see what is durable: readers first, then those who asked.
-    fn release(&mut self, work: Work, at: At) -> Vec<Effect> {
-        let leases: Vec<Arc<Lease>> = work.leases.into_values().collect();
+    fn release(&mut self, mut work: Work, at: At) -> Vec<Effect> {
+        let leases: Vec<Arc<Lease>> = mem::take(&mut work.leases).into_values().collect();
         let rested = at.boot >= self.reasons_rest;
         let renew = work.touched || (self.reasons_stale && rested);
         let snapshot = renew.then(|| self.snapshot(at, rested));
         self.view.publish(&leases, &work.pruned, snapshot);
-        self.view.announce(work.events);
+        self.view.announce(mem::take(&mut work.events));
         reach(FailPoint::BeforeReply);
-        for (reply, answer) in work.answers {
-            // Whoever asked may be gone; its guard says so.
-            drop(reply.send(answer));
-        }
-        for done in work.stored {
-            let _ = done.send(());
-        }
+        work.answer();
         work.effects
     }
 
@@ -348,6 +350,17 @@ impl Work {
             || self.policy.is_some()
             || self.boot_id.is_some()
             || self.settings.is_some()
+    }
+
+    /// Tells those who asked.
+    fn answer(&mut self) {
+        for (reply, answer) in self.answers.drain(..) {
+            // Whoever asked may be gone; its guard says so.
+            drop(reply.send(answer));
+        }
+        for done in self.stored.drain(..) {
+            let _ = done.send(());
+        }
     }
 
     fn add(&mut self, changes: Changes, generation: u64) {

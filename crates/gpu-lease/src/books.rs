@@ -18,6 +18,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::canary::{Canary, is_planted};
 use crate::capacity::DeviceState;
 use crate::command::{
     Answer, Changes, Command, Cordon, Counters, Effect, Event, EventKind, LeaseError, Outcome, Rows,
@@ -106,9 +107,20 @@ impl Books {
             ended: BTreeSet::new(),
             keys: BTreeMap::new(),
         };
-        for lease in rows.leases {
+        for mut lease in rows.leases {
+            if is_planted(Canary::RestartForgetsDraining)
+                && let Phase::Held(grant) = &mut lease.phase
+            {
+                grant.drains.clear();
+            }
             books.index(&lease);
             books.leases.insert(lease.id, lease);
+        }
+        if is_planted(Canary::FenceNotStored) {
+            let grants = books.leases.values().filter_map(Lease::occupying);
+            if let Some(Fence(highest)) = grants.map(|grant| grant.fence).max() {
+                books.counters.next_fence = Fence(highest + 1);
+            }
         }
         books
     }
@@ -189,8 +201,11 @@ impl Books {
                 Answer::Explain(Box::new(self.explain(at, *request, wall)))
             }
             other => {
+                let is_release = matches!(other, Command::Release { .. });
                 let answer = self.dispatch(&mut turn, other);
-                self.serve_queue(&mut turn);
+                if !(is_release && is_planted(Canary::LostWakeUp)) {
+                    self.serve_queue(&mut turn);
+                }
                 answer
             }
         };

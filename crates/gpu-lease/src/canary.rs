@@ -7,29 +7,29 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Canary {
-    /// Answers are sent although their rows were not written.
+    /// Answers are sent before their rows are written.
     AnswerBeforeCommit = 1,
-    /// Leases expire by the wall clock.
+    /// Leases expire at the civil time that their deadline is shown as.
     ExpiryByWallClock,
-    /// The counter of fences is not among the rows.
+    /// The next fence after a restart follows from what is held, not from the counter in the rows.
     FenceNotStored,
-    /// The memory of a lease that was ended by force is free at once.
+    /// The memory of a lease that was ended by force is free at once, whoever still uses it.
     FreeBeforeVerify,
-    /// A heartbeat brings a lease back that has expired.
+    /// A heartbeat brings a lease back that has expired, as long as its memory is not free.
     RenewAfterExpiry,
-    /// A release wakes nobody who waits.
+    /// A release wakes nobody who waits; whatever comes next does.
     LostWakeUp,
-    /// A policy switch does its settings and forgets what they mean for leases that are held.
+    /// A policy switch takes the settings and does nothing of its plan for held leases and waiters.
     HalfAppliedPolicy,
-    /// Requests of a batch go before the heartbeats of it.
+    /// Requests of a batch, and what has come due, go before the heartbeats of it.
     BatchReordering,
     /// A waiter outlives the connection that it was made for.
     WaiterBoundToDeadClient,
-    /// A restart forgets that leases drain.
+    /// A restart forgets that leases were asked to go.
     RestartForgetsDraining,
-    /// An emergency leaves fences current.
+    /// An emergency only asks holders to go: their fences stay current, and they may renew.
     EmergencyForgetsFence,
-    /// Recovery forgets leases whose device is not seen yet.
+    /// Leases whose device is not among the first that are seen end, as if it was lost.
     RecoveryDropsUnknownDevice,
 }
 

@@ -324,7 +324,7 @@ fn queue_was_served(command: &Command, answer: &Answer) -> bool {
 }
 
 /// The first waiter that only devices keep waiting does not fit.
-fn head_is_served(at: At, books: &Books) -> Checked {
+pub(crate) fn head_is_served(at: At, books: &Books) -> Checked {
     let policy = books.policy();
     let asks_more = policy.queue.order == QueueOrder::FairShare
         || policy.rules.reads_standing()

@@ -12,6 +12,7 @@ mod dice;
 mod reference;
 mod scene;
 mod simulation;
+mod world;
 
 pub use checkers::Checkers;
 pub use coverage::Coverage;
@@ -19,3 +20,4 @@ pub use dice::Dice;
 pub use reference::{Card, Did, Reference};
 pub use scene::{Scene, Transition, policy};
 pub use simulation::{Failure, Run, Simulation, run};
+pub use world::{Stats, Story, StoryFailure, World, fails, tell, tell_all};

@@ -48,6 +48,11 @@ impl CrashDisk {
         self.0.lock().operations
     }
 
+    /// How many sectors were written since they were last synced.
+    pub fn unsynced(&self) -> usize {
+        self.0.lock().unsynced.len()
+    }
+
     /// Works for so many operations more; each later one fails, until it is said again.
     pub fn fail_after(&self, operations: Option<u64>) {
         let mut platter = self.0.lock();
@@ -87,6 +92,13 @@ impl CrashDisk {
             bytes,
             ..Platter::default()
         })))
+    }
+
+    /// A number for everything that is on the disk.
+    pub fn fingerprint(&self) -> u64 {
+        // FNV-1a.
+        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        self.0.lock().bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)
     }
 
     /// The disk as the next process of the same host finds it: everything that was written.

@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Books, Turn, ids};
+use crate::canary::{Canary, is_planted};
 use crate::capacity::{DeviceState, Share};
 use crate::command::{Cordon, DrainNotice, Effect, Event, EventKind, UnknownDevice};
 use crate::device::{Device, Reading, Telemetry};
@@ -34,6 +35,11 @@ impl Books {
         self.devices = Some(known);
         self.refilter();
         self.reoccupy();
+        if is_planted(Canary::RecoveryDropsUnknownDevice) {
+            for id in ids(self.leases.values().filter(|lease| self.is_unseen(lease))) {
+                self.lose_lease(turn, id);
+            }
+        }
         self.judge_unseen(turn);
     }
 

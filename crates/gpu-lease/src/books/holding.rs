@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::mem;
 
 use super::{Books, ENDED_KEPT_MAX, ENDED_KEPT_MS, Turn, ids};
+use crate::canary::{Canary, is_planted};
 use crate::command::{
     Cordon, DrainNotice, Effect, Emergency, Event, EventKind, LeaseError, Signal, Targets,
 };
@@ -22,7 +23,10 @@ const KILL_ATTEMPT: u32 = 2;
 
 impl Books {
     pub(super) fn renew(&mut self, turn: &mut Turn, id: LeaseId) -> Result<Lease, LeaseError> {
-        let mut lease = self.find_live(id)?.clone();
+        let mut lease = match is_planted(Canary::RenewAfterExpiry) {
+            true => self.find_or_revive(id)?,
+            false => self.find_live(id)?.clone(),
+        };
         let ttl = lease.request.ttl;
         match &mut lease.phase {
             Phase::Waiting(wait) if lease.request.queue => wait.renew_by = Some(turn.at.boot + ttl),
@@ -35,6 +39,18 @@ impl Books {
         }
         self.put(turn, lease.clone());
         Ok(lease)
+    }
+
+    /// The bug of [`Canary::RenewAfterExpiry`].
+    fn find_or_revive(&self, id: LeaseId) -> Result<Lease, LeaseError> {
+        let mut lease = self.find(id)?.clone();
+        match lease.phase {
+            Phase::Reclaiming(grant, reclaim) if reclaim.reason == EndReason::Expired => {
+                lease.phase = Phase::Held(grant);
+                Ok(lease)
+            }
+            _ => self.find_live(id).cloned(),
+        }
     }
 
     pub(super) fn ready(&mut self, turn: &mut Turn, id: LeaseId) -> Result<Lease, LeaseError> {
@@ -65,8 +81,9 @@ impl Books {
             return;
         };
         let knows_key = lease.request.idempotency.is_some();
+        let outlives = lease.request.queue || is_planted(Canary::WaiterBoundToDeadClient);
         match &lease.phase {
-            Phase::Waiting(_) if !lease.request.queue => {
+            Phase::Waiting(_) if !outlives => {
                 self.end(turn, lease, EndReason::Cancelled);
             }
             Phase::Held(grant) if !grant.renewed && !knows_key => {
@@ -217,7 +234,16 @@ impl Books {
 
     fn end_in_emergency(&mut self, turn: &mut Turn, id: LeaseId, emergency: &Emergency) {
         let lease = self.leases[&id].clone();
-        let verify = self.policy.reclaim.verify || emergency.kill;
+        if is_planted(Canary::EmergencyForgetsFence) && lease.held().is_some() {
+            let notice = DrainNotice {
+                grace: None,
+                reason: emergency.reason.clone(),
+                by: emergency.by.clone(),
+            };
+            self.ask_to_go(turn, lease, DrainSource::Operator, &notice);
+            return;
+        }
+        let verify = self.verifies() || emergency.kill;
         if lease.occupying().is_some() && verify && !emergency.force_unsafe {
             let reason = EndReason::Emergency;
             self.reclaim(turn, lease, reason, emergency.kill, &emergency.reason);
@@ -299,6 +325,9 @@ impl Books {
     }
 
     pub(super) fn expire(&mut self, turn: &mut Turn) {
+        if is_planted(Canary::ExpiryByWallClock) {
+            self.expire_by_wall_clock(turn);
+        }
         self.in_bulk(|books| {
             while let Some(&(due, id)) = books.deadlines.first()
                 && due <= turn.at.boot
@@ -308,6 +337,19 @@ impl Books {
         });
         self.expire_devices(turn);
         self.prune(turn);
+    }
+
+    /// The bug of [`Canary::ExpiryByWallClock`].
+    fn expire_by_wall_clock(&mut self, turn: &mut Turn) {
+        let is_over = |lease: &&Lease| {
+            let grant = lease.held().filter(|grant| !grant.unresponsive);
+            grant.is_some_and(|grant| grant.expires.wall <= turn.at.wall)
+        };
+        if self.grace_until <= turn.at.boot {
+            for id in ids(self.leases.values().filter(is_over)) {
+                self.fall_due(turn, id);
+            }
+        }
     }
 
     fn prune(&mut self, turn: &mut Turn) {
@@ -433,13 +475,18 @@ impl Books {
             SignalRule::Never => false,
             SignalRule::Supervised => lease.process().is_some_and(|process| process.supervised),
         };
-        if self.policy.reclaim.verify {
+        if self.verifies() {
             return self.reclaim(turn, lease, reason, signal, text);
         }
         if signal {
             turn.effects.extend(signal_to(&lease, 1));
         }
         self.end(turn, lease, reason)
+    }
+
+    /// Whether memory of a forced end waits for the proof that its holder is gone.
+    fn verifies(&self) -> bool {
+        self.policy.reclaim.verify && !is_planted(Canary::FreeBeforeVerify)
     }
 
     /// Why it ended stays what it first was; attempts go on counting, so that late results are known as such.

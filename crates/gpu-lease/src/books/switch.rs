@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::mem;
 
 use super::{Books, Turn, ids};
+use crate::canary::{Canary, is_planted};
 use crate::command::{Event, EventKind, Expect, Switch, Switched, Unexpected};
 use crate::ids::LeaseId;
 use crate::lease::{Deadline, Drain, DrainSource, EndReason, Lease, Phase};
@@ -80,7 +81,9 @@ impl Books {
         });
         self.in_bulk(|books| {
             books.find_tenants(turn);
-            books.carry_out(turn, &plan);
+            if !is_planted(Canary::HalfAppliedPolicy) {
+                books.carry_out(turn, &plan);
+            }
         });
         Ok(Some(Switched { generation, plan }))
     }
@@ -112,7 +115,7 @@ impl Books {
         }
     }
 
-    fn is_unseen(&self, lease: &Lease) -> bool {
+    pub(super) fn is_unseen(&self, lease: &Lease) -> bool {
         let parts = lease.held().map(|grant| grant.allocations.as_slice());
         let mut parts = parts.unwrap_or(&[]).iter();
         parts.any(|part| !self.is_known(&part.device))

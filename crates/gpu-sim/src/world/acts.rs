@@ -1,0 +1,452 @@
+//! What clients and operators do, and what they make of the answers.
+
+use gpu_broker::Clock;
+use gpu_lease::{
+    Command, Cordon, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseId, Ms, Phase, Targets,
+};
+
+use super::client::{self, Call, Line, Reply, Sent, State, is_fair, is_over};
+use super::oracle::require;
+use super::{Checked, World, some_key};
+use crate::dice::Dice;
+
+impl World {
+    /// Some client does something.
+    pub(super) fn act(&mut self, dice: &mut Dice) -> Checked {
+        let who = dice.below(self.clients.len() as u64) as usize;
+        match &self.clients[who].state {
+            State::Idle => self.ask(dice, who),
+            State::Asking { .. } => {
+                if dice.chance(6) {
+                    self.vanish(who);
+                }
+                Ok(())
+            }
+            State::Waiting { id, line } => {
+                let (id, on_line) = (*id, line.is_some());
+                self.wait_on(dice, who, id, on_line)
+            }
+            State::Holding { id } => {
+                let id = *id;
+                self.hold_on(dice, who, id)
+            }
+        }
+    }
+
+    fn ask(&mut self, dice: &mut Dice, who: usize) -> Checked {
+        let client = &mut self.clients[who];
+        let again = client.unsure && dice.chance(80);
+        let request = match client.request.take().filter(|_| again) {
+            Some(request) => request,
+            None => client.think(dice, &self.machine),
+        };
+        client.unsure = false;
+        client.request = Some(request.clone());
+        let id = LeaseId::from_bits(dice.bits());
+        let handle = self.handle().clone();
+        let line = Line::open(&handle, id);
+        let mut call = Call::acquire(&handle, id, request);
+        match call.poll() {
+            None => self.clients[who].state = State::Asking { id, call, line },
+            Some(_refused) => line.hang_up_politely(),
+        }
+        Ok(())
+    }
+
+    /// The connection goes, and whoever held it forgets about it.
+    fn vanish(&mut self, who: usize) {
+        let client = &mut self.clients[who];
+        let state = std::mem::replace(&mut client.state, State::Idle);
+        let id = match &state {
+            State::Asking { id, .. } | State::Waiting { id, line: Some(_) } => *id,
+            State::Idle | State::Waiting { .. } | State::Holding { .. } => return,
+        };
+        let keyed = client
+            .request
+            .as_ref()
+            .is_some_and(|request| request.idempotency.is_some());
+        client.unsure = keyed;
+        drop(state);
+        self.gone.push(id);
+    }
+
+    fn wait_on(&mut self, dice: &mut Dice, who: usize, id: LeaseId, on_line: bool) -> Checked {
+        match dice.below(100) {
+            0..5 if on_line => self.vanish(who),
+            0..60 if !on_line => self.send(who, Sent::Renew(id)),
+            60..66 => self.send(who, Sent::Release(id)),
+            _ => {
+                if let Some(lease) = self.handle().find(id) {
+                    return self.news(who, &lease);
+                }
+                if !on_line {
+                    self.clients[who].state = State::Idle;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hold_on(&mut self, dice: &mut Dice, who: usize, id: LeaseId) -> Checked {
+        match dice.below(100) {
+            0..55 => self.send(who, Sent::Renew(id)),
+            55..60 => self.send(who, Sent::Ready(id)),
+            60..72 => self.send(who, Sent::Release(id)),
+            72..92 => self.load(dice, who, id),
+            92..97 => {
+                // It dies and says nothing.
+                let client = &mut self.clients[who];
+                if let Some(process) = client.process.take() {
+                    self.machine.exit(&process);
+                }
+                client.state = State::Idle;
+            }
+            _ => {
+                if let Some(lease) = self.handle().find(id) {
+                    return self.news(who, &lease);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The holder's process takes the memory that it was granted, or some of it.
+    fn load(&mut self, dice: &mut Dice, who: usize, id: LeaseId) {
+        let Some(process) = self.clients[who].process.clone() else {
+            return;
+        };
+        let Some(lease) = self.handle().find(id) else {
+            return;
+        };
+        for part in lease.held().iter().flat_map(|grant| &grant.allocations) {
+            let share = dice.pick(&[0, 50, 100, 100]);
+            self.machine
+                .load(&process, &part.device, part.memory / 100 * share);
+        }
+    }
+
+    pub(super) fn send(&mut self, who: usize, sent: Sent) {
+        if self.clients[who].calls.len() >= 3 {
+            return;
+        }
+        let command = match sent {
+            Sent::Renew(id) => Command::Renew { id },
+            Sent::Ready(id) => Command::Ready { id },
+            Sent::Release(id) => Command::Release { id },
+        };
+        let mut call = Call::lease(self.handle(), command);
+        if call.poll().is_none() {
+            self.clients[who].calls.push((sent, call));
+        }
+    }
+
+    /// Everybody hears what there is to hear.
+    pub(super) fn listen(&mut self) -> Checked {
+        for who in 0..self.clients.len() {
+            self.listen_to_acquire(who)?;
+            self.listen_on_line(who)?;
+            self.listen_to_calls(who)?;
+        }
+        self.listen_to_operators()
+    }
+
+    fn listen_to_acquire(&mut self, who: usize) -> Checked {
+        let State::Asking { id, call, .. } = &mut self.clients[who].state else {
+            return Ok(());
+        };
+        let (id, reply) = (*id, call.poll());
+        let Some(Reply::Acquire(answer)) = reply else {
+            return Ok(());
+        };
+        let State::Asking { line, .. } = self.leave(who) else {
+            return Ok(());
+        };
+        match answer {
+            Ok(lease) => self.was_taken(who, id, &lease, line),
+            Err(error) => {
+                line.hang_up_politely();
+                require(is_fair(&error), || format!("{id} was refused: {error}"))
+            }
+        }
+    }
+
+    /// The request became this lease, or was one already.
+    fn was_taken(&mut self, who: usize, id: LeaseId, lease: &Lease, line: Line) -> Checked {
+        self.heard(lease)?;
+        if lease.id != id {
+            self.stats.replays += 1;
+        }
+        if let Some(idempotency) = &lease.request.idempotency {
+            let first = *self.keys.entry(idempotency.key.clone()).or_insert(lease.id);
+            let forgotten = self.handle().find(first).is_none();
+            require(first == lease.id || forgotten, || {
+                format!("the same key is {first} and {}", lease.id)
+            })?;
+            self.keys.insert(idempotency.key.clone(), lease.id);
+        }
+        let on_line = lease.waiting().is_some() && !lease.request.queue && lease.id == id;
+        self.clients[who].state = State::Waiting {
+            id: lease.id,
+            line: None,
+        };
+        match on_line {
+            true => {
+                self.clients[who].state = State::Waiting {
+                    id,
+                    line: Some(line),
+                };
+            }
+            false => line.hang_up_politely(),
+        }
+        self.news(who, lease)
+    }
+
+    fn listen_on_line(&mut self, who: usize) -> Checked {
+        let State::Waiting {
+            line: Some(line), ..
+        } = &mut self.clients[who].state
+        else {
+            return Ok(());
+        };
+        match line.hear() {
+            Some(lease) => self.news(who, &lease),
+            None => Ok(()),
+        }
+    }
+
+    /// What a client makes of its lease as it is now.
+    fn news(&mut self, who: usize, lease: &Lease) -> Checked {
+        self.heard(lease)?;
+        if lease.held().is_some() {
+            if let State::Waiting { line, .. } = self.leave(who)
+                && let Some(line) = line
+            {
+                line.hang_up_politely();
+            }
+            self.clients[who].state = State::Holding { id: lease.id };
+        } else if lease.end_reason().is_some()
+            && let State::Waiting {
+                line: Some(line), ..
+            } = self.leave(who)
+        {
+            line.hang_up_politely();
+        }
+        Ok(())
+    }
+
+    fn listen_to_calls(&mut self, who: usize) -> Checked {
+        let calls = std::mem::take(&mut self.clients[who].calls);
+        for (sent, mut call) in calls {
+            match call.poll() {
+                None => self.clients[who].calls.push((sent, call)),
+                Some(Reply::Lease(answer)) => match answer {
+                    Ok(lease) => self.was_done(who, sent, &lease)?,
+                    Err(error) if is_over(&error) => {
+                        self.leave(who);
+                    }
+                    Err(_) => {}
+                },
+                Some(_) => return Err("another answer than to a command about a lease".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    fn was_done(&mut self, who: usize, sent: Sent, lease: &Lease) -> Checked {
+        self.heard(lease)?;
+        let now = self.clock.now().boot;
+        match sent {
+            Sent::Renew(id) if lease.held().is_some() => {
+                let until = now + lease.request.ttl;
+                self.watch.lock().oracle.promise(id, until);
+                return self.news(who, lease);
+            }
+            Sent::Release(id) => {
+                let over = lease.held().is_none() && lease.waiting().is_none();
+                require(over, || format!("{id} was released and is {lease:?}"))?;
+                self.leave(who);
+            }
+            Sent::Renew(_) | Sent::Ready(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Every answer about a lease: it is durable, and nothing that was said before is untrue.
+    pub(super) fn heard(&mut self, lease: &Lease) -> Checked {
+        let id = lease.id;
+        if lease.is_durable() {
+            let watch = self.watch.lock();
+            let row = watch.rows.leases.get(&id);
+            let stored = row.is_some_and(|row| row.revision >= lease.revision);
+            // Answered, and forgotten by the same turn.
+            let old = matches!(&lease.phase, Phase::Ended(ending)
+                if ending.at.boot + ENDED_KEPT_MS <= self.clock.now().boot);
+            require(stored || old, || {
+                format!("answered and not durable: {lease:?}\n  {row:?}")
+            })?;
+        }
+        let told = self.told.entry(id).or_default();
+        let fence = lease.grant().map(|grant| grant.fence);
+        let same = told.fence.is_none() || fence.is_none() || told.fence == fence;
+        require(same, || {
+            format!("{id} was told {:?} and hears of {fence:?}", told.fence)
+        })?;
+        let over = lease.end_reason().is_some();
+        // Answers of one turn may be heard in any order.
+        let later = told.over.is_some_and(|revision| revision <= lease.revision);
+        require(over || !later, || format!("{id} was over and is {lease:?}"))?;
+        told.fence = told.fence.or(fence);
+        if over {
+            told.over = told.over.or(Some(lease.revision));
+        }
+        Ok(())
+    }
+
+    /// The client has nothing any more; what it had is answered.
+    fn leave(&mut self, who: usize) -> State {
+        std::mem::replace(&mut self.clients[who].state, State::Idle)
+    }
+
+    pub(super) fn operate(&mut self, dice: &mut Dice) -> Checked {
+        let device = some_key(dice, &self.machine);
+        let by = "root".to_owned();
+        let notice = DrainNotice {
+            grace: dice.maybe(70, &[Ms(0), Ms(3_000), Ms(30_000)]),
+            reason: "maintenance".to_owned(),
+            by: by.clone(),
+        };
+        let some_lease = self.some_lease(dice);
+        let call = match (dice.below(10), some_lease) {
+            (0..2, _) => {
+                let until = dice.maybe(70, &[Ms(2_000), Ms(30_000)]);
+                let until = until.map(|length| self.clock.now().after(length));
+                let reason = "hot".to_owned();
+                let cordon = Cordon { reason, by, until };
+                Call::device(self.handle(), Command::Cordon { device, cordon })
+            }
+            (2..5, _) => Call::device(self.handle(), Command::Uncordon { device, by }),
+            (5, _) => Call::device(self.handle(), Command::DrainDevice { device, notice }),
+            (6, _) => {
+                self.vouch_for(&device);
+                Call::device(self.handle(), Command::ClearQuarantine { device, by })
+            }
+            (7, Some(id)) => Call::lease(self.handle(), Command::DrainLease { id, notice }),
+            (_, Some(id)) => {
+                let reason = "needed elsewhere".to_owned();
+                Call::lease(self.handle(), Command::Revoke { id, reason, by })
+            }
+            (_, None) => return Ok(()),
+        };
+        self.turbulent = true;
+        self.operate_by(Vec::new(), call);
+        Ok(())
+    }
+
+    pub(super) fn operate_by(&mut self, concerned: Vec<LeaseId>, mut call: Call) {
+        if call.poll().is_none() {
+            self.operators.push((concerned, call));
+        }
+    }
+
+    fn some_lease(&mut self, dice: &mut Dice) -> Option<LeaseId> {
+        let ids: Vec<LeaseId> = self
+            .clients
+            .iter()
+            .filter_map(|client| match client.state {
+                State::Holding { id } | State::Waiting { id, .. } => Some(id),
+                State::Idle | State::Asking { .. } => None,
+            })
+            .collect();
+        (!ids.is_empty()).then(|| dice.pick(&ids))
+    }
+
+    /// An administrator says that what is on the device is gone: nothing is proven from here on.
+    fn vouch_for(&mut self, device: &gpu_lease::DeviceKey) {
+        let snapshot = self.handle().snapshot();
+        let here = snapshot
+            .devices
+            .iter()
+            .filter(|state| state.device.key == *device);
+        let ids = here.flat_map(|state| state.occupants.iter().copied());
+        self.watch.lock().oracle.vouched.extend(ids);
+    }
+
+    pub(super) fn emergency(&mut self, dice: &mut Dice) -> Checked {
+        self.stats.emergencies += 1;
+        let targets = match dice.below(4) {
+            0 => Targets::All,
+            1 => Targets::Devices(vec![some_key(dice, &self.machine)]),
+            2 => match self.some_lease(dice) {
+                Some(id) => Targets::Leases(vec![id]),
+                None => Targets::Stuck,
+            },
+            _ => Targets::Stuck,
+        };
+        let emergency = Emergency {
+            targets,
+            reason: "fire".to_owned(),
+            by: "root".to_owned(),
+            kill: dice.chance(50),
+            cordon: dice.chance(10),
+            force_unsafe: dice.chance(20),
+        };
+        if emergency.force_unsafe {
+            for device in self.machine.keys() {
+                self.vouch_for(&device);
+            }
+        }
+        self.turbulent = true;
+        let call = Call::emergency(self.handle(), emergency);
+        self.operate_by(Vec::new(), call);
+        Ok(())
+    }
+
+    fn listen_to_operators(&mut self) -> Checked {
+        let calls = std::mem::take(&mut self.operators);
+        for (concerned, mut call) in calls {
+            match call.poll() {
+                None => self.operators.push((concerned, call)),
+                Some(Reply::Emergency(Ok(ended))) => self.all_ended(&ended)?,
+                Some(Reply::Lease(Ok(lease))) => self.heard(&lease)?,
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What an emergency names is over, for readers too: its fence is no longer current.
+    fn all_ended(&mut self, ended: &[LeaseId]) -> Checked {
+        for id in ended {
+            let lease = self.handle().find(*id);
+            let over = lease
+                .as_ref()
+                .is_none_or(|lease| lease.end_reason().is_some());
+            require(over, || {
+                format!("an emergency ended {id}, and it is {lease:?}")
+            })?;
+            if let Some(lease) = lease {
+                self.heard(&lease)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A connection that nobody holds any more.
+pub(super) fn forget_calls(clients: &mut [client::Client]) {
+    for client in clients {
+        client.calls.clear();
+        let state = std::mem::replace(&mut client.state, State::Idle);
+        let keyed = |client: &client::Client| {
+            let request = client.request.as_ref();
+            request.is_some_and(|request| request.idempotency.is_some())
+        };
+        client.state = match state {
+            State::Asking { .. } | State::Waiting { line: Some(_), .. } => {
+                client.unsure = keyed(client);
+                State::Idle
+            }
+            kept => kept,
+        };
+    }
+}

@@ -1,0 +1,280 @@
+//! What must hold of everything that becomes durable, whoever asked for it: each row is held against the one
+//! before it and against the machine.
+
+use std::collections::BTreeMap;
+
+use gpu_broker::{Clock, Processes};
+use gpu_lease::{
+    At, BootMs, DeviceKey, ENDED_KEPT_MAX, EndReason, Event, EventKind, Fence, Grant, Lease,
+    LeaseId, Ms, Phase,
+};
+use gpu_store::{Batch, EventPosition};
+use std::sync::Arc;
+
+use super::machine::{HostClock, Machine};
+use super::rows::Rows;
+
+/// An ended lease can be asked for so long.
+const KEPT: Ms = gpu_lease::ENDED_KEPT_MS;
+
+/// Watches the rows. What it finds wrong it keeps until it is asked.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    pub(super) machine: Option<(Machine, Arc<HostClock>)>,
+    highest_fence: Option<Fence>,
+    /// Which policy each generation is, by hash.
+    generations: BTreeMap<u64, String>,
+    last_event: Option<EventPosition>,
+    /// Until when each lease was promised to its holder.
+    pub(super) promised: BTreeMap<LeaseId, BootMs>,
+    /// Leases that somebody vouched for: nothing has to be proven of them.
+    pub(super) vouched: std::collections::BTreeSet<LeaseId>,
+    /// How leases ended, by reason.
+    pub(super) ends: BTreeMap<EndReason, u64>,
+    /// The first thing that does not hold.
+    pub(super) wrong: Option<String>,
+    /// Every new grant is on its devices; see [`Oracle::take_grants`].
+    grants: Vec<LeaseId>,
+    pub(super) granted: u64,
+}
+
+type Checked = Result<(), String>;
+
+impl Oracle {
+    /// One durable write; `rows` are those before it.
+    pub(super) fn see(&mut self, batch: &Batch<'_>, rows: &Rows) {
+        if let Err(wrong) = self.judge(batch, rows) {
+            self.wrong.get_or_insert(wrong);
+        }
+    }
+
+    /// Somebody was told that a lease lasts so long.
+    pub(super) fn promise(&mut self, id: LeaseId, until: BootMs) {
+        let promised = self.promised.entry(id).or_insert(until);
+        *promised = until.max(*promised);
+    }
+
+    /// Boot times of an earlier boot promise nothing.
+    pub(super) fn forget_promises(&mut self) {
+        self.promised.clear();
+    }
+
+    /// The leases that were granted since this was last asked.
+    pub(super) fn take_grants(&mut self) -> Vec<LeaseId> {
+        std::mem::take(&mut self.grants)
+    }
+
+    fn judge(&mut self, batch: &Batch<'_>, rows: &Rows) -> Checked {
+        let (machine, clock) = self.machine.clone().ok_or("nobody told of the machine")?;
+        let at = clock.now();
+        counters_rise(batch, rows)?;
+        self.events_rise(batch)?;
+        self.generations_stay(batch)?;
+        let mut granted: Vec<(Fence, LeaseId)> = Vec::new();
+        for lease in &batch.leases {
+            let before = rows.leases.get(&lease.id);
+            one_way(before, lease)?;
+            told_of(before, lease, &batch.events)?;
+            if let Some(grant) = new_grant(before, lease) {
+                granted.push((grant.fence, lease.id));
+            }
+            if let Some(grant) = lease.held() {
+                self.promise(lease.id, grant.expires.boot);
+            }
+            if let Some(before) = before {
+                self.ends_rightly(before, lease, at, &machine)?;
+                self.frees_rightly(before, lease, &machine)?;
+            }
+        }
+        granted.sort_unstable();
+        self.fences_rise(&granted, batch)?;
+        for id in &batch.pruned {
+            let row = rows.leases.get(id);
+            let old = row.is_none_or(|row| match &row.phase {
+                Phase::Ended(ending) => {
+                    ending.at.boot + KEPT <= at.boot || rows.leases.len() > ENDED_KEPT_MAX
+                }
+                Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) => false,
+            });
+            require(old, || format!("{id} is forgotten too early: {row:?}"))?;
+        }
+        self.granted += granted.len() as u64;
+        self.grants.extend(granted.into_iter().map(|(_, id)| id));
+        Ok(())
+    }
+
+    fn fences_rise(&mut self, granted: &[(Fence, LeaseId)], batch: &Batch<'_>) -> Checked {
+        for (fence, id) in granted {
+            let rises = self.highest_fence.is_none_or(|highest| highest < *fence);
+            require(rises, || {
+                format!("{id} got fence {fence}, which was given before")
+            })?;
+            self.highest_fence = Some(*fence);
+        }
+        let next = batch.counters.next_fence;
+        let rises = self.highest_fence.is_none_or(|highest| highest < next);
+        require(rises, || format!("fence {next} would be given again"))
+    }
+
+    fn events_rise(&mut self, batch: &Batch<'_>) -> Checked {
+        for event in &batch.events {
+            let rises = self.last_event.is_none_or(|last| last < event.position);
+            let (last, position) = (self.last_event, event.position);
+            require(rises, || format!("event {position:?} after {last:?}"))?;
+            let known = position.revision <= batch.counters.revision;
+            require(known, || format!("event {position:?} of a later revision"))?;
+            self.last_event = Some(position);
+        }
+        Ok(())
+    }
+
+    fn generations_stay(&mut self, batch: &Batch<'_>) -> Checked {
+        let Some(policy) = &batch.policy else {
+            return Ok(());
+        };
+        let (generation, hash) = (policy.generation, &policy.source.hash);
+        let known = self.generations.entry(generation).or_insert(hash.clone());
+        require(known == hash, || {
+            format!("generation {generation} was {known} and is {hash}")
+        })
+    }
+
+    /// Nothing ends before its time, and nobody is called dead who lives.
+    fn ends_rightly(
+        &mut self,
+        before: &Lease,
+        after: &Lease,
+        at: At,
+        machine: &Machine,
+    ) -> Checked {
+        let (None, Some(reason)) = (before.end_reason(), after.end_reason()) else {
+            return Ok(());
+        };
+        *self.ends.entry(reason).or_default() += 1;
+        let id = after.id;
+        match reason {
+            EndReason::Expired => {
+                let promised = self.promised.get(&id).copied();
+                let due = promised.or(before.waiting().and_then(|wait| wait.renew_by));
+                require(due.is_none_or(|due| due <= at.boot), || {
+                    format!("{id} was promised until {due:?} and expired at {at:?}")
+                })?;
+                let process = before.held().and(before.process());
+                require(process.is_none(), || {
+                    format!("{id} expired, but its process is registered: {before:?}")
+                })
+            }
+            EndReason::ProcessGone => {
+                let lives = before
+                    .process()
+                    .is_none_or(|process| machine.is_alive(process));
+                require(!lives, || {
+                    format!("{id} ended as process_gone, and it lives")
+                })
+            }
+            EndReason::WaitTimeout => {
+                let until = before.waiting().and_then(|wait| wait.until);
+                require(until.is_some_and(|until| until <= at.boot), || {
+                    format!("{id} waited until {until:?} and gave up at {at:?}")
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a holder with a process held is free after a forced end only once that process is gone.
+    fn frees_rightly(&self, before: &Lease, after: &Lease, machine: &Machine) -> Checked {
+        let (Some(grant), None) = (before.occupying(), after.occupying()) else {
+            return Ok(());
+        };
+        let (Some(process), Some(reason)) = (before.process(), after.end_reason()) else {
+            return Ok(());
+        };
+        let clean = matches!(
+            reason,
+            EndReason::Released
+                | EndReason::ProcessGone
+                | EndReason::HostRebooted
+                | EndReason::DeviceLost
+        );
+        if clean || self.vouched.contains(&after.id) || machine.is_gone(process) {
+            return Ok(());
+        }
+        let used = |key: &DeviceKey| machine.used_by(process, key);
+        let parts = grant.allocations.iter();
+        let left: u64 = parts.map(|part| used(&part.device)).sum();
+        require(left == 0, || {
+            format!(
+                "{} is free after {reason}, and its process lives with {left} bytes",
+                after.id
+            )
+        })
+    }
+}
+
+fn counters_rise(batch: &Batch<'_>, rows: &Rows) -> Checked {
+    let Some(before) = rows.counters else {
+        return Ok(());
+    };
+    let now = batch.counters;
+    let rises = before.revision <= now.revision
+        && before.next_fence <= now.next_fence
+        && before.generation <= now.generation;
+    require(rises, || {
+        format!("counters went from {before:?} to {now:?}")
+    })
+}
+
+/// Waiting, held, reclaiming, ended: never back; a grant stays what it is, an end keeps its reason.
+fn one_way(before: Option<&Lease>, after: &Lease) -> Checked {
+    let Some(before) = before else {
+        return Ok(());
+    };
+    let rank = |lease: &Lease| match lease.phase {
+        Phase::Waiting(_) => 0,
+        Phase::Held(_) => 1,
+        Phase::Reclaiming(..) => 2,
+        Phase::Ended(_) => 3,
+    };
+    let same_grant = match (before.grant(), after.grant()) {
+        (Some(a), Some(b)) => is_same(a, b),
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    let reason = before.end_reason();
+    let fine = rank(before) <= rank(after)
+        && same_grant
+        && before.revision <= after.revision
+        && before.request.idempotency == after.request.idempotency
+        && reason.is_none_or(|reason| after.end_reason() == Some(reason));
+    require(fine, || format!("from {before:?} to {after:?}"))
+}
+
+fn is_same(a: &Grant, b: &Grant) -> bool {
+    (a.fence, a.at, a.generation, &a.allocations) == (b.fence, b.at, b.generation, &b.allocations)
+}
+
+fn new_grant<'a>(before: Option<&Lease>, after: &'a Lease) -> Option<&'a Grant> {
+    let was_granted = before.is_some_and(|before| before.grant().is_some());
+    after.grant().filter(|_| !was_granted)
+}
+
+/// Every step of a life is in the audit, in the same write.
+fn told_of(before: Option<&Lease>, after: &Lease, events: &[gpu_store::StoredEvent]) -> Checked {
+    let has = |kind: EventKind| {
+        let of = |event: &Event| event.lease == Some(after.id) && event.kind == kind;
+        events.iter().any(|stored| of(&stored.event))
+    };
+    let granted = new_grant(before, after).is_none() || has(EventKind::LeaseGranted);
+    let was_over = before.is_some_and(|before| matches!(before.phase, Phase::Ended(_)));
+    let is_over = matches!(after.phase, Phase::Ended(_));
+    let ended = !is_over || was_over || has(EventKind::LeaseEnded);
+    require(granted && ended, || format!("no event tells of {after:?}"))
+}
+
+pub(super) fn require(holds: bool, what: impl FnOnce() -> String) -> Checked {
+    match holds {
+        true => Ok(()),
+        false => Err(what()),
+    }
+}

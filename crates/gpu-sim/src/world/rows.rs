@@ -1,0 +1,191 @@
+//! The store of a world: redb on a disk that can lose its power, watched by somebody who remembers every
+//! row that was ever durable.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId};
+use gpu_store::{
+    Batch, CommitError, CrashDisk, EventPage, EventPosition, LastGood, OpenError, ReadError,
+    RedbStore, Settings, Store, StoreId, Stored, StoredEvent,
+};
+use parking_lot::Mutex;
+
+use super::oracle::Oracle;
+
+/// So many of the latest events are compared after a crash.
+const TAIL: usize = 32;
+
+/// How the next commit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The process dies before anything is written.
+    Before,
+    /// The power goes after so many operations of the disk.
+    Torn(u64),
+    /// The process dies when everything is written, before anybody hears of it.
+    After,
+    /// The disk says no, and everybody lives.
+    Refused,
+}
+
+/// The rows as they must be found again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Rows {
+    pub(super) boot_id: Option<String>,
+    pub(super) counters: Option<Counters>,
+    pub(super) leases: BTreeMap<LeaseId, Lease>,
+    pub(super) cordons: BTreeMap<DeviceKey, Cordon>,
+    pub(super) policy: Option<LastGood>,
+    pub(super) settings: Settings,
+    pub(super) tail: VecDeque<StoredEvent>,
+}
+
+impl Rows {
+    pub(super) fn apply(&mut self, batch: &Batch<'_>) {
+        self.counters = Some(batch.counters);
+        self.boot_id = batch.boot_id.clone().or(self.boot_id.take());
+        self.policy = batch.policy.clone().or(self.policy.take());
+        if let Some(settings) = &batch.settings {
+            self.settings = settings.clone();
+        }
+        let leases = batch.leases.iter();
+        self.leases
+            .extend(leases.map(|lease| (lease.id, (*lease).clone())));
+        for id in &batch.pruned {
+            self.leases.remove(id);
+        }
+        for (device, cordon) in &batch.cordons {
+            match cordon {
+                Some(cordon) => drop(self.cordons.insert(device.clone(), cordon.clone())),
+                None => drop(self.cordons.remove(device)),
+            }
+        }
+        self.tail.extend(batch.events.iter().cloned());
+        let excess = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..excess);
+    }
+
+    /// Whether a store that was opened again holds exactly this.
+    fn is_in(&self, stored: &Stored, tail: &[StoredEvent]) -> Result<(), String> {
+        let same = |what: &str, same: bool| match same {
+            true => Ok(()),
+            false => Err(format!("the {what} that were found are others")),
+        };
+        let rows = stored.rows.as_ref();
+        same("counters", rows.map(|rows| rows.counters) == self.counters)?;
+        let leases = rows.map_or(&[][..], |rows| &rows.leases);
+        same("leases", leases.iter().eq(self.leases.values()))?;
+        let cordons = rows.map_or(&[][..], |rows| &rows.cordons);
+        let found = cordons.iter().map(|(device, cordon)| (device, cordon));
+        same("cordons", found.eq(&self.cordons))?;
+        same("boot", stored.boot_id == self.boot_id)?;
+        same("policy", stored.policy == self.policy)?;
+        same("settings", stored.settings == self.settings)?;
+        same("events", tail.iter().eq(&self.tail))
+    }
+}
+
+/// The store that the broker sees.
+pub(super) struct WatchedStore {
+    redb: RedbStore,
+    watch: Arc<Mutex<Watch>>,
+}
+
+/// Who remembers.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    pub(super) rows: Rows,
+    /// What the rows are if the commit that was cut got through.
+    perhaps: Option<Rows>,
+    pub(super) ending: Option<Ending>,
+    pub(super) commits: u64,
+    pub(super) oracle: Oracle,
+}
+
+impl WatchedStore {
+    /// Opens what a crash left, and finds everything that was durable.
+    pub(super) fn open(disk: CrashDisk, watch: Arc<Mutex<Watch>>) -> Result<Self, String> {
+        let opened = RedbStore::open_on(disk, StoreId::from_bits(7));
+        let redb = opened.map_err(|error: OpenError| format!("after a crash: {error}"))?;
+        watch.lock().find_again(&redb)?;
+        Ok(Self { redb, watch })
+    }
+}
+
+impl Watch {
+    /// The cut commit is there as a whole, or not at all.
+    fn find_again(&mut self, redb: &RedbStore) -> Result<(), String> {
+        let stored = redb.load().map_err(|error| error.to_string())?;
+        let perhaps = self.perhaps.take();
+        let found = |rows: &Rows| {
+            let before = rows.tail.front().map(|event| event.position);
+            let page = redb.events(before.map(just_before), TAIL + 1);
+            let page = page.map_err(|error| error.to_string())?;
+            rows.is_in(&stored, &page.events)
+        };
+        match (found(&self.rows), perhaps) {
+            (Ok(()), _) => Ok(()),
+            (Err(why), None) => Err(format!("not what was durable: {why}")),
+            (Err(why), Some(rows)) => {
+                let other = found(&rows);
+                other.map_err(|other| format!("neither before ({why}) nor after ({other})"))?;
+                self.rows = rows;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn just_before(position: EventPosition) -> EventPosition {
+    match position.n {
+        0 => EventPosition {
+            revision: position.revision.saturating_sub(1),
+            n: u32::MAX,
+        },
+        n => EventPosition {
+            n: n - 1,
+            ..position
+        },
+    }
+}
+
+impl Store for WatchedStore {
+    fn load(&self) -> Result<Stored, ReadError> {
+        self.redb.load()
+    }
+
+    fn commit(&self, batch: &Batch<'_>) -> Result<(), CommitError> {
+        let mut watch = self.watch.lock();
+        let ending = watch.ending.take();
+        let died = |detail: &str| CommitError {
+            detail: detail.to_owned(),
+        };
+        match ending {
+            None | Some(Ending::After) => self.redb.commit(batch)?,
+            Some(Ending::Before) => return Err(died("the process died before the commit")),
+            Some(Ending::Refused) => return Err(died("no space left on device")),
+            Some(Ending::Torn(_)) => {
+                // The disk was told when to fail; what gets through is found out when it is opened again.
+                if let Err(error) = self.redb.commit(batch) {
+                    let mut rows = watch.rows.clone();
+                    rows.apply(batch);
+                    watch.perhaps = Some(rows);
+                    return Err(error);
+                }
+            }
+        }
+        watch.commits += 1;
+        let Watch { oracle, rows, .. } = &mut *watch;
+        oracle.see(batch, rows);
+        rows.apply(batch);
+        match ending {
+            Some(Ending::After) => Err(died("the process died after the commit")),
+            _ => Ok(()),
+        }
+    }
+
+    fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError> {
+        self.redb.events(after, limit)
+    }
+}

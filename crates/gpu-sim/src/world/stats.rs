@@ -1,0 +1,110 @@
+//! What lives came to, in numbers that are the same for the same seeds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::AddAssign;
+
+use gpu_lease::EndReason;
+
+/// How much happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Lives told to their end.
+    pub seeds: u64,
+    /// Things that happened.
+    pub steps: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Durable writes.
+    pub commits: u64,
+    /// Ends of the broker at a bad moment, all together.
+    pub crashes: u64,
+    /// Those of them that were a loss of power.
+    pub power_cuts: u64,
+    /// Those of them that hit a disk with something written and not synced.
+    pub torn_images: u64,
+    /// Those of them that hit a recovery.
+    pub in_recovery: u64,
+    /// Boots of the host.
+    pub reboots: u64,
+    /// The loop did not run for a while.
+    pub pauses: u64,
+    /// Somebody set the civil clock.
+    pub wall_steps: u64,
+    /// Policy reloads, whatever came of them.
+    pub reloads: u64,
+    /// Those of them that switched the policy.
+    pub switches: u64,
+    /// Emergency releases.
+    pub emergencies: u64,
+    /// Signals to processes.
+    pub signals: u64,
+    /// Grants.
+    pub granted: u64,
+    /// Retries that were answered by the lease that was there.
+    pub replays: u64,
+    /// How leases ended.
+    pub ends: BTreeMap<EndReason, u64>,
+}
+
+impl Stats {
+    /// All numbers with a word for each.
+    pub fn numbers(&self) -> [(&'static str, u64); 17] {
+        [
+            ("seeds", self.seeds),
+            ("steps", self.steps),
+            ("turns", self.turns),
+            ("commits", self.commits),
+            ("crashes", self.crashes),
+            ("power cuts", self.power_cuts),
+            ("torn images", self.torn_images),
+            ("crashes in recovery", self.in_recovery),
+            ("reboots", self.reboots),
+            ("pauses", self.pauses),
+            ("wall clock steps", self.wall_steps),
+            ("reloads", self.reloads),
+            ("policy switches", self.switches),
+            ("emergencies", self.emergencies),
+            ("signals", self.signals),
+            ("grants", self.granted),
+            ("replays", self.replays),
+        ]
+    }
+}
+
+impl AddAssign<&Stats> for Stats {
+    fn add_assign(&mut self, other: &Stats) {
+        self.seeds += other.seeds;
+        self.steps += other.steps;
+        self.turns += other.turns;
+        self.commits += other.commits;
+        self.crashes += other.crashes;
+        self.power_cuts += other.power_cuts;
+        self.torn_images += other.torn_images;
+        self.in_recovery += other.in_recovery;
+        self.reboots += other.reboots;
+        self.pauses += other.pauses;
+        self.wall_steps += other.wall_steps;
+        self.reloads += other.reloads;
+        self.switches += other.switches;
+        self.emergencies += other.emergencies;
+        self.signals += other.signals;
+        self.granted += other.granted;
+        self.replays += other.replays;
+        for (reason, count) in &other.ends {
+            *self.ends.entry(*reason).or_default() += count;
+        }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (word, number) in self.numbers() {
+            writeln!(f, "{number:>12}  {word}")?;
+        }
+        for (reason, number) in &self.ends {
+            writeln!(f, "{number:>12}  ended: {reason}")?;
+        }
+        Ok(())
+    }
+}
