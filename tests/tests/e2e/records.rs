@@ -12,7 +12,7 @@ fn events(host: &Host, args: &[&str]) -> Vec<gpu_api::Event> {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let lines = ran.stdout.lines();
     lines
-        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|line| serde_json::from_str(line).expect("an event"))
         .collect()
 }
 
@@ -21,7 +21,7 @@ fn usage(host: &Host, args: &[&str]) -> UsageReport {
     all.extend(args);
     let ran = host.run(&all);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    serde_json::from_str(&ran.stdout).unwrap()
+    serde_json::from_str(&ran.stdout).expect("a report")
 }
 
 #[test]

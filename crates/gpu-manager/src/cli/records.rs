@@ -162,13 +162,16 @@ fn what(event: &Event) -> String {
     format!("{first}{more}{}", by.unwrap_or_default())
 }
 
+/// A name of a row.
+type NameOf = fn(&UsageSum) -> &Option<String>;
+
 fn render(report: &UsageReport, now: Timestamp, paint: Paint) -> String {
     let since = clean(&clock(&report.since, now));
     if report.rows.is_empty() {
         return format!("nothing was held since {since}\n");
     }
     let (by, rows) = (report.by, report.rows.iter());
-    let names: [(bool, &'static str, fn(&UsageSum) -> &Option<String>); 3] = [
+    let names: [(bool, &'static str, NameOf); 3] = [
         (by.user, "USER", |row| &row.user),
         (by.tenant, "TENANT", |row| &row.tenant),
         (by.device, "DEVICE", |row| &row.device),
