@@ -7,6 +7,7 @@
 mod broker;
 mod browser;
 mod events;
+pub mod evidence;
 mod host;
 mod http;
 mod patience;

@@ -9,6 +9,7 @@ mod agreement;
 mod checkers;
 mod coverage;
 mod dice;
+pub mod exhaustive;
 mod reference;
 mod scene;
 mod simulation;

@@ -22,9 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_broker::{Clock, Handle, Life, Reloader, SourceFile};
-use gpu_lease::{
-    BootMs, Command, DeviceKey, Effect, Fence, LeaseId, Ms, Process, Signal, WallMs,
-};
+use gpu_lease::{BootMs, Command, DeviceKey, Effect, Fence, LeaseId, Ms, Process, Signal, WallMs};
 use gpu_store::CrashDisk;
 use parking_lot::Mutex;
 
@@ -235,6 +233,8 @@ impl World {
             Ok(None) => Err("the loop ended, and nobody asked it to".to_owned()),
             Err(fatal) => {
                 self.say(|| fatal.to_string());
+                // Whoever was answered all the same has heard it.
+                self.listen()?;
                 self.recover(dice)
             }
         }
@@ -293,6 +293,8 @@ impl World {
     fn look_at_devices(&mut self) -> Checked {
         let devices = self.machine.devices();
         self.turbulent = true;
+        let now = self.clock.now().boot;
+        self.watch.lock().oracle.tell_devices(&devices, now);
         let told = self.life().tell(Command::Inventory(devices));
         told.map_err(|error| error.to_string())
     }

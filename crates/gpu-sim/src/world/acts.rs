@@ -1,12 +1,14 @@
 //! What clients and operators do, and what they make of the answers.
 
-use gpu_broker::Clock;
+use gpu_broker::{AcquireError, Clock};
 use gpu_lease::{
-    Command, Cordon, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseId, Ms, Phase, Targets,
+    Command, Cordon, DeviceKey, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseId, Ms, Phase,
+    Targets,
 };
 
-use super::client::{self, Call, Line, Reply, Sent, State, is_fair, is_over};
+use super::client::{Call, Client, Line, Reply, Sent, State, is_fair, is_over};
 use super::oracle::require;
+use super::rows::Watch;
 use super::{Checked, World, some_key};
 use crate::dice::Dice;
 
@@ -35,7 +37,7 @@ impl World {
 
     fn ask(&mut self, dice: &mut Dice, who: usize) -> Checked {
         let client = &mut self.clients[who];
-        let again = client.unsure && dice.chance(80);
+        let again = client.unsure && client.has_key() && dice.chance(80);
         let request = match client.request.take().filter(|_| again) {
             Some(request) => request,
             None => client.think(dice, &self.machine),
@@ -61,11 +63,7 @@ impl World {
             State::Asking { id, .. } | State::Waiting { id, line: Some(_) } => *id,
             State::Idle | State::Waiting { .. } | State::Holding { .. } => return,
         };
-        let keyed = client
-            .request
-            .as_ref()
-            .is_some_and(|request| request.idempotency.is_some());
-        client.unsure = keyed;
+        client.unsure = true;
         drop(state);
         self.gone.push(id);
     }
@@ -165,6 +163,7 @@ impl World {
             Ok(lease) => self.was_taken(who, id, &lease, line),
             Err(error) => {
                 line.hang_up_politely();
+                self.clients[who].unsure = matches!(error, AcquireError::Unavailable(_));
                 require(is_fair(&error), || format!("{id} was refused: {error}"))
             }
         }
@@ -327,7 +326,7 @@ impl World {
             (2..5, _) => Call::device(self.handle(), Command::Uncordon { device, by }),
             (5, _) => Call::device(self.handle(), Command::DrainDevice { device, notice }),
             (6, _) => {
-                self.vouch_for(&device);
+                self.vouch_for(std::slice::from_ref(&device));
                 Call::device(self.handle(), Command::ClearQuarantine { device, by })
             }
             (7, Some(id)) => Call::lease(self.handle(), Command::DrainLease { id, notice }),
@@ -360,15 +359,15 @@ impl World {
         (!ids.is_empty()).then(|| dice.pick(&ids))
     }
 
-    /// An administrator says that what is on the device is gone: nothing is proven from here on.
-    fn vouch_for(&mut self, device: &gpu_lease::DeviceKey) {
-        let snapshot = self.handle().snapshot();
-        let here = snapshot
-            .devices
-            .iter()
-            .filter(|state| state.device.key == *device);
-        let ids = here.flat_map(|state| state.occupants.iter().copied());
-        self.watch.lock().oracle.vouched.extend(ids);
+    /// An administrator says that what is on these devices is gone: nothing is proven from here on.
+    fn vouch_for(&mut self, devices: &[DeviceKey]) {
+        let Watch { rows, oracle, .. } = &mut *self.watch.lock();
+        let is_there = |lease: &&Lease| {
+            let grant = lease.occupying();
+            grant.is_some_and(|grant| devices.iter().any(|device| grant.on(device).is_some()))
+        };
+        let there = rows.leases.values().filter(is_there);
+        oracle.vouched.extend(there.map(|lease| lease.id));
     }
 
     pub(super) fn emergency(&mut self, dice: &mut Dice) -> Checked {
@@ -391,9 +390,7 @@ impl World {
             force_unsafe: dice.chance(20),
         };
         if emergency.force_unsafe {
-            for device in self.machine.keys() {
-                self.vouch_for(&device);
-            }
+            self.vouch_for(&self.machine.keys());
         }
         self.turbulent = true;
         let call = Call::emergency(self.handle(), emergency);
@@ -432,21 +429,16 @@ impl World {
     }
 }
 
-/// A connection that nobody holds any more.
-pub(super) fn forget_calls(clients: &mut [client::Client]) {
+/// The broker is gone, and with it every connection.
+pub(super) fn lose_connections(clients: &mut [Client]) {
     for client in clients {
         client.calls.clear();
-        let state = std::mem::replace(&mut client.state, State::Idle);
-        let keyed = |client: &client::Client| {
-            let request = client.request.as_ref();
-            request.is_some_and(|request| request.idempotency.is_some())
-        };
-        client.state = match state {
-            State::Asking { .. } | State::Waiting { line: Some(_), .. } => {
-                client.unsure = keyed(client);
-                State::Idle
-            }
-            kept => kept,
-        };
+        if matches!(
+            client.state,
+            State::Asking { .. } | State::Waiting { line: Some(_), .. }
+        ) {
+            client.unsure = true;
+            client.state = State::Idle;
+        }
     }
 }

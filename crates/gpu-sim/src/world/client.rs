@@ -143,7 +143,7 @@ pub(super) struct Client {
     pub(super) process: Option<Process>,
     /// Keys that it used up.
     pub(super) keys: u64,
-    /// It asked under a key and never heard what came of it.
+    /// It asked, and never heard what came of it.
     pub(super) unsure: bool,
 }
 
@@ -166,6 +166,12 @@ impl Client {
             keys: 0,
             unsure: false,
         }
+    }
+
+    /// Whether asking again is safe.
+    pub(super) fn has_key(&self) -> bool {
+        let request = self.request.as_ref();
+        request.is_some_and(|request| request.idempotency.is_some())
     }
 
     /// Another request of this client.

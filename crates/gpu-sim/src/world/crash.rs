@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gpu_broker::{Clock, Config, Life, ReloadStart, Reloader, SourceFile, StartPolicy, Started};
 use gpu_lease::{Effect, Ms};
 
-use super::acts::forget_calls;
+use super::acts::lose_connections;
 use super::oracle::require;
 use super::rows::{Ending, WatchedStore};
 use super::{Checked, START_GRACE, World};
@@ -96,7 +96,7 @@ impl World {
         self.gone.clear();
         self.watched.clear();
         self.reports.clear();
-        forget_calls(&mut self.clients);
+        lose_connections(&mut self.clients);
     }
 
     fn reboot(&mut self, away: Ms) {
@@ -149,6 +149,7 @@ impl World {
         self.turbulent = true;
         self.turned = self.clock.now().boot;
         self.grace_until = self.turned + START_GRACE;
+        self.watch.lock().oracle.forget_devices();
         self.perform(dice, effects)?;
         let files = self.files.clone();
         let read = move || -> Result<Vec<SourceFile>, String> { Ok(files.lock().clone()) };

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
-    At, BootMs, DeviceKey, ENDED_KEPT_MAX, EndReason, Event, EventKind, Fence, Grant, Lease,
-    LeaseId, Ms, Phase,
+    At, BootMs, Device, DeviceKey, ENDED_KEPT_MAX, EndReason, Event, EventKind, Fence, Grant,
+    Lease, LeaseId, Ms, Phase,
 };
 use gpu_store::{Batch, EventPosition};
 use std::sync::Arc;
@@ -16,6 +16,8 @@ use super::rows::Rows;
 
 /// An ended lease can be asked for so long.
 const KEPT: Ms = gpu_lease::ENDED_KEPT_MS;
+/// A device that is missing keeps its leases so long.
+const LOST_GRACE: Ms = Ms(60_000);
 
 /// Watches the rows. What it finds wrong it keeps until it is asked.
 #[derive(Debug, Default)]
@@ -29,6 +31,8 @@ pub(super) struct Oracle {
     pub(super) promised: BTreeMap<LeaseId, BootMs>,
     /// Leases that somebody vouched for: nothing has to be proven of them.
     pub(super) vouched: std::collections::BTreeSet<LeaseId>,
+    /// The devices that this life of the broker was told of, and since when one of them is missing.
+    devices: BTreeMap<DeviceKey, Option<BootMs>>,
     /// How leases ended, by reason.
     pub(super) ends: BTreeMap<EndReason, u64>,
     /// The first thing that does not hold.
@@ -52,6 +56,25 @@ impl Oracle {
     pub(super) fn promise(&mut self, id: LeaseId, until: BootMs) {
         let promised = self.promised.entry(id).or_insert(until);
         *promised = until.max(*promised);
+    }
+
+    /// The broker is told of devices.
+    pub(super) fn tell_devices(&mut self, found: &[Device], now: BootMs) {
+        for missing_since in self.devices.values_mut() {
+            missing_since.get_or_insert(now);
+        }
+        let found = found.iter().map(|device| (device.key.clone(), None));
+        self.devices.extend(found);
+    }
+
+    /// Another broker starts, which was told of no device.
+    pub(super) fn forget_devices(&mut self) {
+        self.devices.clear();
+    }
+
+    fn is_lost(&self, device: &DeviceKey, now: BootMs) -> bool {
+        let since = self.devices.get(device).copied().flatten();
+        since.is_some_and(|since| since + LOST_GRACE <= now)
     }
 
     /// Boot times of an earlier boot promise nothing.
@@ -171,6 +194,12 @@ impl Oracle {
                 require(!lives, || {
                     format!("{id} ended as process_gone, and it lives")
                 })
+            }
+            EndReason::DeviceLost => {
+                let parts = before.occupying().map(|grant| grant.allocations.as_slice());
+                let mut parts = parts.unwrap_or_default().iter();
+                let lost = parts.any(|part| self.is_lost(&part.device, at.boot));
+                require(lost, || format!("no device was lost of {before:?}"))
             }
             EndReason::WaitTimeout => {
                 let until = before.waiting().and_then(|wait| wait.until);

@@ -1,0 +1,39 @@
+//! The whole broker under a few seeds. `gpu-manager-sim run` tells ten thousand lives; here it is made sure
+//! that they can be told at all, that they are always the same, and that what failed once fails no more.
+
+use gpu_sim::{tell, tell_all};
+
+/// Lives that once failed, with what was found by them.
+///
+/// Each is `(seed, steps)`.
+const REGRESSIONS: [(u64, u64); 0] = [];
+
+#[test]
+fn a_few_lives_go_well() {
+    let stats = tell_all(0..8, 600).unwrap_or_else(|failure| panic!("{failure}"));
+    println!("{stats}");
+    for (word, number) in stats.numbers() {
+        assert!(number > 0, "never: {word}");
+    }
+}
+
+#[test]
+fn lives_that_failed_once_fail_no_more() {
+    for (seed, steps) in REGRESSIONS {
+        if let Err(failure) = tell(seed, steps, false) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    for seed in [3, 4, 5] {
+        let [first, second] = [(); 2].map(|()| tell(seed, 500, true).expect("it goes well"));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert_eq!(first.disk, second.disk, "seed {seed}");
+        assert_eq!(first.stats, second.stats, "seed {seed}");
+    }
+    let [one, other] = [3, 4].map(|seed| tell(seed, 500, true).expect("it goes well"));
+    assert_ne!(one.disk, other.disk);
+}
