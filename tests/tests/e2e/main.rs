@@ -12,5 +12,6 @@ mod leases;
 mod live;
 mod page;
 mod policy;
+mod records;
 mod restarts;
 mod run;
