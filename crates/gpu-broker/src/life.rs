@@ -41,7 +41,8 @@ impl Life {
     /// # Errors
     /// See [`StartError`].
     pub fn begin(config: Config) -> Result<(Started<Self>, Vec<Effect>), StartError> {
-        let stored = config.store.load()?;
+        let mut stored = config.store.load()?;
+        let rows = stored.rows.take();
         let at = config.clock.now();
         let rebooted = stored
             .boot_id
@@ -50,11 +51,14 @@ impl Life {
         let mut settings = still_true(&stored.settings, rebooted, at);
         let start = Start::of(&config.policy, &settings);
         let mut chosen = start.choose_policy(stored.policy.as_ref())?;
+        let mut books = recover(&stored, rows, &chosen.policy, &start.layers, at);
         // What another boot held has ended and cannot be asked to go.
-        if !rebooted && let Some(safe) = start.gate(&chosen, &stored, at) {
+        if !rebooted && let Some(safe) = start.gate(&chosen, &stored, &books, at) {
             // Also overrides that ended meanwhile stay until their end is confirmed.
             settings = stored.settings.clone();
             chosen = safe;
+            let layers = Start::of(&config.policy, &settings).layers;
+            books = recover(&stored, Some(books.rows()), &chosen.policy, &layers, at);
         }
         let start = Start::of(&config.policy, &settings);
         let Chosen {
@@ -64,7 +68,6 @@ impl Life {
         } = chosen;
         let previous = stored.policy.clone();
         let previous = previous.filter(|last| last.source.hash != policy.source.hash);
-        let books = recover(&stored, &policy, &start.layers, at);
         // Before anything is decided, so that what is decided now is not begun twice.
         let mut effects = books.standing_effects();
         let grace = grace_at_start(&books, at);

@@ -16,12 +16,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use gpu_api::Bytes;
 use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
 use gpu_broker::{
-    BootClock, Broker, CandidateState, HostProcesses, ReloadOptions, ReloadState, Reloader,
+    BootClock, Broker, CandidateState, Handle, HostProcesses, ReloadOptions, ReloadState, Reloader,
     StartPolicy, Started, Trigger,
 };
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
@@ -42,6 +43,8 @@ use reconfigure::Reconfigure;
 pub(crate) const STORE_FILE: &str = "store.redb";
 /// After SIGTERM, everything is over by then.
 const STOP_MAX: Duration = Duration::from_secs(9);
+/// How often it is looked whether the devices are known.
+const READY_EVERY: Duration = Duration::from_millis(5);
 /// Members of this group may use operator verbs on the socket.
 const ADMIN_GROUP: &str = "gpu-admin";
 /// Where devices are locked instead of [`LOCK_DIR`], for tests that must not meet a real broker.
@@ -98,6 +101,7 @@ enum Stop {
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
+    let began = Instant::now();
     // First of all: a signal that comes before its handler ends the process.
     let hangup = signal(SignalKind::hangup()).map_err(|error| format!("no signals: {error}"))?;
     let mut signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
@@ -127,6 +131,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     start_devices(&config, &started, (wanted, broken), notes)?;
     let address = address.unwrap_or(config.listen);
     introduce(&config, address, &started, &reloader.state());
+    tokio::spawn(tell_when_ready(started.handle.clone(), began, started.kept));
 
     let app = App {
         handle: started.handle.clone(),
@@ -261,7 +266,13 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, String> {
     make_private(&config.state_dir)?;
     let path = config.state_dir.join(STORE_FILE);
     match RedbStore::open(&path, id) {
-        Ok(store) => Ok(Arc::new(store)),
+        Ok(store) => {
+            if let Some(done) = store.compacted() {
+                let (before, after) = (Bytes(done.before_bytes), Bytes(done.after_bytes));
+                tracing::info!("the store was mostly empty: {before} became {after}");
+            }
+            Ok(Arc::new(store))
+        }
         Err(error) => Err(format!("{error}\nhint: {}", error.hint())),
     }
 }
@@ -349,6 +360,22 @@ fn introduce(config: &Config, address: SocketAddr, started: &Started, reloads: &
     if io::stdin().is_terminal() && !config.dev {
         eprintln!("hint: Ctrl-C stops the broker; what is held stays held");
     }
+}
+
+/// Says how long the start took, once the devices are known and so something can be granted.
+async fn tell_when_ready(handle: Handle, began: Instant, recovered: usize) {
+    while handle.snapshot().recovering {
+        if handle.is_stopping() {
+            return;
+        }
+        tokio::time::sleep(READY_EVERY).await;
+    }
+    let took = began.elapsed().as_millis();
+    let leases = match recovered {
+        1 => "1 lease".to_owned(),
+        leases => format!("{leases} leases"),
+    };
+    eprintln!("ready     in {took} ms, {leases} recovered");
 }
 
 /// Where policies are from and whether saves are applied.

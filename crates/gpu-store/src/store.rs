@@ -7,6 +7,7 @@ use gpu_lease::{
 };
 
 use crate::event::{EventPage, EventPosition, StoreId, StoredEvent};
+use crate::usage::{Hour, UsageRow};
 
 /// Rows that outlive the broker. One writer; readers may run beside it and see whole batches only.
 pub trait Store: Send + Sync {
@@ -28,6 +29,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`ReadError`] as for [`Store::load`].
     fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError>;
+
+    /// Every row of usage from the hour `from` on, in the order of their keys.
+    ///
+    /// # Errors
+    /// [`ReadError`] as for [`Store::load`].
+    fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError>;
 }
 
 /// What a store holds besides its events.
@@ -64,6 +71,8 @@ pub struct Batch<'a> {
     pub settings: Option<Settings>,
     /// What happened, in order of position.
     pub events: Vec<StoredEvent>,
+    /// What is added to the usage of hours. What is too old, seen from the latest of them, is removed.
+    pub usage: Vec<UsageRow>,
 }
 
 impl Batch<'_> {
@@ -78,6 +87,7 @@ impl Batch<'_> {
             policy: None,
             settings: None,
             events: Vec::new(),
+            usage: Vec::new(),
         }
     }
 }

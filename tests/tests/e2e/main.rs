@@ -16,5 +16,6 @@ mod linearizable;
 mod live;
 mod page;
 mod policy;
+mod records;
 mod restarts;
 mod run;
