@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use gpu_api::{DeviceList, EmergencyResult, Lease, LeaseList, LeaseState, Policy, paths};
 use gpu_manager_tests::{
-    Address, Answer, Attempt, Dice, Host, POLICY, Process, Request, SOON, gib, number_from_env,
+    Address, Answer, Attempt, Dice, Host, POLICY, Process, Request, SOON, evidence, gib,
+    number_from_env,
 };
 use serde_json::{Value, json};
 
@@ -730,6 +731,8 @@ impl Story {
                  the workspace is built, or `-p gpu-manager -p gpu-manager-tests`"
             );
         }
+        let layer = format!("kills-{}", self.name.replace(' ', "-"));
+        evidence::record(&layer, &[("lives", self.lives)]);
     }
 }
 

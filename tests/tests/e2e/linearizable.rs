@@ -18,7 +18,7 @@ use gpu_api::{DeviceList, EmergencyResult, EndReason, FenceAnswer, Lease, LeaseS
 use gpu_manager_tests::Request;
 use gpu_manager_tests::{
     Address, Amount, Answer, Attempt, Call, Calls, Dice, End, Grant, Host, LeaseTable, Op, Phase,
-    Ret, SOON, Seen, gib, linearize, number_from_env,
+    Ret, SOON, Seen, evidence, gib, linearize, number_from_env,
 };
 use serde_json::json;
 
@@ -513,6 +513,12 @@ fn check(story: &str, kills: u64) {
          answer, {lives} lives, {took:.1?}, of that at most {most:.1?} to check one card",
         first + histories
     );
+    let layer = format!("histories-{}", story.replace(' ', "-"));
+    let at_least = [
+        ("histories", histories),
+        ("operations", histories * OPERATIONS),
+    ];
+    evidence::record(&layer, &at_least);
 }
 
 #[test]
