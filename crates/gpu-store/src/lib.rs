@@ -23,5 +23,5 @@ pub use memory::MemoryStore;
 pub use redb_store::{FORMAT, OpenError, RedbStore, StoreSnapshot};
 pub use store::{
     ApiOverride, Batch, BreakerRow, CommitError, LastGood, ReadError, RejectedFiles, Settings,
-    Store, Stored, SwitchedBy,
+    StorageFault, Store, Stored, SwitchedBy,
 };

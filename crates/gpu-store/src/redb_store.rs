@@ -8,7 +8,7 @@ mod write;
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use crate::event::{EventPage, EventPosition};
-use crate::store::{Batch, CommitError, ReadError, Store, Stored};
+use crate::store::{Batch, CommitError, ReadError, StorageFault, Store, Stored};
 
 pub use open::OpenError;
 pub use tables::FORMAT;
@@ -47,6 +47,7 @@ impl Store for RedbStore {
 
     fn commit(&self, batch: &Batch<'_>) -> Result<(), CommitError> {
         write::commit(&self.database, batch, self.two_phase).map_err(|error| CommitError {
+            cause: fault(&error),
             detail: error.to_string(),
         })
     }
@@ -75,6 +76,13 @@ impl StoreSnapshot {
         limit: usize,
     ) -> Result<EventPage, ReadError> {
         read::events(&reader(&self.database)?, after, limit)
+    }
+}
+
+fn fault(error: &redb::Error) -> StorageFault {
+    match error {
+        redb::Error::Io(error) => StorageFault::of(error),
+        _ => StorageFault::Other,
     }
 }
 

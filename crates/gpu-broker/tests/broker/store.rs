@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use gpu_store::{Batch, CommitError, EventPage, EventPosition, ReadError, Store, Stored};
+use gpu_store::{
+    Batch, CommitError, EventPage, EventPosition, ReadError, StorageFault, Store, Stored,
+};
 use parking_lot::{Condvar, Mutex};
 
 /// What happens to a commit.
@@ -100,6 +102,7 @@ impl Store for TestStore {
         match self.pass() {
             Mode::Fail => Err(CommitError {
                 detail: "no space left on device".to_owned(),
+                cause: StorageFault::Full,
             }),
             Mode::Panic => panic!("the store is broken"),
             Mode::Hold | Mode::Work => {
