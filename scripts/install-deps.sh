@@ -11,6 +11,7 @@ need mesa-vulkan-drivers
 command -v cc >/dev/null || packages+=(build-essential)
 if [ "$what" = test ]; then
     need chromium
+    need strace
     command -v curl >/dev/null || packages+=(curl)
     python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 fi

@@ -18,6 +18,9 @@ pub const POLICY: &str = "schema = 1\n\
     [reclaim]\n\
     delay = \"200ms\"\n";
 
+/// The setting `safe_start`, in the environment.
+const SAFE_START: &str = "GPU_MANAGER_CONFIG__SAFE_START";
+
 /// Where brokers are started.
 #[derive(Debug)]
 pub struct Host {
@@ -27,6 +30,7 @@ pub struct Host {
     flags: Vec<String>,
     lock_dir: PathBuf,
     environment: Vec<(String, String)>,
+    under: Vec<String>,
     nvml: bool,
     wgpu: bool,
 }
@@ -43,7 +47,8 @@ impl Host {
             cards: (0..count).map(card).collect(),
             settings: String::new(),
             flags: vec!["--dev".to_owned()],
-            environment: Vec::new(),
+            environment: vec![(SAFE_START.to_owned(), "false".to_owned())],
+            under: Vec::new(),
             nvml: false,
             wgpu: false,
         };
@@ -56,6 +61,26 @@ impl Host {
     #[must_use]
     pub fn guarded(mut self) -> Self {
         self.flags.retain(|flag| flag != "--dev");
+        self
+    }
+
+    /// Where brokers that were killed several times start safe; elsewhere they are killed as often as a story wants.
+    #[must_use]
+    pub fn safe_starts(self) -> Self {
+        self.env(SAFE_START, "true")
+    }
+
+    /// With brokers that are started by another program, which gets these arguments before theirs.
+    #[must_use]
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// With brokers that are started as usual again.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.under.clear();
         self
     }
 
@@ -161,10 +186,18 @@ impl Host {
         Broker::ready(self.serve(&[]), &self.socket())
     }
 
+    /// Starts a broker and waits until it has started safe, to grant nothing.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn start_safe(&self) -> Broker {
+        Broker::safe(self.serve(&[]), &self.socket())
+    }
+
     /// Starts a broker that may not come up, with these flags instead of or beside the usual ones.
     pub fn serve(&self, more: &[&str]) -> Process {
         self.write_config("");
-        let mut command = self.command();
+        let mut command = self.command_under(&self.under);
         command.arg("serve");
         let usual = [
             ("--listen", PathBuf::from("127.0.0.1:0")),
@@ -202,7 +235,13 @@ impl Host {
 
     /// The program with nothing of this machine's environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        self.command_under(&[])
+    }
+
+    fn command_under(&self, under: &[String]) -> Command {
+        let mut words = under.iter().map(PathBuf::from).chain([program()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
         command
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())

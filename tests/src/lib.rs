@@ -6,6 +6,7 @@
 
 mod broker;
 mod browser;
+mod disk;
 mod events;
 pub mod evidence;
 mod host;
@@ -15,6 +16,7 @@ mod process;
 
 pub use broker::{Broker, problem};
 pub use browser::{Browser, Tab};
+pub use disk::SmallDisk;
 pub use events::Events;
 pub use host::{Host, POLICY, program};
 pub use http::{Address, Answer, Conversation, Request};
