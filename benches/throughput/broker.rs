@@ -85,6 +85,8 @@ fn commit(store: &dyn Store, books: &Books, outcome: &Outcome) {
             wall: NOW.wall,
             generation: counters.generation,
             event: event.clone(),
+            user: Some("bench".to_owned()),
+            also_on: Vec::new(),
         });
     let batch = Batch {
         leases: outcome.changes.leases.iter().collect(),

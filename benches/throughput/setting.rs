@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gpu_broker::{
-    BootClock, Broker, Config, Handle, HostProcesses, SourceFile, StartPolicy, Started, boot_id,
+    BootClock, Broker, Clock, Config, Handle, HostProcesses, SourceFile, StartPolicy, Started,
+    boot_id,
 };
 use gpu_lease::{
     Amount, Command, Device, DeviceKey, DeviceKind, Holder, HolderKind, Ms, Request,
@@ -32,7 +33,7 @@ pub(crate) fn devices() -> Vec<Device> {
     ]
 }
 
-fn device(id: &str, memory_total: u64) -> Device {
+pub(crate) fn device(id: &str, memory_total: u64) -> Device {
     Device {
         key: DeviceKey::local(id),
         name: "Bench device".to_owned(),
@@ -92,22 +93,26 @@ pub(crate) fn redb() -> (Arc<dyn Store>, TempDir) {
 
 /// A broker that knows its devices.
 pub(crate) fn start(store: Arc<dyn Store>) -> Started {
+    let started = Broker::start(config(store, Arc::new(BootClock), true), Box::new(|| ()));
+    let started = started.expect("a new store and a good policy");
+    started.handle.inventory(devices());
+    started
+}
+
+/// A broker of the present boot, with a policy that lets many wait.
+pub(crate) fn config(store: Arc<dyn Store>, clock: Arc<dyn Clock>, dev: bool) -> Config {
     let policy = "[queue]\nmax_waiting = 100000\n";
-    let config = Config {
+    Config {
         store,
-        clock: Arc::new(BootClock),
+        clock,
         processes: Arc::new(HostProcesses::of_boot(boot_id().expect("there is a /proc"))),
         boot_id: boot_id().expect("there is a /proc"),
         policy: StartPolicy {
             files: Ok(vec![SourceFile::new("default.toml", policy)]),
             overrides: Vec::new(),
-            dev: true,
+            dev,
         },
-    };
-    let started = Broker::start(config, Box::new(|| ()));
-    let started = started.expect("a new store and a good policy");
-    started.handle.inventory(devices());
-    started
+    }
 }
 
 pub(crate) fn runtime(threads: usize) -> Runtime {

@@ -20,8 +20,14 @@ pub struct Event {
     pub name: String,
     /// The lease concerned.
     pub lease: Option<String>,
-    /// The device concerned.
+    /// The user of the lease's holder.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The device concerned; of a lease that holds several, the first.
     pub device: Option<String>,
+    /// What else the lease holds.
+    #[serde(default)]
+    pub other_devices: Vec<String>,
     /// Who did it.
     pub by: Option<String>,
     /// For people.

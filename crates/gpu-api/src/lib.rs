@@ -16,6 +16,7 @@ pub mod paths;
 mod plan;
 mod policy;
 mod problem;
+mod records;
 mod reload;
 mod request;
 pub mod select;
@@ -47,6 +48,9 @@ pub use policy::{
     PolicyPut, PolicyRollbackRequest, PolicyText, RolledBack, RuleErrors, Settings, Severity,
 };
 pub use problem::{ErrorCode, Facts, Problem};
+pub use records::{
+    EVENTS_PER_ANSWER_MAX, History, HistoryQuery, Since, UsageBy, UsageQuery, UsageReport, UsageSum,
+};
 pub use reload::{
     Breaker, BreakerState, DrainingGeneration, ReloadCount, ReloadOutcome, ReloadPhases,
     ReloadQuery, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch, ReloadTrigger, Switched,

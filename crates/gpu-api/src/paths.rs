@@ -46,6 +46,10 @@ pub const POLICY_ROLLBACK: &str = "/v1/policy/rollback";
 pub const QUEUE: &str = "/v1/queue";
 /// GET: what happens, as server-sent events.
 pub const EVENTS: &str = "/v1/events";
+/// GET: what happened, a page at a time.
+pub const HISTORY: &str = "/v1/history";
+/// GET: who held what for how long.
+pub const USAGE: &str = "/v1/usage";
 /// GET: the broker at a glance.
 pub const STATUS: &str = "/v1/status";
 /// GET: the process answers.

@@ -25,6 +25,8 @@ pub const WAITING_REQUESTS_MAX: usize = 320;
 pub const RELOADS_IN_LINE_MAX: usize = 8;
 /// Policies that are checked or planned for callers at once.
 pub const POLICY_LOOKS_MAX: usize = 8;
+/// Requests for history and usage that read the store at once; each reads a bounded part of it.
+pub const RECORD_LOOKS_MAX: usize = 4;
 
 /// How a broker that started safe becomes one that grants.
 pub const SAFE_START_HINT: &str = "see why the broker ended (its log, `dmesg`) and mend that, then stop this one in order and start it again";
@@ -172,6 +174,7 @@ pub(crate) struct Bridge {
     waiting: Arc<Semaphore>,
     reloads: Arc<Semaphore>,
     policy_looks: Arc<Semaphore>,
+    record_looks: Arc<Semaphore>,
 }
 
 impl Bridge {
@@ -191,6 +194,7 @@ impl Bridge {
             waiting: Arc::new(Semaphore::new(WAITING_REQUESTS_MAX)),
             reloads: Arc::new(Semaphore::new(RELOADS_IN_LINE_MAX)),
             policy_looks: Arc::new(Semaphore::new(POLICY_LOOKS_MAX)),
+            record_looks: Arc::new(Semaphore::new(RECORD_LOOKS_MAX)),
             policy_files,
             policy_writes: Mutex::new(()),
             handle,
@@ -241,6 +245,15 @@ impl Bridge {
             &self.policy_looks,
             "policies are looked at",
             POLICY_LOOKS_MAX,
+        )
+    }
+
+    /// Room to read once more what was.
+    pub(crate) fn record_look(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        room(
+            &self.record_looks,
+            "requests read the history or the usage",
+            RECORD_LOOKS_MAX,
         )
     }
 }

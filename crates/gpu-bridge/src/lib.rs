@@ -21,10 +21,12 @@ mod shown;
 
 pub use app::{
     App, Assets, Config, EVENT_STREAMS_MAX, Limits, POLICY_LOOKS_MAX, PolicyFiles,
-    PolicyFilesError, RELOADS_IN_LINE_MAX, SAFE_START_HINT, WAITING_REQUESTS_MAX, Warnings,
-    WatchReport,
+    PolicyFilesError, RECORD_LOOKS_MAX, RELOADS_IN_LINE_MAX, SAFE_START_HINT, WAITING_REQUESTS_MAX,
+    Warnings, WatchReport,
 };
-pub use convert::{policy_check, rfc3339, stored_emergency, stored_leases};
+pub use convert::{
+    UsageTable, event_filter, history, policy_check, rfc3339, stored_emergency, stored_leases,
+};
 pub use guard::{Authority, Origin, ParseOriginError};
 pub use identity::{Peer, UnixUser};
 pub use openapi::openapi_json;

@@ -6,10 +6,11 @@ use std::sync::LazyLock;
 use gpu_api::{
     AcquireRequest, CordonRequest, Device, DeviceDrainResult, DeviceList, DrainRequest,
     EmergencyRequest, EmergencyResult, ErrorCode, Event, ExplainRequest, Explanation, FenceAnswer,
-    FenceCheck, Health, IDEMPOTENCY_KEY_HEADER, LEASE_SECRET_HEADER, Lease, LeaseList,
-    LeaseListQuery, LeaseQuery, OverridesRequest, Policy, PolicyCheck, PolicyCheckRequest,
-    PolicyPlan, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, Problem, Queue, ReloadOutcome,
-    ReloadQuery, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch, Status, paths,
+    FenceCheck, Health, History, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LEASE_SECRET_HEADER, Lease,
+    LeaseList, LeaseListQuery, LeaseQuery, OverridesRequest, Policy, PolicyCheck,
+    PolicyCheckRequest, PolicyPlan, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, Problem,
+    Queue, ReloadOutcome, ReloadQuery, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch,
+    Status, UsageQuery, UsageReport, paths,
 };
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem,
@@ -617,6 +618,14 @@ fn status_operations(schemas: &mut Schemas) -> Vec<Operation> {
             "text/event-stream",
         )
         .or(&[ErrorCode::Overloaded]),
+        Operation::get(paths::HISTORY, "history", "What happened, a page at a time")
+            .query::<HistoryQuery>()
+            .answers(200, "A page, oldest first.", schemas.of::<History>())
+            .or(&[ErrorCode::Overloaded]),
+        Operation::get(paths::USAGE, "usage", "Who held what for how long")
+            .query::<UsageQuery>()
+            .answers(200, "What was held, added up.", schemas.of::<UsageReport>())
+            .or(&[ErrorCode::Overloaded]),
         Operation::get(paths::STATUS, "status", "The broker at a glance").answers(
             200,
             "The broker.",

@@ -6,6 +6,7 @@ mod emergency;
 mod events;
 mod lease;
 mod policy;
+mod records;
 mod reload;
 mod status;
 mod wait;
@@ -46,13 +47,15 @@ pub(crate) type Shared = Arc<Bridge>;
 type Answer = Result<Response<Body>, Refusal>;
 
 /// Paths that take a query.
-const WITH_QUERY: [&str; 6] = [
+const WITH_QUERY: [&str; 8] = [
+    paths::HISTORY,
     paths::HOT_RELOAD,
     paths::LEASE,
     paths::LEASES,
     paths::POLICY,
     paths::POLICY_OVERRIDES,
     paths::POLICY_ROLLBACK,
+    paths::USAGE,
 ];
 
 /// The whole server without a listener: a request carries its [`Peer`] as an extension, and one without it
@@ -100,6 +103,8 @@ fn routes() -> Router<Shared> {
         .route(paths::POLICY_ROLLBACK, post(policy::roll_back))
         .route(paths::QUEUE, get(lease::queue))
         .route(paths::EVENTS, get(events::stream))
+        .route(paths::HISTORY, get(records::events))
+        .route(paths::USAGE, get(records::usage))
         .route(paths::STATUS, get(status::status))
         .route(paths::HEALTHZ, get(status::healthz))
         .route(paths::READYZ, get(status::readyz))

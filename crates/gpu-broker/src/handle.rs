@@ -8,7 +8,10 @@ use gpu_lease::{
     Answer, At, Command, Denial, Device, Emergency, Event, Explanation, Fence, Lease, LeaseError,
     LeaseId, Planned, Policy, Reading, Request, Switched, Unexpected, UnknownDevice, WallMs, plan,
 };
-use gpu_store::{EventPage, EventPosition, ReadError, Settings, Store, StoreId, StoredEvent};
+use gpu_store::{
+    EventFilter, EventPage, EventPosition, FoundEvents, Hour, ReadError, Settings, Store, StoreId,
+    StoredEvent, UsageRow,
+};
 use thiserror::Error;
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -16,6 +19,7 @@ use crate::attribute::attribute;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Message, Reload};
 use crate::process::Processes;
+use crate::usage::usage_so_far;
 use crate::view::{Snapshot, View};
 
 /// How often it is looked whether a full inbox has room again.
@@ -239,6 +243,36 @@ impl Handle {
         limit: usize,
     ) -> Result<EventPage, ReadError> {
         self.0.store.events(after, limit)
+    }
+
+    /// The events after a position that `filter` takes, oldest first.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn find_events(
+        &self,
+        filter: &EventFilter,
+        after: Option<EventPosition>,
+        limit: usize,
+    ) -> Result<FoundEvents, ReadError> {
+        let read = |after, limit| self.0.store.events(after, limit);
+        filter.find(read, after, limit)
+    }
+
+    /// The usage from the hour `from` on: of leases that have ended, then of those that are held, until now.
+    /// A lease that ends meanwhile may be left out; none is counted twice.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
+        self.0.store.usage(from, each)?;
+        let now = self.now();
+        for lease in self.page(None, usize::MAX) {
+            // Another boot has ended what was held.
+            let rows = usage_so_far(&lease, now, true).into_iter();
+            rows.filter(|row| row.key.hour >= from).for_each(&mut *each);
+        }
+        Ok(())
     }
 
     /// Events from now on.

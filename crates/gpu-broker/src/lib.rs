@@ -16,6 +16,7 @@ mod process;
 mod reload;
 mod start;
 mod turn;
+mod usage;
 mod view;
 
 pub use broker::{Broker, Config, Started};
@@ -25,8 +26,9 @@ pub use gpu_policy::{
     Diagnostic, Diagnostics, Override, SelectError, Severity, SourceFile, parse_select,
 };
 pub use gpu_store::{
-    ApiOverride, EVENTS_PER_PAGE_MAX, EventId, EventPage, EventPosition, ParseEventIdError,
-    ReadError, Settings, StoreId, StoredEvent, SwitchedBy,
+    ApiOverride, EVENTS_PER_PAGE_MAX, EventFilter, EventId, EventPage, EventPosition, FoundEvents,
+    Hour, ParseEventIdError, ReadError, Settings, StoreId, StoredEvent, SwitchedBy,
+    USAGE_KEPT_HOURS, Usage, UsageKey, UsageRow,
 };
 pub use handle::{
     AbandonGuard, AcquireError, DeviceCommandError, Follower, Handle, LeaseCommandError,
@@ -41,4 +43,5 @@ pub use reload::{
 };
 pub use start::{StartError, StartPolicy};
 pub use turn::Fatal;
+pub use usage::usage_so_far;
 pub use view::Snapshot;

@@ -66,7 +66,8 @@ impl Life {
         config: Config,
         under: Under,
     ) -> Result<(Started<Self>, Vec<Effect>), StartError> {
-        let stored = config.store.load()?;
+        let mut stored = config.store.load()?;
+        let rows = stored.rows.take();
         let at = config.clock.now();
         let rebooted = stored
             .boot_id
@@ -78,14 +79,17 @@ impl Life {
             Under::Files => start.choose_policy(stored.policy.as_ref())?,
             Under::LastGood => start.keep_policy(stored.policy.as_ref())?,
         };
+        let mut books = recover(&stored, rows, &chosen.policy, &start.layers, at);
         // What another boot held has ended and cannot be asked to go.
         if under == Under::Files
             && !rebooted
-            && let Some(safe) = start.gate(&chosen, &stored, at)
+            && let Some(safe) = start.gate(&chosen, &stored, &books, at)
         {
             // Also overrides that ended meanwhile stay until their end is confirmed.
             settings = stored.settings.clone();
             chosen = safe;
+            let layers = Start::of(&config.policy, &settings).layers;
+            books = recover(&stored, Some(books.rows()), &chosen.policy, &layers, at);
         }
         let start = Start::of(&config.policy, &settings);
         let Chosen {
@@ -95,7 +99,6 @@ impl Life {
         } = chosen;
         let previous = stored.policy.clone();
         let previous = previous.filter(|last| last.source.hash != policy.source.hash);
-        let books = recover(&stored, &policy, &start.layers, at);
         // Before anything is decided, so that what is decided now is not begun twice.
         let mut effects = books.standing_effects();
         let grace = grace_at_start(&books, at);

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use gpu_lease::{At, Books, Command, Confirm, Expect, Fence, Ms, Phase, Policy, Switch};
+use gpu_lease::{At, Books, Command, Confirm, Expect, Fence, Ms, Phase, Policy, Rows, Switch};
 use gpu_policy::{Diagnostics, Override, SourceFile, compile};
 use gpu_store::{BreakerRow, LastGood, ReadError, RejectedFiles, Settings, Stored};
 use thiserror::Error;
@@ -148,12 +148,18 @@ impl<'a> Start<'a> {
     /// What to start with instead, if a reload to `chosen` had to be confirmed: a restart is no way around
     /// that. Devices are not known yet: a policy of which the plan depends on them is planned once they are.
     /// Settings of the command line are not held back: whoever starts the broker sets them.
-    pub(crate) fn gate(&self, chosen: &Chosen, stored: &Stored, at: At) -> Option<Chosen> {
+    /// `books` are those that were found.
+    pub(crate) fn gate(
+        &self,
+        chosen: &Chosen,
+        stored: &Stored,
+        books: &Books,
+        at: At,
+    ) -> Option<Chosen> {
         let good = stored.policy.as_ref()?;
         if self.dev || chosen.degraded.is_some() || chosen.waiting.is_some() {
             return None;
         }
-        let books = recover(stored, &chosen.policy, &self.layers, at);
         let confirm = (books.policy().reload.confirm).max(chosen.policy.reload.confirm);
         let holds = books.leases().any(|lease| lease.held().is_some());
         let is_blind = holds
@@ -215,16 +221,17 @@ fn recompile(good: &LastGood, overrides: &[Override]) -> Result<Arc<Policy>, Dia
 /// while no broker ran is switched to like any other.
 pub(crate) fn recover(
     stored: &Stored,
+    rows: Option<Rows>,
     policy: &Arc<Policy>,
     overrides: &[Override],
     at: At,
 ) -> Books {
-    let Some(rows) = &stored.rows else {
+    let Some(rows) = rows else {
         return Books::new(policy.clone(), first_fence(at));
     };
     let last = stored.policy.as_ref();
     let last = last.map(|good| decided_by(good, policy, overrides));
-    Books::from_rows(last.unwrap_or_else(|| policy.clone()), rows.clone())
+    Books::from_rows(last.unwrap_or_else(|| policy.clone()), rows)
 }
 
 /// The policy of before. What lay over its files is not stored: if neither the present overrides nor none

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::fail_point::{FailPoint, reach};
 use crate::inbox::{self, Message, Reload};
+use crate::usage::UsageSums;
 use crate::view::{Snapshot, View};
 
 /// Waiters hear again how things are at least this often, so that rules by the hour take effect.
@@ -53,6 +54,7 @@ struct Work {
     boot_id: Option<String>,
     settings: Option<Settings>,
     events: Vec<StoredEvent>,
+    usage: UsageSums,
     effects: Vec<Effect>,
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     stored: Vec<oneshot::Sender<()>>,
@@ -211,15 +213,26 @@ impl Turn {
             events,
             effects,
         } = outcome;
-        self.note(work, at, events);
+        self.count_usage(work, &changes.leases);
         work.effects.extend(effects);
         work.add(changes, self.books.counters().generation);
+        self.note(work, at, events);
         answer
+    }
+
+    /// What ended is counted in the commit that ends it, so that it is counted once, whatever happens.
+    fn count_usage(&self, work: &mut Work, leases: &[Lease]) {
+        for lease in leases.iter().filter(|lease| lease.end_reason().is_some()) {
+            let earlier = work.leases.get(&lease.id).cloned();
+            let before = earlier.or_else(|| self.view.find(lease.id));
+            work.usage.count_end(before.as_deref(), lease);
+        }
     }
 
     fn note(&self, work: &mut Work, at: At, events: Vec<Event>) {
         let counters = self.books.counters();
         for event in events {
+            let (user, also_on) = self.holder_of(work, &event);
             let last = work.events.last().map(|event| event.position);
             let n = match last {
                 Some(last) if last.revision == counters.revision => last.n + 1,
@@ -233,8 +246,31 @@ impl Turn {
                 wall: at.wall,
                 generation: counters.generation,
                 event,
+                user,
+                also_on,
             });
         }
+    }
+
+    /// Whose lease `event` is about, and what that holds on other devices than the event names.
+    fn holder_of(&self, work: &Work, event: &Event) -> (Option<String>, Vec<DeviceKey>) {
+        let changed = |id| work.leases.get(&id).map(AsRef::as_ref);
+        let lease = event
+            .lease
+            .and_then(|id| changed(id).or_else(|| self.books.lease(id)));
+        let Some(lease) = lease else {
+            return (None, Vec::new());
+        };
+        let parts = lease
+            .grant()
+            .into_iter()
+            .flat_map(|grant| &grant.allocations);
+        let devices = parts.map(|part| &part.device);
+        let others = devices.filter(|device| Some(*device) != event.device.as_ref());
+        (
+            Some(lease.request.holder.user.clone()),
+            others.cloned().collect(),
+        )
     }
 
     fn live_policy(&self) -> LastGood {
@@ -260,6 +296,7 @@ impl Turn {
             policy: work.policy.take(),
             settings: work.settings.take(),
             events: work.events.clone(),
+            usage: std::mem::take(&mut work.usage).into_rows(),
             ..Batch::new(self.books.counters())
         };
         reach(FailPoint::BeforeCommit);

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use gpu_api::{
     AcquireRequest, CordonRequest, Device, DeviceDrainResult, DeviceList, DrainRequest,
     EmergencyRequest, EmergencyResult, ExplainRequest, Explanation, FenceAnswer, FenceCheck,
-    Health, Lease, LeaseList, OverridesRequest, Policy, PolicyCheck, PolicyCheckRequest,
-    PolicyPlan, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, Problem, Queue, ReloadRequest,
-    ReloadResult, ReloadState, ReloadSwitch, Span, Status, paths,
+    Health, History, HistoryQuery, Lease, LeaseList, OverridesRequest, Policy, PolicyCheck,
+    PolicyCheckRequest, PolicyPlan, PolicyPlanRequest, PolicyPut, PolicyRollbackRequest, Problem,
+    Queue, ReloadRequest, ReloadResult, ReloadState, ReloadSwitch, Span, Status, UsageQuery,
+    UsageReport, paths,
 };
 use hyper::Method;
 use hyper::header::HeaderValue;
@@ -447,6 +448,35 @@ impl Client {
         self.call(get(paths::QUEUE.to_owned())).await
     }
 
+    /// A page of what happened.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&self, query: &HistoryQuery) -> Result<History, ClientError> {
+        let limit = query.limit.map(|limit| limit.to_string());
+        let query = [
+            ("lease", query.lease.as_ref().map(ToString::to_string)),
+            ("device", query.device.as_ref().map(ToString::to_string)),
+            ("user", query.user.as_ref().map(ToString::to_string)),
+            ("since", query.since.clone().map(String::from)),
+            ("after", query.after.as_ref().map(ToString::to_string)),
+            ("limit", limit),
+        ];
+        self.call(get(with_query(paths::HISTORY, query))).await
+    }
+
+    /// Who held what for how long.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn usage(&self, query: &UsageQuery) -> Result<UsageReport, ClientError> {
+        let query = [
+            ("by", query.by.map(String::from)),
+            ("since", query.since.clone().map(String::from)),
+        ];
+        self.call(get(with_query(paths::USAGE, query))).await
+    }
+
     /// The broker at a glance.
     ///
     /// # Errors
@@ -563,6 +593,19 @@ pub(crate) fn get(path: String) -> Call {
         body: Bytes::new(),
         repeatable: true,
         patience: PATIENCE,
+    }
+}
+
+/// `path` with what of `query` is there.
+fn with_query<const N: usize>(path: &str, query: [(&str, Option<String>); N]) -> String {
+    let given = query.into_iter();
+    let given = given.filter_map(|(name, value)| Some((name, paths::escape(&value?))));
+    let given: Vec<String> = given
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    match given.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", given.join("&")),
     }
 }
 

@@ -11,10 +11,12 @@ mod grant;
 mod operate;
 mod output;
 mod policy;
+mod records;
 mod reload;
 mod run;
 mod show;
 mod signals;
+mod store;
 mod table;
 mod target;
 mod token;
@@ -64,6 +66,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Launch { command } => Ok(run::launch(&command)),
         Command::Probe { args } => Ok(probe::run(&args)),
         Command::Serve(args) => Ok(serve::run(args)),
+        Command::Store { command } => store::store(command).map(ExitCode::from),
         command => {
             let context = Context::new(&cli.broker)?;
             in_runtime(talk(context, command)).map(ExitCode::from)
@@ -80,6 +83,7 @@ async fn talk(context: Context, command: Command) -> Done {
         Command::Devices(args) => show::devices(&context, args).await,
         Command::Drain(args) => operate::drain(&context, args).await,
         Command::Events(args) => events::events(&context, args).await,
+        Command::History(args) => records::history(&context, args).await,
         Command::Leases(args) => show::leases(&context, args).await,
         Command::Policy { command } => policy::policy(&context, command).await,
         Command::Queue(args) => show::queue(&context, args).await,
@@ -92,12 +96,14 @@ async fn talk(context: Context, command: Command) -> Done {
         Command::Status(args) => show::status(&context, args).await,
         Command::Token { command } => token::token(&context, command).await,
         Command::Uncordon(args) => operate::uncordon(&context, args).await,
+        Command::Usage(args) => records::usage(&context, args).await,
         Command::Watches(args) => reload::watches(&context, args).await,
         Command::Why(args) => show::why(&context, args).await,
         Command::Completion { .. }
         | Command::Launch { .. }
         | Command::Probe { .. }
-        | Command::Serve(_) => {
+        | Command::Serve(_)
+        | Command::Store { .. } => {
             unreachable!("dispatched before there is a runtime")
         }
     }

@@ -1,14 +1,18 @@
-//! What can be said and done without a broker: its store, and policy files.
+//! What can be said without a broker: its store, and policy files.
 
 use std::path::{Path, PathBuf};
-
 use std::sync::Arc;
 
-use gpu_api::{Lease, PolicyCheck, PolicyText};
-use gpu_broker::{
-    BootClock, Broker, Checked, Clock, HostProcesses, Signals, SourceFile, StartPolicy, Started,
+use gpu_api::{
+    Event, HistoryQuery, Lease, PolicyCheck, PolicyText, Problem, UsageQuery, UsageReport,
 };
-use gpu_store::{OpenError, RedbStore, StoreId};
+use gpu_bridge::UsageTable;
+use gpu_broker::{
+    BootClock, Broker, Checked, Clock, HostProcesses, Hour, ReadError, Signals, SourceFile,
+    StartPolicy, Started, usage_so_far,
+};
+use gpu_lease::WallMs;
+use gpu_store::{OpenError, RedbStore, StoreId, StoreSnapshot};
 
 use crate::serve::STORE_FILE;
 use crate::serve::config::default_state_dir;
@@ -29,25 +33,91 @@ pub(crate) struct Stored {
 /// # Errors
 /// A sentence if there is one that cannot be read.
 pub(crate) fn read(state_dir: Option<&Path>) -> Result<Option<Stored>, String> {
-    let dir = state_dir.map_or_else(default_state_dir, Path::to_owned);
-    let path = dir.join(STORE_FILE);
-    let snapshot = match RedbStore::open_read_only(&path) {
-        Ok(snapshot) => snapshot,
-        Err(OpenError::Missing { .. }) => return Ok(None),
-        Err(error) => return Err(format!("{error} ({})", error.hint())),
+    let Some(snapshot) = open(state_dir)? else {
+        return Ok(None);
     };
-    let stored = snapshot
-        .load()
-        .map_err(|error| format!("{error} ({})", error.hint()))?;
+    let stored = snapshot.load().map_err(unreadable)?;
     let rows = stored.rows.as_ref();
     let leases = rows.map(|rows| gpu_bridge::stored_leases(rows, BootClock.now()));
     let mut leases = leases.unwrap_or_default();
     leases.sort_by(|a, b| a.created_at.cmp(&b.created_at));
     Ok(Some(Stored {
-        path,
+        path: store_path(state_dir),
         leases,
         policy_generation: rows.map_or(0, |rows| rows.counters.generation),
     }))
+}
+
+/// The events of that store that `query` asks for, oldest first.
+///
+/// # Errors
+/// As for [`read`], or the query is none.
+pub(crate) fn history(
+    state_dir: Option<&Path>,
+    query: &HistoryQuery,
+) -> Result<Option<Vec<Event>>, String> {
+    let Some(snapshot) = open(state_dir)? else {
+        return Ok(None);
+    };
+    let store = snapshot.load().map_err(unreadable)?.store_id;
+    let filter = gpu_bridge::event_filter(query, BootClock.now().wall).map_err(detail)?;
+    let (mut events, mut after) = (Vec::new(), None);
+    loop {
+        let read = |after, limit| snapshot.events(after, limit);
+        let found = filter.find(read, after, usize::MAX).map_err(unreadable)?;
+        events.extend(gpu_bridge::history(store, &found).events);
+        after = found.next;
+        if after.is_none() {
+            return Ok(Some(events));
+        }
+    }
+}
+
+/// The usage in that store, and of what is still held by it.
+///
+/// # Errors
+/// As for [`read`], or the query is none.
+pub(crate) fn usage(
+    state_dir: Option<&Path>,
+    query: &UsageQuery,
+) -> Result<Option<UsageReport>, String> {
+    let Some(snapshot) = open(state_dir)? else {
+        return Ok(None);
+    };
+    let now = BootClock.now();
+    let mut table = UsageTable::new(query, now.wall).map_err(detail)?;
+    let mut count = |row| table.add(row);
+    let from = Hour::of(WallMs(0));
+    snapshot.usage(from, &mut count).map_err(unreadable)?;
+    let stored = snapshot.load().map_err(unreadable)?;
+    let same_boot = gpu_broker::boot_id().ok() == stored.boot_id;
+    let leases = stored.rows.map(|rows| rows.leases).unwrap_or_default();
+    let held = leases.iter();
+    held.flat_map(|lease| usage_so_far(lease, now, same_boot))
+        .for_each(count);
+    Ok(Some(table.report()))
+}
+
+/// Where the store is in `state_dir`, or in the usual place.
+pub(crate) fn store_path(state_dir: Option<&Path>) -> PathBuf {
+    let dir = state_dir.map_or_else(default_state_dir, Path::to_owned);
+    dir.join(STORE_FILE)
+}
+
+fn open(state_dir: Option<&Path>) -> Result<Option<StoreSnapshot>, String> {
+    match RedbStore::open_read_only(&store_path(state_dir)) {
+        Ok(snapshot) => Ok(Some(snapshot)),
+        Err(OpenError::Missing { .. }) => Ok(None),
+        Err(error) => Err(format!("{error} ({})", error.hint())),
+    }
+}
+
+fn unreadable(error: ReadError) -> String {
+    format!("{error} ({})", error.hint())
+}
+
+fn detail(problem: Problem) -> String {
+    problem.detail
 }
 
 /// A store was not taken.

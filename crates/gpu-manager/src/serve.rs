@@ -18,13 +18,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use gpu_api::Bytes;
 use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
 use gpu_broker::{
-    BootClock, Broker, CandidateState, Clock, HostProcesses, ReloadOptions, ReloadState, Reloader,
-    StartPolicy, Started, Trigger,
+    BootClock, Broker, CandidateState, Clock, Handle, HostProcesses, ReloadOptions, ReloadState,
+    Reloader, StartPolicy, Started, Trigger,
 };
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
@@ -47,6 +48,8 @@ use trouble::Trouble;
 pub(crate) const STORE_FILE: &str = "store.redb";
 /// After SIGTERM, everything is over by then.
 const STOP_MAX: Duration = Duration::from_secs(9);
+/// How often it is looked whether the devices are known.
+const READY_EVERY: Duration = Duration::from_millis(5);
 /// Members of this group may use operator verbs on the socket.
 const ADMIN_GROUP: &str = "gpu-admin";
 /// Where devices are locked instead of [`LOCK_DIR`], for tests that must not meet a real broker.
@@ -140,6 +143,7 @@ async fn serve_as(
     (hangup, mut signals): (Signal, Signals),
     safe: Option<String>,
 ) -> Result<ExitCode, Trouble> {
+    let began = Instant::now();
     allow_many_descriptors();
     let store = open_store(&config)?;
     let owner = own(&config, Vec::new());
@@ -186,6 +190,7 @@ async fn serve_as(
         &reloader.state(),
         safe.as_deref(),
     );
+    tokio::spawn(tell_when_ready(started.handle.clone(), began, started.kept));
 
     let app = App {
         handle: started.handle.clone(),
@@ -336,7 +341,12 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Trouble> {
         return Ok(Arc::new(MemoryStore::new(id)));
     }
     let path = config.state_dir.join(STORE_FILE);
-    Ok(Arc::new(RedbStore::open(&path, id)?))
+    let store = RedbStore::open(&path, id)?;
+    if let Some(done) = store.compacted() {
+        let (before, after) = (Bytes(done.before_bytes), Bytes(done.after_bytes));
+        tracing::info!("the store was mostly empty: {before} became {after}");
+    }
+    Ok(Arc::new(store))
 }
 
 fn make_private(dir: &Path) -> Result<(), Trouble> {
@@ -449,6 +459,22 @@ fn introduce(
     if io::stdin().is_terminal() && !config.dev {
         eprintln!("hint: Ctrl-C stops the broker; what is held stays held");
     }
+}
+
+/// Says how long the start took, once the devices are known and so something can be granted.
+async fn tell_when_ready(handle: Handle, began: Instant, recovered: usize) {
+    while handle.snapshot().recovering {
+        if handle.is_stopping() {
+            return;
+        }
+        tokio::time::sleep(READY_EVERY).await;
+    }
+    let took = began.elapsed().as_millis();
+    let leases = match recovered {
+        1 => "1 lease".to_owned(),
+        leases => format!("{leases} leases"),
+    };
+    eprintln!("ready     in {took} ms, {leases} recovered");
 }
 
 /// Where policies are from and whether saves are applied.

@@ -56,14 +56,15 @@ pub struct Counterexample {
 /// Walks through all lives of `case`, those of few steps first.
 pub fn check(case: Case) -> Report {
     let started = Instant::now();
-    let (name, states_max) = (case.name, case.states_max);
+    let (name, steps_max) = (case.name, case.steps_max);
     let checker = builder(case).spawn_bfs().join();
     let mut discoveries = checker.discoveries();
     let broken = Rule::ALL
         .into_iter()
         .find_map(|rule| Some((rule, discoveries.remove(rule.name())?)))
         .map(|(rule, path)| words::counterexample(checker.model(), rule, path.into_actions()));
-    let mut missed: Vec<&str> = moment::EVENTS.iter().map(|(name, _)| *name).collect();
+    let events = moment::events_of(&checker.model().case);
+    let mut missed: Vec<&str> = events.map(|event| event.name).collect();
     missed.retain(|name| !discoveries.contains_key(name));
     Report {
         case: name,
@@ -71,17 +72,17 @@ pub fn check(case: Case) -> Report {
         steps: checker.state_count(),
         depth: checker.max_depth(),
         took: started.elapsed(),
-        whole: broken.is_none() && states_max.is_none_or(|most| checker.state_count() < most),
+        whole: broken.is_none() && steps_max.is_none_or(|most| checker.state_count() < most),
         broken,
         missed,
     }
 }
 
 fn builder(case: Case) -> CheckerBuilder<Lives> {
-    let (threads, states_max) = (case.threads, case.states_max);
+    let (threads, steps_max) = (case.threads, case.steps_max);
     let builder = Lives::new(case).checker().threads(threads);
     let builder = builder.finish_when(HasDiscoveries::AnyFailures);
-    match states_max {
+    match steps_max {
         Some(most) => builder.target_state_count(most),
         None => builder,
     }

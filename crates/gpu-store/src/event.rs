@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use gpu_lease::{Event, WallMs};
+use gpu_lease::{DeviceKey, Event, WallMs};
 
 /// How many of the latest events are kept at least.
 pub const EVENTS_KEPT: usize = 100_000;
@@ -47,6 +47,10 @@ pub struct StoredEvent {
     pub generation: u64,
     /// What.
     pub event: Event,
+    /// The verified user of the holder of its lease, if it is about one.
+    pub user: Option<String>,
+    /// What its lease holds beside the device of the event.
+    pub also_on: Vec<DeviceKey>,
 }
 
 /// Some of the history, oldest first.

@@ -5,23 +5,32 @@
 //! `tests/store/conformance.rs`, holds for every [`Store`].
 //! Must never know why a lease was granted.
 
+mod check;
 #[cfg(feature = "crash-disk")]
 mod crash_disk;
 mod event;
+mod history;
 mod memory;
 mod redb_store;
 mod store;
 mod stored;
+mod usage;
 
+pub use check::{CheckReport, Fault};
 #[cfg(feature = "crash-disk")]
 pub use crash_disk::CrashDisk;
 pub use event::{
     EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventId, EventPage, EventPosition,
     ParseEventIdError, StoreId, StoredEvent,
 };
+pub use history::{EVENTS_PER_LOOK_MAX, EventFilter, FoundEvents};
 pub use memory::MemoryStore;
-pub use redb_store::{FORMAT, OpenError, RedbStore, StoreSnapshot};
+pub use redb_store::{Compacted, FORMAT, OpenError, RedbStore, StoreSnapshot};
 pub use store::{
     ApiOverride, Batch, BreakerRow, CommitError, LastGood, ReadError, RejectedFiles, Settings,
     StorageFault, Store, Stored, SwitchedBy,
+};
+pub use usage::{
+    Hour, USAGE_KEPT_HOURS, USAGE_OTHER, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage,
+    UsageKey, UsageRow,
 };

@@ -8,6 +8,9 @@ use parking_lot::RwLock;
 
 use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent};
 use crate::store::{Batch, CommitError, LastGood, ReadError, Settings, Store, Stored};
+use crate::usage::{
+    self, Hour, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage, UsageKey, UsageRow,
+};
 
 /// Rows in memory.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ struct Tables {
     settings: Settings,
     events: BTreeMap<EventPosition, StoredEvent>,
     trimmed: Option<EventPosition>,
+    usage: BTreeMap<Hour, BTreeMap<UsageKey, Usage>>,
 }
 
 impl MemoryStore {
@@ -57,6 +61,13 @@ impl Store for MemoryStore {
 
     fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError> {
         Ok(self.tables.read().page(after, limit))
+    }
+
+    fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
+        // Not under the lock: nobody knows what `each` does.
+        let rows = self.tables.read().usage_from(from);
+        rows.into_iter().for_each(each);
+        Ok(())
     }
 }
 
@@ -95,6 +106,46 @@ impl Tables {
         self.events
             .extend(events.map(|event| (event.position, event)));
         self.trim();
+        self.add_usage(&batch.usage);
+    }
+
+    fn add_usage(&mut self, rows: &[UsageRow]) {
+        for row in rows {
+            let hour = self.usage.entry(row.key.hour).or_default();
+            let has_room = hour.contains_key(&row.key) || hour.len() < USAGE_ROWS_PER_HOUR_MAX;
+            let key = match has_room {
+                true => row.key.clone(),
+                false => row.key.other(),
+            };
+            *hour.entry(key).or_default() += row.usage;
+        }
+        if let Some(newest) = usage::newest(rows) {
+            self.trim_usage(newest.oldest_kept());
+        }
+    }
+
+    fn trim_usage(&mut self, oldest_kept: Hour) {
+        let mut left = USAGE_ROWS_PER_TRIM;
+        while let Some(mut oldest) = self.usage.first_entry()
+            && *oldest.key() < oldest_kept
+        {
+            while left > 0 && oldest.get_mut().pop_first().is_some() {
+                left -= 1;
+            }
+            if !oldest.get().is_empty() {
+                return;
+            }
+            oldest.remove();
+        }
+    }
+
+    fn usage_from(&self, from: Hour) -> Vec<UsageRow> {
+        let rows = self.usage.range(from..).flat_map(|(_, rows)| rows);
+        rows.map(|(key, &usage)| UsageRow {
+            key: key.clone(),
+            usage,
+        })
+        .collect()
     }
 
     fn trim(&mut self) {

@@ -1,5 +1,7 @@
 //! Rows in one redb file.
 
+mod compact;
+mod inspect;
 mod open;
 mod read;
 mod tables;
@@ -7,9 +9,12 @@ mod write;
 
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
+use crate::check::CheckReport;
 use crate::event::{EventPage, EventPosition};
 use crate::store::{Batch, CommitError, ReadError, StorageFault, Store, Stored};
+use crate::usage::{Hour, UsageRow};
 
+pub use compact::Compacted;
 pub use open::OpenError;
 pub use tables::FORMAT;
 
@@ -20,6 +25,7 @@ pub use tables::FORMAT;
 pub struct RedbStore {
     database: Database,
     two_phase: bool,
+    compacted: Option<Compacted>,
 }
 
 /// The rows of a store file at one moment, for reading where no broker lives. The file is not changed,
@@ -38,6 +44,11 @@ impl RedbStore {
             ..self
         }
     }
+
+    /// What opening it made of a file that was much larger than its rows.
+    pub fn compacted(&self) -> Option<Compacted> {
+        self.compacted
+    }
 }
 
 impl Store for RedbStore {
@@ -54,6 +65,10 @@ impl Store for RedbStore {
 
     fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError> {
         read::events(&reader(&self.database)?, after, limit)
+    }
+
+    fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
+        read::usage(&reader(&self.database)?, from, each)
     }
 }
 
@@ -76,6 +91,34 @@ impl StoreSnapshot {
         limit: usize,
     ) -> Result<EventPage, ReadError> {
         read::events(&reader(&self.database)?, after, limit)
+    }
+
+    /// The usage from the hour `from` on.
+    ///
+    /// # Errors
+    /// As for [`Store::usage`].
+    pub fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
+        read::usage(&reader(&self.database)?, from, each)
+    }
+
+    /// Whether every row is understood, and the rows add up.
+    ///
+    /// # Errors
+    /// The storage fails; a row that is not understood is a fault in the report.
+    pub fn check(&self) -> Result<CheckReport, ReadError> {
+        inspect::check(&reader(&self.database)?)
+    }
+
+    /// Every row as a line of JSON without its end: `{"table":"leases","key":"l-...","row":{...}}`. Bytes that
+    /// are no JSON are text named `unreadable` in place of `row`.
+    ///
+    /// # Errors
+    /// The storage fails, or `each` says so.
+    pub fn dump<E: From<ReadError>>(
+        &self,
+        each: impl FnMut(&str) -> Result<(), E>,
+    ) -> Result<(), E> {
+        inspect::dump(&reader(&self.database)?, each)
     }
 }
 
@@ -128,6 +171,7 @@ mod tests {
             RedbStore {
                 database: database.expect("the disk works"),
                 two_phase: false,
+                compacted: None,
             }
         }
     }

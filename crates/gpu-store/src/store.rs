@@ -8,6 +8,7 @@ use gpu_lease::{
 };
 
 use crate::event::{EventPage, EventPosition, StoreId, StoredEvent};
+use crate::usage::{Hour, UsageRow};
 
 /// "Input/output error" of Linux, for which the standard library has no kind.
 const EIO: i32 = 5;
@@ -32,6 +33,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`ReadError`] as for [`Store::load`].
     fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError>;
+
+    /// Every row of usage from the hour `from` on, in the order of their keys.
+    ///
+    /// # Errors
+    /// [`ReadError`] as for [`Store::load`].
+    fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError>;
 }
 
 /// What a store holds besides its events.
@@ -68,6 +75,8 @@ pub struct Batch<'a> {
     pub settings: Option<Settings>,
     /// What happened, in order of position.
     pub events: Vec<StoredEvent>,
+    /// What is added to the usage of hours. What is too old, seen from the latest of them, is removed.
+    pub usage: Vec<UsageRow>,
 }
 
 impl Batch<'_> {
@@ -82,6 +91,7 @@ impl Batch<'_> {
             policy: None,
             settings: None,
             events: Vec::new(),
+            usage: Vec::new(),
         }
     }
 }

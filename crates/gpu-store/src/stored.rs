@@ -9,6 +9,7 @@ mod event;
 mod lease;
 mod meta;
 mod request;
+mod usage;
 mod words;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use event::Event;
 pub(crate) use lease::Lease;
 pub(crate) use meta::{Cordon, Counters, LastGood, Position, Settings};
+pub(crate) use usage::Usage;
 
 /// A device and its host.
 #[derive(Serialize, Deserialize)]

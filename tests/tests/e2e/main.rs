@@ -13,6 +13,7 @@ mod leases;
 mod live;
 mod page;
 mod policy;
+mod records;
 mod restarts;
 mod run;
 mod safe_start;

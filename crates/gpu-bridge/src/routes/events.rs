@@ -182,7 +182,8 @@ impl Teller {
             return Ok(());
         }
         self.last = Some(stored.position);
-        self.send(framed(&event(&self.bridge.handle, stored))).await
+        self.send(framed(&event(self.bridge.handle.store_id(), stored)))
+            .await
     }
 
     async fn sign_of_life(&mut self) -> Result<(), Over> {

@@ -46,7 +46,7 @@ async fn every_operation_of_the_document_is_there() {
             );
         }
     }
-    assert_eq!(operations, 34, "a new operation is described and counted");
+    assert_eq!(operations, 36, "a new operation is described and counted");
 }
 
 #[tokio::test]

@@ -7,4 +7,5 @@ mod leases;
 mod matrix;
 mod operators;
 mod policy;
+mod records;
 mod support;

@@ -16,5 +16,6 @@ mod reload_rollback;
 mod restart;
 mod store;
 mod time;
+mod usage;
 mod waits;
 mod world;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use gpu_store::{
-    Batch, CommitError, EventPage, EventPosition, ReadError, StorageFault, Store, Stored,
+    Batch, CommitError, EventPage, EventPosition, Hour, ReadError, StorageFault, Store, Stored,
+    UsageRow,
 };
 use parking_lot::{Condvar, Mutex};
 
@@ -116,6 +117,10 @@ impl Store for TestStore {
     fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError> {
         self.inner.events(after, limit)
     }
+
+    fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
+        self.inner.usage(from, each)
+    }
 }
 
 /// A store that cannot be read.
@@ -134,5 +139,9 @@ impl Store for Unreadable {
 
     fn events(&self, _after: Option<EventPosition>, _limit: usize) -> Result<EventPage, ReadError> {
         unreachable!("nobody asks for events of a broker that did not start")
+    }
+
+    fn usage(&self, _from: Hour, _each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
+        unreachable!("nobody asks for usage of a broker that did not start")
     }
 }

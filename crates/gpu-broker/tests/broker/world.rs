@@ -221,6 +221,12 @@ impl World {
         self.setup
     }
 
+    /// The same after the store failed.
+    pub(crate) fn crashed(self) -> Setup {
+        drop(self.started.broker.stop().unwrap_err());
+        self.setup
+    }
+
     /// The answer, if there is one in time.
     pub(crate) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {

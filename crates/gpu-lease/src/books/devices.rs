@@ -59,15 +59,14 @@ impl Books {
 
     /// Puts every lease back on its devices, after the set of devices changed.
     fn reoccupy(&mut self) {
-        let held: Vec<(LeaseId, Vec<DeviceKey>)> = self
-            .leases
-            .values()
-            .filter_map(|lease| Some((lease.id, keys(lease.occupying()?))))
-            .collect();
-        for (id, devices) in held {
-            for key in devices {
-                if let Some(state) = self.state_mut(&key) {
-                    state.occupants.insert(id);
+        let Some(known) = &mut self.devices else {
+            return;
+        };
+        for lease in self.leases.values() {
+            let parts = lease.occupying().into_iter();
+            for part in parts.flat_map(|grant| &grant.allocations) {
+                if let Some(state) = known.get_mut(&part.device) {
+                    state.occupants.insert(lease.id);
                 }
             }
         }
@@ -376,14 +375,6 @@ fn lose(turn: &mut Turn, key: &DeviceKey, state: &mut DeviceState) {
     turn.effect_once(Effect::Read);
     let text = format!("is lost; its leases end in {LOST_GRACE_MS} unless it comes back");
     turn.device_event(EventKind::DeviceLost, key, text);
-}
-
-fn keys(grant: &Grant) -> Vec<DeviceKey> {
-    grant
-        .allocations
-        .iter()
-        .map(|part| part.device.clone())
-        .collect()
 }
 
 fn share_of(state: &DeviceState, lease: &Lease) -> Option<Share> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use gpu_api::{Bytes, DeviceCount, Span, Text, Ttl, Until};
+use gpu_api::{Bytes, DeviceCount, Since, Span, Text, Ttl, Until, UsageBy};
 
 use crate::cli::exit;
 
@@ -97,6 +97,15 @@ pub(crate) enum Command {
     Watches(JsonArgs),
     /// Follow what happens.
     Events(EventsArgs),
+    /// List what happened, from the records of the broker, whether it runs or not.
+    History(HistoryArgs),
+    /// Add up who held what for how long.
+    Usage(UsageArgs),
+    /// Look into the store of a broker that is stopped, or make it small.
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Show or replace the token that TCP clients need.
     Token {
         #[command(subcommand)]
@@ -519,6 +528,64 @@ pub(crate) struct EventsArgs {
     pub(crate) output: JsonArgs,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct HistoryArgs {
+    /// Of this lease only.
+    #[arg(long, value_name = "ID")]
+    pub(crate) lease: Option<Text<64>>,
+
+    /// Of this device only, or of leases that held something of it: an id, its beginning, or an index.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<Text<128>>,
+
+    /// Of leases of this user only, or done by it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<Text<128>>,
+
+    /// Not older than this, such as 2h or 30d, or an RFC 3339 time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Since>,
+
+    /// The latest of them; 0 for all that are kept.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: usize,
+
+    #[command(flatten)]
+    pub(crate) stored: StoredArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UsageArgs {
+    /// What the rows are for: some of user, tenant and device, with commas [default: user]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) by: Option<UsageBy>,
+
+    /// Since when, such as 12h or 30d, or an RFC 3339 time; from the beginning of that hour. 35 days are kept
+    /// [default: 30d]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Since>,
+
+    #[command(flatten)]
+    pub(crate) stored: StoredArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Check that the file is whole, every row is understood, and the books add up; exits with 1 if not.
+    Check(StoredArgs),
+    /// Print every row as a line of JSON.
+    Dump(StateDirArgs),
+    /// Make the file as small as its rows.
+    Compact(StateDirArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StateDirArgs {
+    /// Where the broker keeps its state.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// Print the token of the broker of this host.
@@ -641,6 +708,9 @@ mod tests {
             "gpu-manager reload --interactive",
             "gpu-manager reload --history --json",
             "gpu-manager status --url unix:/run/x.sock",
+            "gpu-manager history --user ann --since 2h --limit 0 --json",
+            "gpu-manager usage --by user,tenant,device --since 30d",
+            "gpu-manager store check --state-dir /var/lib/gpu-manager",
         ] {
             parse(line).expect(line);
         }
@@ -692,6 +762,8 @@ mod tests {
                 "1s to 30d",
             ),
             ("gpu-manager policy explain --at noon", "18:05"),
+            ("gpu-manager history --since yesterday", "2h"),
+            ("gpu-manager usage --by host", "`device`"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(part), "{line}: {error}");

@@ -10,6 +10,8 @@ pub(crate) mod plan;
 mod status;
 mod waiting;
 
+use std::path::Path;
+
 use gpu_api::{DeviceList, Lease, LeaseList};
 use gpu_client::ClientError;
 
@@ -18,7 +20,7 @@ use crate::cli::args::{JsonArgs, LeasesArgs, StoredArgs, WhyArgs};
 use crate::cli::context::{Context, disk_note};
 use crate::cli::exit::{self, Failure};
 use crate::cli::output::{ago, note, print, print_json};
-use crate::offline::{self, Stored};
+use crate::offline;
 
 pub(crate) use lease::{drain_line, end_reason, holdings, lease_line, lease_table};
 pub(crate) use waiting::blocker_line;
@@ -42,7 +44,7 @@ pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
             leases
         }
         Err(error) => {
-            let stored = stored(&args.stored, error)?;
+            let stored = stored(args.stored.state_dir.as_deref(), error, offline::read)?;
             stored
                 .leases
                 .into_iter()
@@ -88,7 +90,7 @@ pub(crate) async fn status(context: &Context, args: StoredArgs) -> Done {
             }
         }
         Err(error) => {
-            let stored = stored(&args, error)?;
+            let stored = stored(args.state_dir.as_deref(), error, offline::read)?;
             match args.output.json {
                 true => print_json(&status::stored_json(&stored))?,
                 false => print(&status::render_stored(&stored, context.paint))?,
@@ -127,15 +129,20 @@ pub(crate) async fn name_mentioned(
 }
 
 /// What a broker that is not there left in its store, said to be that; or else why there is nothing to show.
-fn stored(args: &StoredArgs, error: ClientError) -> Result<Stored, Failure> {
+pub(crate) fn stored<T>(
+    state_dir: Option<&Path>,
+    error: ClientError,
+    read: impl FnOnce(Option<&Path>) -> Result<Option<T>, String>,
+) -> Result<T, Failure> {
     if !matches!(error, ClientError::Unreachable { .. }) {
         return Err(error.into());
     }
-    match offline::read(args.state_dir.as_deref()) {
+    match read(state_dir) {
         Ok(Some(stored)) => {
+            let path = offline::store_path(state_dir);
+            let path = path.display();
             note(&format!(
-                "{error}; this is what `{}` says, as it was left",
-                stored.path.display()
+                "{error}; this is what `{path}` says, as it was left"
             ));
             Ok(stored)
         }

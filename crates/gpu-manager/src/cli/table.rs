@@ -58,6 +58,13 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// The same of as many cells as there are columns.
+    pub(crate) fn cells(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        let cells: Vec<_> = cells.into_iter().collect();
+        debug_assert_eq!(cells.len(), self.columns.len(), "a cell for every column");
+        self.rows.push(cells);
+    }
+
     /// The lines.
     pub(crate) fn render(&self, paint: Paint) -> String {
         let header: Vec<Cell> = self

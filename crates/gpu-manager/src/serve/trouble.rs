@@ -59,7 +59,8 @@ impl From<OpenError> for Trouble {
         let text = with_hint(&error, error.hint());
         match error {
             OpenError::InUse { .. } => Self::in_use(text),
-            OpenError::Corrupt { .. }
+            OpenError::Compact { .. }
+            | OpenError::Corrupt { .. }
             | OpenError::Create { .. }
             | OpenError::Empty { .. }
             | OpenError::Foreign { .. }

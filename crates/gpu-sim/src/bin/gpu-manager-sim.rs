@@ -128,7 +128,7 @@ fn exhaustive(case: Case) -> Outcome {
     let report = check(case);
     println!("{report}");
     match report.is_good() {
-        true => Ok(vec![("states", report.states as u64)]),
+        true => Ok(vec![("states", report.unique as u64)]),
         false => Err("the case is not sound".to_owned()),
     }
 }

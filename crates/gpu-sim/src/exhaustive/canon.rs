@@ -182,3 +182,53 @@ impl Canon<'_> {
 fn client_of(id: LeaseId) -> i64 {
     (id.bits() & ((1 << CLIENT_BITS) - 1)) as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::btree_map::Entry;
+    use std::collections::{BTreeMap, VecDeque};
+
+    use stateright::Model;
+
+    use super::super::case::Case;
+    use super::super::model::{Lives, Step};
+    use super::Moment;
+
+    /// Moments that are compared.
+    const MOMENTS: usize = 4_000;
+    /// Of so many that are said to be another, one is looked at.
+    const ONE_OF: usize = 5;
+
+    /// What is left out does not matter: moments that are one have the same steps, to moments that are one.
+    #[test]
+    fn moments_that_are_one_have_one_future() {
+        let lives = Lives::new(Case::small());
+        let mut known: BTreeMap<Vec<i64>, Moment> = BTreeMap::new();
+        let mut pending = VecDeque::from(lives.init_states());
+        let mut met = 0;
+        while let Some(moment) = pending.pop_front()
+            && known.len() < MOMENTS
+        {
+            for next in lives.next_states(&moment) {
+                match known.entry(next.canon()) {
+                    Entry::Vacant(place) => {
+                        place.insert(next.clone());
+                        pending.push_back(next);
+                    }
+                    Entry::Occupied(same) => {
+                        met += 1;
+                        if met % ONE_OF == 0 {
+                            assert_eq!(future(&lives, same.get()), future(&lives, &next));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(met > MOMENTS, "{met} moments are one of {MOMENTS}");
+    }
+
+    fn future(lives: &Lives, moment: &Moment) -> Vec<(Step, Vec<i64>)> {
+        let steps = lives.next_steps(moment).into_iter();
+        steps.map(|(step, next)| (step, next.canon())).collect()
+    }
+}

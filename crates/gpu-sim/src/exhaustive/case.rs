@@ -36,10 +36,11 @@ pub struct Case {
     /// How many threads walk. With one, what is found is found in as few steps as can be.
     pub threads: usize,
     /// Ends after about so many steps, if it is too large to be walked through.
-    pub states_max: Option<usize>,
+    pub steps_max: Option<usize>,
     pub(super) clients: Vec<Client>,
     pub(super) devices: Vec<Device>,
     pub(super) misfortune: Misfortune,
+    pub(super) scopes: &'static [Scope],
     pub(super) policy: Arc<Policy>,
 }
 
@@ -52,6 +53,16 @@ pub(super) struct Misfortune {
     pub(super) emergencies: u8,
     /// An operator asks somebody to go.
     pub(super) drains: u8,
+}
+
+/// What an emergency ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    All,
+    /// Everything, and processes are signalled.
+    AllBySignal,
+    /// What is on the first device.
+    First,
 }
 
 /// Somebody who asks for one lease after the other, always the same.
@@ -85,19 +96,23 @@ impl Case {
         )
     }
 
-    /// Two devices and three clients.
+    /// Two devices and three clients; an emergency ends everything. It takes about 3 GiB of memory.
     pub fn full() -> Self {
-        Self::of(
+        let case = Self::of(
             "2 devices, 3 clients, 1 crash, 1 expiry, 1 emergency",
             &[Client::notebook, Client::training, Client::server],
             2,
             Misfortune::ONCE,
-        )
-        .with_threads()
+        );
+        Self {
+            scopes: &[Scope::All],
+            ..case.with_threads()
+        }
     }
 
-    /// Three devices, four clients and two crashes: as much of it as fits into about `states_max` steps.
-    pub fn large(states_max: usize) -> Self {
+    /// Three devices, four clients and two crashes: the lives of few steps, until about `steps_max` steps are
+    /// taken, which need about 1 GiB of memory for every 4 million.
+    pub fn large(steps_max: usize) -> Self {
         let case = Self::of(
             "3 devices, 4 clients, 2 crashes, 2 expiries, 1 emergency, 1 drain",
             &[
@@ -115,7 +130,7 @@ impl Case {
             },
         );
         Self {
-            states_max: Some(states_max),
+            steps_max: Some(steps_max),
             ..case.with_threads()
         }
     }
@@ -129,10 +144,11 @@ impl Case {
         Self {
             name,
             threads: 1,
-            states_max: None,
+            steps_max: None,
             clients: clients.iter().map(|client| client()).collect(),
             devices: (0..devices).map(device).collect(),
             misfortune,
+            scopes: &[Scope::AllBySignal, Scope::First],
             policy: Arc::new(policy()),
         }
     }
@@ -140,6 +156,22 @@ impl Case {
     fn with_threads(self) -> Self {
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self { threads, ..self }
+    }
+}
+
+impl Case {
+    pub(super) fn has_expiries(&self) -> bool {
+        self.misfortune.expiries > 0
+    }
+
+    pub(super) fn has_emergencies(&self) -> bool {
+        self.misfortune.emergencies > 0
+    }
+
+    /// Whether a process is ever told to go.
+    pub(super) fn has_signals(&self) -> bool {
+        let by_emergency = self.scopes.contains(&Scope::AllBySignal);
+        self.misfortune.drains > 0 || by_emergency && self.has_emergencies()
     }
 }
 

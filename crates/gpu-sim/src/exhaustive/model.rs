@@ -9,9 +9,9 @@ use gpu_lease::{
 };
 use stateright::{Model, Property};
 
-use super::case::{Case, Client, DRAIN, GRACE, PART, units};
+use super::case::{Case, Client, DRAIN, GRACE, PART, Scope, units};
 use super::judge::{self, Rule};
-use super::moment::{EVENTS, Known, Moment, at};
+use super::moment::{Known, Moment, at, events_of};
 
 /// The client that an id was made by is in its lowest bits.
 pub(super) const CLIENT_BITS: u32 = 4;
@@ -46,15 +46,6 @@ pub(super) enum Step {
     Renew(usize),
     /// An operator vouches for what is quarantined on the first device.
     Vouch,
-}
-
-/// What an emergency ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// Everything, and processes are signalled.
-    All,
-    /// What is on the first device.
-    First,
 }
 
 /// Which devices discovery sees after a crash.
@@ -256,12 +247,12 @@ impl Lives {
         moment.left.emergencies -= 1;
         let emergency = Emergency {
             targets: match scope {
-                Scope::All => Targets::All,
+                Scope::All | Scope::AllBySignal => Targets::All,
                 Scope::First => Targets::Devices(vec![self.case.devices[0].key.clone()]),
             },
             reason: String::new(),
             by: String::new(),
-            kill: scope == Scope::All,
+            kill: scope == Scope::AllBySignal,
             cordon: false,
             force_unsafe: false,
         };
@@ -443,7 +434,7 @@ impl Lives {
             }
         }
         if moment.left.emergencies > 0 {
-            steps.extend([Scope::All, Scope::First].map(Step::Emergency));
+            steps.extend(self.case.scopes.iter().copied().map(Step::Emergency));
         }
         if moment.left.crashes > 0 {
             steps.push(Step::Crash);
@@ -485,8 +476,8 @@ impl Model for Lives {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let events = EVENTS.iter();
-        let events = events.map(|&(name, happens)| Property::sometimes(name, happens));
+        let events = events_of(&self.case);
+        let events = events.map(|event| Property::sometimes(event.name, event.happens));
         judge::properties().into_iter().chain(events).collect()
     }
 }

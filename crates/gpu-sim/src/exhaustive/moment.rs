@@ -7,7 +7,7 @@ use gpu_lease::{
     WallMs,
 };
 
-use super::case::{Misfortune, units};
+use super::case::{Case, Misfortune, units};
 use super::judge::{Broken, Rule};
 use super::model::Lives;
 
@@ -81,52 +81,81 @@ impl Moment {
     }
 }
 
-type Happens = fn(&Lives, &Moment) -> bool;
+/// Something that is to happen in some life, so that it is known that what is checked happens at all.
+pub(super) struct Happening {
+    pub(super) name: &'static str,
+    /// Whether it can in a case.
+    can: fn(&Case) -> bool,
+    pub(super) happens: fn(&Lives, &Moment) -> bool,
+}
 
-/// What is to happen in some life, so that it is known that what is checked happens at all.
-pub(super) const EVENTS: [(&str, Happens); 9] = [
-    ("somebody waits", |_, moment| {
-        moment.open().any(|lease| lease.waiting().is_some())
-    }),
-    ("two share a device", |_, moment| {
-        moment
-            .books
-            .devices()
-            .any(|state| state.occupants.len() > 1)
-    }),
-    (
-        "a heartbeat is missed by a process that lives",
-        |_, moment| {
-            moment
-                .open()
-                .any(|lease| lease.held().is_some_and(|grant| grant.unresponsive))
+/// What is to happen in some life of `case`.
+pub(super) fn events_of(case: &Case) -> impl Iterator<Item = &'static Happening> {
+    EVENTS.iter().filter(|event| (event.can)(case))
+}
+
+const EVENTS: [Happening; 9] = [
+    Happening {
+        name: "somebody waits",
+        can: |_| true,
+        happens: |_, moment| moment.open().any(|lease| lease.waiting().is_some()),
+    },
+    Happening {
+        name: "two share a device",
+        can: |_| true,
+        happens: |_, moment| {
+            let mut devices = moment.books.devices();
+            devices.any(|state| state.occupants.len() > 1)
         },
-    ),
-    (
-        "memory of an expired lease is on its way back",
-        |_, moment| moment.is_reclaiming(EndReason::Expired),
-    ),
-    ("memory of an emergency is on its way back", |_, moment| {
-        moment.is_reclaiming(EndReason::Emergency)
-    }),
-    ("memory is quarantined", |_, moment| moment.is_quarantined()),
-    ("a signal cannot be sent", |_, moment| {
-        let is_stuck = |stage: &ReclaimStage| matches!(stage, ReclaimStage::Stuck(_));
-        moment.stages().any(is_stuck)
-    }),
-    (
-        "a device of a lease is not seen yet after a crash",
-        |_, moment| {
-            let seen =
-                |part: &Allocation| moment.books.devices().any(|s| s.device.key == part.device);
+    },
+    Happening {
+        name: "a heartbeat is missed by a process that lives",
+        can: Case::has_expiries,
+        happens: |_, moment| {
+            let mut grants = moment.open().filter_map(Lease::held);
+            grants.any(|grant| grant.unresponsive)
+        },
+    },
+    Happening {
+        name: "memory of an expired lease is on its way back",
+        can: Case::has_expiries,
+        happens: |_, moment| moment.is_reclaiming(EndReason::Expired),
+    },
+    Happening {
+        name: "memory of an emergency is on its way back",
+        can: Case::has_emergencies,
+        happens: |_, moment| moment.is_reclaiming(EndReason::Emergency),
+    },
+    Happening {
+        name: "memory is quarantined",
+        can: |_| true,
+        happens: |_, moment| moment.is_quarantined(),
+    },
+    Happening {
+        name: "a signal cannot be sent",
+        can: Case::has_signals,
+        happens: |_, moment| {
+            let is_stuck = |stage: &ReclaimStage| matches!(stage, ReclaimStage::Stuck(_));
+            moment.stages().any(is_stuck)
+        },
+    },
+    Happening {
+        name: "a device of a lease is not seen yet after a crash",
+        can: |_| true,
+        happens: |_, moment| {
+            let is_seen = |part: &Allocation| {
+                let mut seen = moment.books.devices();
+                seen.any(|state| state.device.key == part.device)
+            };
             let mut grants = moment.open().filter_map(Lease::occupying);
-            grants.any(|grant| !grant.allocations.iter().all(seen))
+            grants.any(|grant| !grant.allocations.iter().all(is_seen))
         },
-    ),
-    (
-        "everything is over after everything that goes wrong",
-        |_, moment| moment.left == Misfortune::NONE && moment.open().next().is_none(),
-    ),
+    },
+    Happening {
+        name: "everything is over after everything that goes wrong",
+        can: |_| true,
+        happens: |_, moment| moment.left == Misfortune::NONE && moment.open().next().is_none(),
+    },
 ];
 
 fn reclaim(lease: &Lease) -> Option<&Reclaim> {

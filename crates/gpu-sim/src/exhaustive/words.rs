@@ -3,9 +3,9 @@
 use gpu_lease::{Grant, Lease, Phase, ReclaimStage};
 
 use super::Counterexample;
-use super::case::units;
+use super::case::{Scope, units};
 use super::judge::Rule;
-use super::model::{Found, Lives, Scope, Seen, Step};
+use super::model::{Found, Lives, Seen, Step};
 use super::moment::Moment;
 
 /// The life of `steps`, in which `rule` does not hold, without the steps that do not matter.
@@ -52,6 +52,9 @@ impl Lives {
             Step::Crash => "crash, and recovery".to_owned(),
             Step::Drain(client) => format!("an operator asks {} to go", name(client)),
             Step::Emergency(Scope::All) => "emergency release of everything".to_owned(),
+            Step::Emergency(Scope::AllBySignal) => {
+                "emergency release of everything, by signals".to_owned()
+            }
             Step::Emergency(Scope::First) => "emergency release of gpu-0".to_owned(),
             Step::Exit(client) => format!("the process of {} ends", name(client)),
             Step::Expire => "what has come due is done".to_owned(),

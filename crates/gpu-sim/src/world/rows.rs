@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId};
 use gpu_store::{
-    Batch, CommitError, CrashDisk, EventPage, EventPosition, LastGood, OpenError, ReadError,
-    RedbStore, Settings, StorageFault, Store, StoreId, Stored, StoredEvent,
+    Batch, CommitError, CrashDisk, EventPage, EventPosition, Hour, LastGood, OpenError, ReadError,
+    RedbStore, Settings, StorageFault, Store, StoreId, Stored, StoredEvent, UsageRow,
 };
 use parking_lot::Mutex;
 
@@ -188,5 +188,9 @@ impl Store for WatchedStore {
 
     fn events(&self, after: Option<EventPosition>, limit: usize) -> Result<EventPage, ReadError> {
         self.redb.events(after, limit)
+    }
+
+    fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
+        self.redb.usage(from, each)
     }
 }

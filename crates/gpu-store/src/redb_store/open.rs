@@ -10,6 +10,7 @@ use std::time::Duration;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
+use super::compact::compact_if_it_pays;
 use super::tables::{FORMAT, META, META_FORMAT};
 use super::{RedbStore, StoreSnapshot, write};
 use crate::event::StoreId;
@@ -35,6 +36,14 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
+        detail: String,
+    },
+    /// It could not be made smaller.
+    #[error("cannot compact the store `{}`: {detail}", path.display())]
+    Compact {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
         detail: String,
     },
     /// It could not be made.
@@ -105,6 +114,7 @@ impl OpenError {
             Self::Corrupt { .. } | Self::Empty { .. } => {
                 "restore a copy, or move the file away to start with no leases; holders that still run are then unknown"
             }
+            Self::Compact { .. } => "nothing is lost; look at the disk and try again",
             Self::Create { source, .. } => fault_hint(source)
                 .unwrap_or("name a directory that this user may write: --state-dir DIR"),
             Self::Foreign { .. } | Self::NotAFile { .. } => {
@@ -134,7 +144,8 @@ fn fault_hint(error: &io::Error) -> Option<&'static str> {
 
 impl RedbStore {
     /// The store in the file `path`. If nothing is there, a new one is made, named `new_store_id`; so are
-    /// missing directories. Reads the whole file once, to be sure that it is sound.
+    /// missing directories. Reads the whole file once, to be sure that it is sound, and makes a file small that
+    /// is many times as large as its rows.
     ///
     /// # Errors
     /// [`OpenError`], always when the file exists and is not a sound store of this version.
@@ -142,11 +153,13 @@ impl RedbStore {
         if !is_there(path)? {
             create(path, new_store_id)?;
         }
-        let database = open_locked(path)?;
+        let mut database = open_locked(path)?;
         check_format(&database, path)?;
+        let compacted = compact_if_it_pays(&mut database, path)?;
         Ok(Self {
             database,
             two_phase: false,
+            compacted,
         })
     }
 
@@ -172,6 +185,7 @@ impl RedbStore {
         Ok(Self {
             database,
             two_phase: false,
+            compacted: None,
         })
     }
 
@@ -193,7 +207,7 @@ impl RedbStore {
     }
 }
 
-fn is_there(path: &Path) -> Result<bool, OpenError> {
+pub(super) fn is_there(path: &Path) -> Result<bool, OpenError> {
     let path = path.to_owned();
     match fs::metadata(&path) {
         Ok(found) if !found.is_file() => Err(OpenError::NotAFile { path }),
@@ -258,7 +272,7 @@ fn publish(draft: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-fn open_locked(path: &Path) -> Result<Database, OpenError> {
+pub(super) fn open_locked(path: &Path) -> Result<Database, OpenError> {
     let mut builder = builder();
     builder.set_check_integrity_on_open(true);
     let mut opened = builder.open(path);
@@ -337,7 +351,7 @@ fn refusal(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-fn check_format(database: &Database, path: &Path) -> Result<(), OpenError> {
+pub(super) fn check_format(database: &Database, path: &Path) -> Result<(), OpenError> {
     let path = path.to_owned();
     match format(database) {
         Ok(Some(FORMAT)) => Ok(()),

@@ -2,18 +2,28 @@
 
 use std::fmt;
 use std::ops::Bound;
+use std::thread;
 
 use gpu_lease::{Cordon, Counters, DeviceId, DeviceKey, HostId, Lease, LeaseId, Rows};
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableError};
 use serde::Deserialize;
 
 use super::tables::{
     CORDONS, EVENTS, LEASES, META, META_BOOT_ID, META_COUNTERS, META_EVENTS_TRIMMED, META_SETTINGS,
-    META_STORE_ID, POLICIES, POLICY_LAST_GOOD, event_key, position,
+    META_STORE_ID, POLICIES, POLICY_LAST_GOOD, USAGE, UsageRowKey, event_key, position, start_of,
+    usage_of,
 };
 use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent};
 use crate::store::{LastGood, ReadError, Stored};
 use crate::stored;
+use crate::usage::{Hour, UsageRow};
+
+/// Fewer leases than this are read by one thread.
+const ROWS_SHARED_MIN: u64 = 4096;
+/// So many threads read leases at most.
+const READERS_MAX: usize = 8;
+/// One more than the bits of the last id there can be.
+const LEASE_IDS: u64 = 1 << 60;
 
 type MetaTable = ReadOnlyTable<&'static str, &'static [u8]>;
 
@@ -55,6 +65,36 @@ pub(super) fn events(
         events: events.collect::<Result<_, _>>()?,
         reset,
     })
+}
+
+pub(super) fn usage(
+    txn: &ReadTransaction,
+    from: Hour,
+    each: &mut dyn FnMut(UsageRow),
+) -> Result<(), ReadError> {
+    let Some(table) = usage_table(txn)? else {
+        return Ok(());
+    };
+    for entry in table.range(start_of(from)..).map_err(storage_error)? {
+        let (key, row) = entry.map_err(storage_error)?;
+        let usage: stored::Usage = decode("usage", || usage_name(key.value()), row.value())?;
+        each(UsageRow {
+            key: usage_of(key.value()),
+            usage: usage.into(),
+        });
+    }
+    Ok(())
+}
+
+/// Not there in a file of an earlier version, or where no lease ever ended.
+fn usage_table(
+    txn: &ReadTransaction,
+) -> Result<Option<ReadOnlyTable<UsageRowKey, &'static [u8]>>, ReadError> {
+    match txn.open_table(USAGE) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(storage_error(error)),
+    }
 }
 
 /// What the storage below said.
@@ -100,9 +140,45 @@ fn rows(txn: &ReadTransaction, counters: Counters) -> Result<Rows, ReadError> {
     })
 }
 
+/// Understanding rows is most of the work of a start, so it is shared by as many threads as there are
+/// processors where there are many rows. Ids are random, so each has as much to do.
 fn leases(txn: &ReadTransaction) -> Result<Vec<Lease>, ReadError> {
     let table = txn.open_table(LEASES).map_err(storage_error)?;
-    let entries = table.iter().map_err(storage_error)?;
+    let threads = match table.len().map_err(storage_error)? {
+        0..ROWS_SHARED_MIN => 1,
+        _ => thread::available_parallelism().map_or(1, |found| found.get().min(READERS_MAX)),
+    };
+    if threads == 1 {
+        return leases_between(&table, (Bound::Unbounded, Bound::Unbounded));
+    }
+    let part = LEASE_IDS / threads as u64;
+    let read = |n: usize| {
+        let from = Bound::Included(n as u64 * part);
+        let to = match n + 1 < threads {
+            true => Bound::Excluded((n as u64 + 1) * part),
+            false => Bound::Unbounded,
+        };
+        leases_between(&table, (from, to))
+    };
+    let read = &read;
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|n| scope.spawn(move || read(n))).collect();
+        let mut leases = read(0)?;
+        for other in others {
+            match other.join() {
+                Ok(part) => leases.extend(part?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(leases)
+    })
+}
+
+fn leases_between(
+    table: &ReadOnlyTable<u64, &'static [u8]>,
+    ids: (Bound<u64>, Bound<u64>),
+) -> Result<Vec<Lease>, ReadError> {
+    let entries = table.range(ids).map_err(storage_error)?;
     let lease = |entry: Result<_, _>| {
         let (key, row): (redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>) =
             entry.map_err(storage_error)?;
@@ -165,4 +241,9 @@ where
         key: key().to_string(),
         detail: error.to_string(),
     })
+}
+
+/// `2026-01-31T18Z` would need a calendar: the hour is counted, as in the key.
+pub(super) fn usage_name((hour, user, tenant, host, id): (u64, &str, &str, &str, &str)) -> String {
+    format!("{hour} {user} {tenant} {host}/{id}")
 }

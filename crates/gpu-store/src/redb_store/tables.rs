@@ -2,7 +2,10 @@
 
 use redb::TableDefinition;
 
+use gpu_lease::{DeviceId, DeviceKey, HostId};
+
 use crate::event::EventPosition;
+use crate::usage::{Hour, UsageKey};
 
 /// The version of everything in the file: tables, keys and rows. A file of a later one is refused.
 pub const FORMAT: u32 = 1;
@@ -19,6 +22,9 @@ pub(super) const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::n
 /// Events by revision and number.
 pub(super) const EVENTS: TableDefinition<'_, EventKey, &[u8]> = TableDefinition::new("events");
 
+/// Usage by hour, user, tenant (empty: none), host and device id. Files of earlier versions have no such table.
+pub(super) const USAGE: TableDefinition<'_, UsageRowKey, &[u8]> = TableDefinition::new("usage");
+
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_STORE_ID: &str = "store_id";
 pub(super) const META_BOOT_ID: &str = "boot_id";
@@ -30,10 +36,38 @@ pub(super) const POLICY_LAST_GOOD: &str = "last_good";
 
 pub(super) type EventKey = (u64, u32);
 
+pub(super) type UsageRowKey = (u64, &'static str, &'static str, &'static str, &'static str);
+
 pub(super) fn event_key(position: EventPosition) -> EventKey {
     (position.revision, position.n)
 }
 
 pub(super) fn position((revision, n): EventKey) -> EventPosition {
     EventPosition { revision, n }
+}
+
+pub(super) fn usage_key(key: &UsageKey) -> (u64, &str, &str, &str, &str) {
+    let tenant = key.tenant.as_deref().unwrap_or_default();
+    let device = &key.device;
+    let (host, id) = (device.host.as_str(), device.id.as_str());
+    (key.hour.0, &key.user, tenant, host, id)
+}
+
+pub(super) fn usage_of((hour, user, tenant, host, id): (u64, &str, &str, &str, &str)) -> UsageKey {
+    UsageKey {
+        hour: Hour(hour),
+        user: user.to_owned(),
+        tenant: (!tenant.is_empty()).then(|| tenant.to_owned()),
+        device: DeviceKey {
+            host: HostId::new(host),
+            id: DeviceId::new(id),
+        },
+    }
+}
+
+/// Sorts before every row of the hour.
+pub(super) fn start_of(
+    hour: Hour,
+) -> (u64, &'static str, &'static str, &'static str, &'static str) {
+    (hour.0, "", "", "", "")
 }

@@ -1,16 +1,19 @@
 //! Rows into the file, one transaction for each batch.
 
-use redb::{Database, ReadableTableMetadata, Table, WriteTransaction};
+use redb::{Database, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use serde::Serialize;
 
 use super::tables::{
     CORDONS, EVENTS, EventKey, FORMAT, LEASES, META, META_BOOT_ID, META_COUNTERS,
     META_EVENTS_TRIMMED, META_FORMAT, META_SETTINGS, META_STORE_ID, POLICIES, POLICY_LAST_GOOD,
-    event_key, position,
+    USAGE, UsageRowKey, event_key, position, start_of, usage_key,
 };
 use crate::event::{self, EventPosition, StoreId, StoredEvent};
 use crate::store::Batch;
 use crate::stored;
+use crate::usage::{
+    self, Hour, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage, UsageKey, UsageRow,
+};
 
 /// All of `batch`, synced, or nothing.
 pub(super) fn commit(
@@ -28,6 +31,7 @@ pub(super) fn commit(
         txn.open_table(POLICIES)?.insert(POLICY_LAST_GOOD, row)?;
     }
     let trimmed = put_events(&txn, &batch.events, &mut row)?;
+    put_usage(&txn, &batch.usage, &mut row)?;
     put_meta(&txn, batch, trimmed, &mut row)?;
     txn.commit()?;
     Ok(())
@@ -149,3 +153,56 @@ fn trim(table: &mut Table<'_, EventKey, &[u8]>) -> Result<Option<EventPosition>,
     }
     Ok(last)
 }
+
+fn put_usage(txn: &WriteTransaction, usage: &[UsageRow], row: &mut Row) -> Result<(), redb::Error> {
+    let Some(newest) = usage::newest(usage) else {
+        return Ok(());
+    };
+    let mut table = txn.open_table(USAGE)?;
+    for added in usage {
+        let (key, mut sum) = usage_to_add_to(&table, &added.key)?;
+        sum += added.usage;
+        table.insert(usage_key(&key), row.of(&stored::Usage::from(sum)))?;
+    }
+    trim_usage(&mut table, newest.oldest_kept())
+}
+
+/// The row that takes what is of `key`, with what is in it.
+fn usage_to_add_to(
+    table: &UsageTable<'_>,
+    key: &UsageKey,
+) -> Result<(UsageKey, Usage), redb::Error> {
+    if let Some(sum) = usage_at(table, key)? {
+        return Ok((key.clone(), sum));
+    }
+    let of_hour = table.range(start_of(key.hour)..start_of(key.hour.next()))?;
+    if of_hour.count() < USAGE_ROWS_PER_HOUR_MAX {
+        return Ok((key.clone(), Usage::default()));
+    }
+    let other = key.other();
+    let sum = usage_at(table, &other)?.unwrap_or_default();
+    Ok((other, sum))
+}
+
+fn usage_at(table: &UsageTable<'_>, key: &UsageKey) -> Result<Option<Usage>, redb::Error> {
+    let Some(row) = table.get(usage_key(key))? else {
+        return Ok(None);
+    };
+    let usage: Result<stored::Usage, _> = serde_json::from_slice(row.value());
+    // Not to be written over: it is of a later version.
+    let usage = usage.map_err(|error| redb::Error::Corrupted(format!("table `usage`: {error}")))?;
+    Ok(Some(usage.into()))
+}
+
+fn trim_usage(table: &mut UsageTable<'_>, oldest_kept: Hour) -> Result<(), redb::Error> {
+    for _ in 0..USAGE_ROWS_PER_TRIM {
+        let oldest = table.first()?.map(|(key, _)| Hour(key.value().0));
+        if oldest.is_none_or(|oldest| oldest >= oldest_kept) {
+            return Ok(());
+        }
+        table.pop_first()?;
+    }
+    Ok(())
+}
+
+type UsageTable<'txn> = Table<'txn, UsageRowKey, &'static [u8]>;

@@ -17,6 +17,11 @@ pub(crate) struct Event {
     device: Option<DeviceKey>,
     by: Option<String>,
     text: String,
+    // Absent in rows of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    also_on: Vec<DeviceKey>,
 }
 
 /// A lease id as people know it.
@@ -38,6 +43,8 @@ impl Event {
                 by: self.by,
                 text: self.text,
             },
+            user: self.user,
+            also_on: self.also_on.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -53,6 +60,8 @@ impl From<&StoredEvent> for Event {
             device: event.device.as_ref().map(DeviceKey::from),
             by: event.by.clone(),
             text: event.text.clone(),
+            user: stored.user.clone(),
+            also_on: stored.also_on.iter().map(DeviceKey::from).collect(),
         }
     }
 }

@@ -5,13 +5,14 @@ use std::thread;
 
 use gpu_lease::{DeviceKey, Lease, LeaseId, Rows};
 use gpu_store::{
-    Batch, EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventPage, EventPosition,
-    MemoryStore, RedbStore, Settings, Store, Stored,
+    Batch, EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventPage, EventPosition, Hour,
+    MemoryStore, RedbStore, Settings, Store, Stored, USAGE_KEPT_HOURS, USAGE_OTHER,
+    USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage, UsageRow,
 };
 
 use crate::examples::{
-    all_events, all_leases, cordon, cordons, counters, event, full_batch, lease, live_settings,
-    policy, position, settings, store_id,
+    all_events, all_leases, all_usage, cordon, cordons, counters, event, full_batch, lease,
+    live_settings, policy, position, settings, store_id, usage,
 };
 
 macro_rules! every_store_does {
@@ -46,6 +47,9 @@ every_store_does! {
     a_reader_resumes_where_it_was,
     a_position_of_another_history_resets,
     old_events_are_trimmed,
+    usage_adds_up,
+    an_hour_has_so_many_rows,
+    old_usage_is_removed,
 }
 
 fn a_new_store_knows_only_its_name(store: &dyn Store) {
@@ -279,6 +283,81 @@ fn old_events_are_trimmed(store: &dyn Store) {
         );
     }
     assert_eq!(count(store), EVENTS_KEPT);
+}
+
+fn usage_adds_up(store: &dyn Store) {
+    assert_eq!(usage_from(store, 0), []);
+    let all = all_usage();
+    use_up(store, all.clone());
+    use_up(
+        store,
+        vec![usage(491_000, "ann", 5), usage(491_000, "ann", 6)],
+    );
+    let mut expected = all;
+    expected[0] = usage(491_000, "ann", 3_600_011);
+    assert_eq!(usage_from(store, 0), expected);
+    assert_eq!(usage_from(store, 491_001), expected[2..]);
+    assert_eq!(usage_from(store, 491_002), []);
+
+    let full = Usage {
+        held_ms: u64::MAX,
+        byte_ms: u128::MAX,
+    };
+    expected[0].usage = full;
+    use_up(store, vec![expected[0].clone()]);
+    assert_eq!(usage_from(store, 0), expected, "a sum does not begin anew");
+}
+
+/// What there is no row for is counted all the same, under another name.
+fn an_hour_has_so_many_rows(store: &dyn Store) {
+    let most = USAGE_ROWS_PER_HOUR_MAX as u64;
+    let user = |n: u64| usage(7, &format!("user-{n:04}"), 10);
+    use_up(store, (0..most + 2).map(user).collect());
+    use_up(store, vec![user(most + 2), user(3), usage(8, "late", 1)]);
+
+    let mut expected: Vec<_> = (0..most).map(user).collect();
+    expected[3].usage += user(3).usage;
+    let mut other = usage(7, USAGE_OTHER, 30);
+    other.key.tenant = Some(USAGE_OTHER.to_owned());
+    expected.insert(0, other);
+    expected.push(usage(8, "late", 1));
+    assert_eq!(usage_from(store, 0), expected);
+}
+
+fn old_usage_is_removed(store: &dyn Store) {
+    let hours = |from: u64, to: u64| -> Vec<_> { (from..to).map(|h| usage(h, "ann", 1)).collect() };
+    use_up(store, hours(100, 100 + USAGE_KEPT_HOURS));
+    assert_eq!(usage_from(store, 0).len() as u64, USAGE_KEPT_HOURS);
+    use_up(store, hours(100 + USAGE_KEPT_HOURS, 102 + USAGE_KEPT_HOURS));
+    assert_eq!(usage_from(store, 0), hours(102, 102 + USAGE_KEPT_HOURS));
+
+    // What is too old when it comes is counted and goes at once.
+    use_up(
+        store,
+        vec![usage(50, "ann", 1), usage(101 + USAGE_KEPT_HOURS, "bo", 1)],
+    );
+    assert_eq!(usage_from(store, 0)[0], usage(102, "ann", 1));
+
+    // After a long rest it takes more than one commit.
+    let users = |hour: u64| (0..500).map(move |n| usage(hour, &format!("user-{n:03}"), 1));
+    use_up(store, (5000..5010).flat_map(users).collect());
+    let rows = usage_from(store, 0).len();
+    use_up(store, vec![usage(9000, "ann", 1)]);
+    assert_eq!(usage_from(store, 0).len(), rows + 1 - USAGE_ROWS_PER_TRIM);
+    use_up(store, vec![usage(9000, "ann", 1)]);
+    assert_eq!(usage_from(store, 0), [usage(9000, "ann", 2)]);
+}
+
+fn use_up(store: &dyn Store, usage: Vec<UsageRow>) {
+    let mut batch = Batch::new(counters(1));
+    batch.usage = usage;
+    store.commit(&batch).unwrap();
+}
+
+fn usage_from(store: &dyn Store, hour: u64) -> Vec<UsageRow> {
+    let mut rows = Vec::new();
+    store.usage(Hour(hour), &mut |row| rows.push(row)).unwrap();
+    rows
 }
 
 /// Commits `per_batch` events for each revision.

@@ -10,8 +10,8 @@ use gpu_lease::{
     Select, Wait, WallMs,
 };
 use gpu_store::{
-    ApiOverride, Batch, BreakerRow, EventPosition, LastGood, RejectedFiles, Settings, StoreId,
-    StoredEvent, SwitchedBy,
+    ApiOverride, Batch, BreakerRow, EventPosition, Hour, LastGood, RejectedFiles, Settings,
+    StoreId, StoredEvent, SwitchedBy, Usage, UsageKey, UsageRow,
 };
 
 pub(crate) const STORE: u64 = 0x00c0_ffee_0000_0001;
@@ -106,6 +106,8 @@ pub(crate) fn event(revision: u64, n: u32) -> StoredEvent {
             by: Some("ann".to_owned()),
             text: format!("event {revision}.{n}"),
         },
+        user: None,
+        also_on: Vec::new(),
     }
 }
 
@@ -223,7 +225,36 @@ pub(crate) fn full_batch(leases: &[Lease]) -> Batch<'_> {
         policy: Some(policy(4)),
         settings: Some(settings()),
         events: all_events(),
+        usage: Vec::new(),
     }
+}
+
+/// What `user` held of GPU-1 in an hour.
+pub(crate) fn usage(hour: u64, user: &str, held_ms: u64) -> UsageRow {
+    UsageRow {
+        key: UsageKey {
+            hour: Hour(hour),
+            user: user.to_owned(),
+            tenant: None,
+            device: DeviceKey::local("GPU-1"),
+        },
+        usage: Usage {
+            held_ms,
+            byte_ms: u128::from(held_ms) << 30,
+        },
+    }
+}
+
+/// In the order of their keys.
+pub(crate) fn all_usage() -> Vec<UsageRow> {
+    let mut of_tenant = usage(491_000, "ann", 60_000);
+    of_tenant.key.tenant = Some("research".to_owned());
+    let mut elsewhere = usage(491_001, "bo", 7);
+    elsewhere.key.device = DeviceKey {
+        host: HostId::new("host-b"),
+        id: DeviceId::new("GPU-0"),
+    };
+    vec![usage(491_000, "ann", 3_600_000), of_tenant, elsewhere]
 }
 
 /// In the order of their keys.

@@ -3,24 +3,29 @@
 
 use std::collections::BTreeMap;
 
-use gpu_lease::Rows;
-use gpu_store::{Batch, ReadError, RedbStore, Store, Stored};
+use gpu_lease::{DeviceKey, Rows};
+use gpu_store::{Batch, Hour, ReadError, RedbStore, Store, Stored, StoredEvent, UsageRow};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 
 use crate::examples::{
-    LIVE_EVENT_KINDS, all_events, all_leases, cordons, counters, events_of, full_batch,
-    live_settings, policy, settings, store_id,
+    LIVE_EVENT_KINDS, all_events, all_leases, all_usage, cordons, counters, event, events_of,
+    full_batch, live_settings, policy, settings, store_id,
 };
 
 const FIXTURE: &str = include_str!("../fixtures/format-1.json");
 const LIVE_POLICY: &str = include_str!("../fixtures/format-1-live-policy.json");
+
+/// What came with usage and with the users of events.
+const USAGE_ROWS: &str = include_str!("../fixtures/format-1-usage.json");
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LEASES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("leases");
 const CORDONS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("cordons");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 const EVENTS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("events");
+type UsageKey = (u64, &'static str, &'static str, &'static str, &'static str);
+const USAGE: TableDefinition<'_, UsageKey, &[u8]> = TableDefinition::new("usage");
 
 #[test]
 fn an_old_file_is_read() {
@@ -42,6 +47,10 @@ fn an_old_file_is_read() {
     };
     assert_eq!(store.load().unwrap(), expected);
     assert_eq!(store.events(None, 100).unwrap().events, all_events());
+    // What there was no table for then is added to it now.
+    assert_eq!(usage_rows(&store), []);
+    store.commit(&usage_batch()).unwrap();
+    assert_eq!(usage_rows(&store), all_usage());
 }
 
 #[test]
@@ -81,6 +90,48 @@ fn rows_of_live_policy_are_read_and_written_as_ever() {
     assert_eq!(store.load().unwrap().settings, live_settings());
     let events = store.events(None, 100).unwrap().events;
     assert_eq!(events, events_of(&LIVE_EVENT_KINDS));
+}
+
+/// Rows of format 1 that came with usage: read and written as ever, too. Earlier versions do not look at their
+/// table; they refuse the events, and no lease.
+#[test]
+fn rows_of_usage_are_read_and_written_as_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let store = RedbStore::open(&path, store_id()).unwrap();
+    store.commit(&usage_batch()).unwrap();
+    assert_eq!(usage_rows(&store), all_usage());
+    drop(store);
+
+    let written = dump(&path);
+    let fixture: Value = serde_json::from_str(USAGE_ROWS).unwrap();
+    let text = serde_json::to_string_pretty(&written).unwrap();
+    assert_eq!(written, fixture, "the rows are now:\n{text}");
+    let again = directory.path().join("again.redb");
+    restore(&again, &fixture);
+    let store = RedbStore::open(&again, store_id()).unwrap();
+    assert_eq!(usage_rows(&store), all_usage());
+    let events = store.events(None, 100).unwrap().events;
+    assert_eq!(events, usage_batch().events);
+}
+
+fn usage_batch() -> Batch<'static> {
+    let of_ann = StoredEvent {
+        user: Some("ann".to_owned()),
+        also_on: vec![DeviceKey::local("GPU-2")],
+        ..event(18, 0)
+    };
+    Batch {
+        usage: all_usage(),
+        events: vec![of_ann],
+        ..Batch::new(counters(18))
+    }
+}
+
+fn usage_rows(store: &RedbStore) -> Vec<UsageRow> {
+    let mut rows = Vec::new();
+    store.usage(Hour(0), &mut |row| rows.push(row)).unwrap();
+    rows
 }
 
 #[test]
@@ -196,14 +247,22 @@ fn restore(path: &std::path::Path, rows: &Value) {
             .insert(key, row.as_slice())
             .unwrap();
     }
+    for (key, row) in entries(rows, "usage") {
+        let parts: Vec<&str> = key.split('|').collect();
+        let hour = parts[0].parse().unwrap();
+        let key = (hour, parts[1], parts[2], parts[3], parts[4]);
+        let mut table = txn.open_table(USAGE).unwrap();
+        table.insert(key, row.as_slice()).unwrap();
+    }
     txn.commit().unwrap();
 }
 
 fn entries(rows: &Value, table: &str) -> Vec<(String, Vec<u8>)> {
-    let table = rows[table].as_object().unwrap();
     let bytes = |row| serde_json::to_vec(row).unwrap();
+    let table = rows[table].as_object();
     table
-        .iter()
+        .into_iter()
+        .flatten()
         .map(|(key, row)| (key.clone(), bytes(row)))
         .collect()
 }
@@ -216,8 +275,10 @@ fn dump(path: &std::path::Path) -> Value {
     let names: Vec<_> = tables
         .map(|table| redb::TableHandle::name(&table).to_owned())
         .collect();
-    assert_eq!(names, ["cordons", "events", "leases", "meta", "policies"]);
-    json!({
+    let others = ["cordons", "events", "leases", "meta", "policies"];
+    let has_usage = names.len() > others.len();
+    assert_eq!(names[..others.len()], others);
+    let mut rows = json!({
         "meta": rows_of(txn.open_table(META).unwrap().iter().unwrap(), |key| key.to_owned()),
         "leases": rows_of(txn.open_table(LEASES).unwrap().iter().unwrap(), |key| key.to_string()),
         "cordons": rows_of(
@@ -229,7 +290,15 @@ fn dump(path: &std::path::Path) -> Value {
             txn.open_table(EVENTS).unwrap().iter().unwrap(),
             |(revision, n)| format!("{revision}-{n}"),
         ),
-    })
+    });
+    if has_usage {
+        let table = txn.open_table(USAGE).unwrap();
+        rows["usage"] = json!(rows_of(
+            table.iter().unwrap(),
+            |(hour, user, tenant, host, id)| format!("{hour}|{user}|{tenant}|{host}|{id}"),
+        ));
+    }
+    rows
 }
 
 fn rows_of<K: redb::Key + 'static>(

@@ -8,7 +8,8 @@ use gpu_lease::{
     Process, Reclaim, ReclaimStage, Request, Select, Wait, WallMs,
 };
 use gpu_store::{
-    ApiOverride, Batch, BreakerRow, RedbStore, RejectedFiles, Settings, Store, SwitchedBy,
+    ApiOverride, Batch, BreakerRow, Hour, MemoryStore, RedbStore, RejectedFiles, Settings, Store,
+    SwitchedBy, Usage, UsageKey, UsageRow,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -55,6 +56,56 @@ fn any_settings_come_back() {
         store.commit(&batch).unwrap();
         prop_assert_eq!(store.load().unwrap().settings, settings);
     });
+}
+
+/// Whatever is added in whatever order and split, the file and the memory agree, also over a restart.
+#[test]
+fn any_usage_adds_up_alike() {
+    let config = ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(batches in vec(vec(usage(), 0..12), 1..6))| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let memory = MemoryStore::new(store_id());
+        for (revision, rows) in (1..).zip(batches) {
+            let store = RedbStore::open(&path, store_id()).unwrap();
+            let mut batch = Batch::new(counters(revision));
+            batch.usage = rows;
+            store.commit(&batch).unwrap();
+            memory.commit(&batch).unwrap();
+            prop_assert_eq!(usage_rows(&store), usage_rows(&memory));
+        }
+    });
+}
+
+fn usage_rows(store: &dyn Store) -> Vec<UsageRow> {
+    let mut rows = Vec::new();
+    store.usage(Hour(0), &mut |row| rows.push(row)).unwrap();
+    rows
+}
+
+fn usage() -> impl Strategy<Value = UsageRow> {
+    // Few of each, so that rows meet; hours so far apart that some are too old.
+    let hour = select(vec![1_u64, 2, 839, 840, 841, 842, 1700]);
+    let word = || prop_oneof![Just("ann".to_owned()), text()];
+    let tenant = option::of(word().prop_filter("a tenant has a name", |name| !name.is_empty()));
+    (hour, word(), tenant, word(), any::<u64>(), any::<u128>()).prop_map(
+        |(hour, user, tenant, id, held_ms, byte_ms)| UsageRow {
+            key: UsageKey {
+                hour: Hour(hour),
+                user,
+                tenant,
+                device: DeviceKey {
+                    host: HostId::new("host"),
+                    id: DeviceId::new(&id),
+                },
+            },
+            usage: Usage { held_ms, byte_ms },
+        },
+    )
 }
 
 fn settings() -> impl Strategy<Value = Settings> {

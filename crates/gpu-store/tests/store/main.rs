@@ -6,3 +6,6 @@ mod examples;
 mod files;
 mod format;
 mod generated;
+mod history;
+mod inspect;
+mod plateau;

@@ -1,0 +1,134 @@
+//! What leases held, hour by hour.
+
+use std::collections::BTreeMap;
+
+use gpu_lease::{At, EndReason, Grant, Lease, Phase, WallMs};
+use gpu_store::{Hour, Usage, UsageKey, UsageRow};
+
+/// Usage that adds up.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UsageSums(BTreeMap<UsageKey, Usage>);
+
+impl UsageSums {
+    /// Counts what `lease` held, if it does so no longer and, as it was `before`, still did.
+    pub(crate) fn count_end(&mut self, before: Option<&Lease>, lease: &Lease) {
+        let (Some((end, reason)), Some(grant)) = (end(lease), lease.grant()) else {
+            return;
+        };
+        if before.is_some_and(|before| before.end_reason().is_some()) {
+            return;
+        }
+        for row in rows(lease, grant, end, reason != EndReason::HostRebooted) {
+            *self.0.entry(row.key).or_default() += row.usage;
+        }
+    }
+
+    /// The rows, in the order of their keys.
+    pub(crate) fn into_rows(self) -> Vec<UsageRow> {
+        let rows = self.0.into_iter();
+        rows.map(|(key, usage)| UsageRow { key, usage }).collect()
+    }
+}
+
+/// What `lease` holds and has held until `now`, which is in no table before it ends. Nothing if it holds
+/// nothing. `same_boot`: the host was not booted since it was granted.
+pub fn usage_so_far(lease: &Lease, now: At, same_boot: bool) -> Vec<UsageRow> {
+    let grant = lease.held();
+    grant.map_or_else(Vec::new, |grant| rows(lease, grant, now, same_boot))
+}
+
+/// When its holder had it no longer, and why: what is being reclaimed is nobody's.
+fn end(lease: &Lease) -> Option<(At, EndReason)> {
+    match &lease.phase {
+        Phase::Reclaiming(_, reclaim) => Some((reclaim.since, reclaim.reason)),
+        Phase::Ended(ending) => Some((ending.at, ending.reason)),
+        Phase::Waiting(_) | Phase::Held(_) => None,
+    }
+}
+
+fn rows(lease: &Lease, grant: &Grant, end: At, same_boot: bool) -> Vec<UsageRow> {
+    let (from, to) = interval(grant, end, same_boot);
+    let holder = &lease.request.holder;
+    let mut rows = Vec::new();
+    for (hour, held_ms) in hours(from, to) {
+        rows.extend(grant.allocations.iter().map(|part| UsageRow {
+            key: UsageKey {
+                hour,
+                user: holder.user.clone(),
+                tenant: holder.tenant.clone(),
+                device: part.device.clone(),
+            },
+            usage: Usage {
+                held_ms,
+                byte_ms: u128::from(part.memory) * u128::from(held_ms),
+            },
+        }));
+    }
+    rows
+}
+
+/// Within a boot its length is known, whatever the civil clock did meanwhile, and placed before its end. A
+/// boot ends what was held at a time that nobody saw: not after the last deadline of the lease.
+fn interval(grant: &Grant, end: At, same_boot: bool) -> (WallMs, WallMs) {
+    match same_boot {
+        true => {
+            let length = end.boot - grant.at.boot;
+            (WallMs(end.wall.0.saturating_sub(length.0)), end.wall)
+        }
+        false => (grant.at.wall, end.wall.min(grant.lasts_until().wall)),
+    }
+}
+
+/// The hours from `from` to `to` that are kept, with how much of each.
+fn hours(from: WallMs, to: WallMs) -> impl Iterator<Item = (Hour, u64)> {
+    let first = Hour::of(from).max(Hour::of(to).oldest_kept());
+    let hours = std::iter::successors(Some(first), |hour| Some(hour.next()));
+    hours
+        .take_while(move |hour| hour.start() < to)
+        .map(move |hour| (hour, overlap(hour, from, to)))
+        .filter(|(_, held_ms)| *held_ms > 0)
+}
+
+fn overlap(hour: Hour, from: WallMs, to: WallMs) -> u64 {
+    let (begin, end) = (hour.start().max(from), hour.next().start().min(to));
+    end.0.saturating_sub(begin.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use gpu_lease::WallMs;
+    use gpu_store::{Hour, USAGE_KEPT_HOURS};
+
+    use super::hours;
+
+    const HOUR: u64 = 3_600_000;
+
+    fn parts(from: u64, to: u64) -> Vec<(u64, u64)> {
+        let parts = hours(WallMs(from), WallMs(to));
+        parts.map(|(Hour(hour), held_ms)| (hour, held_ms)).collect()
+    }
+
+    #[test]
+    fn a_time_is_split_at_the_hours() {
+        assert_eq!(parts(5, 5), []);
+        assert_eq!(parts(9, 5), [], "a clock that was set back");
+        assert_eq!(parts(HOUR - 1, HOUR + 2), [(0, 1), (1, 2)]);
+        assert_eq!(parts(HOUR, 2 * HOUR), [(1, HOUR)]);
+        assert_eq!(
+            parts(HOUR / 2, 3 * HOUR),
+            [(0, HOUR / 2), (1, HOUR), (2, HOUR)]
+        );
+    }
+
+    #[test]
+    fn what_is_too_old_is_not_counted() {
+        let all = parts(0, 10_000 * HOUR + 7);
+        assert_eq!(all.len() as u64, USAGE_KEPT_HOURS);
+        assert_eq!(all.last(), Some(&(10_000, 7)));
+        assert_eq!(
+            parts(0, u64::MAX).len() as u64,
+            USAGE_KEPT_HOURS,
+            "a clock that is mad"
+        );
+    }
+}
