@@ -13,6 +13,7 @@ if [ "$what" = test ]; then
     need chromium
     need faketime
     need util-linux
+    need strace
     command -v curl >/dev/null || packages+=(curl)
     python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 fi

@@ -134,6 +134,7 @@ fn config() -> gpu_bridge::Config {
         watch_reason: "a bench".to_owned(),
         assets: None,
         warnings: Default::default(),
+        safe_start: None,
         limits: gpu_bridge::Limits::default(),
     }
 }

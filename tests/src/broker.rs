@@ -4,8 +4,8 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use gpu_api::{
-    AcquireRequest, Device, FenceCheck, Lease, LeaseState, Policy, Problem, Queue, ReloadState,
-    Status, paths,
+    AcquireRequest, BrokerState, Device, FenceCheck, Lease, LeaseState, Policy, Problem, Queue,
+    ReloadState, Status, paths,
 };
 use gpu_client::{Client, ClientError, Endpoint, IdempotencyKey};
 use serde_json::Value;
@@ -29,17 +29,36 @@ pub struct Broker {
 
 impl Broker {
     /// Waits until `process` grants, and finds out where it listens.
-    pub(crate) fn ready(mut process: Process, socket: &Path) -> Self {
+    pub(crate) fn ready(process: Process, socket: &Path) -> Self {
+        Self::once(process, socket, "the broker grants", async |client| {
+            client.ready_to_grant().await?;
+            client.status().await
+        })
+    }
+
+    /// Waits until `process` has started safe.
+    pub(crate) fn safe(process: Process, socket: &Path) -> Self {
+        let broker = Self::once(process, socket, "the broker answers", async |client| {
+            client.status().await
+        });
+        let said = broker.process.stderr();
+        assert_eq!(broker.status().state, BrokerState::Safe, "{said}");
+        broker
+    }
+
+    fn once(
+        mut process: Process,
+        socket: &Path,
+        what: &str,
+        asked: impl AsyncFn(&Client) -> Result<Status, ClientError>,
+    ) -> Self {
         let runtime = runtime();
         let client = client(Endpoint::Unix(socket.to_owned()));
-        let status = eventually("the broker grants", || {
+        let status = eventually(what, || {
             if let Some(ran) = process.ended() {
                 panic!("the broker ended with {}:\n{}", ran.code, ran.stderr);
             }
-            let ready = runtime.block_on(client.ready_to_grant()).is_ok();
-            ready
-                .then(|| runtime.block_on(client.status()).ok())
-                .flatten()
+            runtime.block_on(asked(&client)).ok()
         });
         let url = status
             .listen

@@ -18,6 +18,9 @@ pub const POLICY: &str = "schema = 1\n\
     [reclaim]\n\
     delay = \"200ms\"\n";
 
+/// The setting `safe_start`, in the environment.
+const SAFE_START: &str = "GPU_MANAGER_CONFIG__SAFE_START";
+
 /// Where brokers are started.
 #[derive(Debug)]
 pub struct Host {
@@ -44,7 +47,7 @@ impl Host {
             cards: (0..count).map(card).collect(),
             settings: String::new(),
             flags: vec!["--dev".to_owned()],
-            environment: Vec::new(),
+            environment: vec![(SAFE_START.to_owned(), "false".to_owned())],
             under: Vec::new(),
             nvml: false,
             wgpu: false,
@@ -61,10 +64,23 @@ impl Host {
         self
     }
 
+    /// Where brokers that were killed several times start safe; elsewhere they are killed as often as a story wants.
+    #[must_use]
+    pub fn safe_starts(self) -> Self {
+        self.env(SAFE_START, "true")
+    }
+
     /// With brokers that are started by another program, which gets these arguments before theirs.
     #[must_use]
     pub fn under(mut self, program: &[&str]) -> Self {
         self.under = program.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// With brokers that are started as usual again.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.under.clear();
         self
     }
 
@@ -168,6 +184,14 @@ impl Host {
     /// If it does not.
     pub fn start(&self) -> Broker {
         Broker::ready(self.serve(&[]), &self.socket())
+    }
+
+    /// Starts a broker and waits until it has started safe, to grant nothing.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn start_safe(&self) -> Broker {
+        Broker::safe(self.serve(&[]), &self.socket())
     }
 
     /// Starts a broker that may not come up, with these flags instead of or beside the usual ones.

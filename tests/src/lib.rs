@@ -7,6 +7,7 @@
 mod broker;
 mod browser;
 mod dice;
+mod disk;
 mod events;
 pub mod evidence;
 mod host;
@@ -19,6 +20,7 @@ mod process;
 pub use broker::{Broker, problem};
 pub use browser::{Browser, Tab};
 pub use dice::{Dice, number_from_env};
+pub use disk::SmallDisk;
 pub use events::Events;
 pub use host::{Host, POLICY, program};
 pub use http::{Address, Answer, Attempt, Conversation, Request};

@@ -74,6 +74,8 @@ pub enum ErrorCode {
     Recovering,
     /// The request did not arrive in time.
     RequestTimeout,
+    /// The broker started safe, after crashes, and grants nothing until it is started again.
+    SafeStart,
     /// The broker is on its way out.
     ShuttingDown,
     /// Too many reloads wait for their turn.
@@ -101,7 +103,7 @@ pub struct Facts {
 
 impl ErrorCode {
     /// Every code, in alphabetical order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::BadJson,
         Self::BadRequest,
         Self::BodyTooLarge,
@@ -123,6 +125,7 @@ impl ErrorCode {
         Self::QueueFull,
         Self::Recovering,
         Self::RequestTimeout,
+        Self::SafeStart,
         Self::ShuttingDown,
         Self::TooManyReloads,
         Self::Unauthorized,
@@ -165,6 +168,7 @@ impl ErrorCode {
             Self::QueueFull => (429, true, "too many wait"),
             Self::Recovering => (503, true, "the broker has not seen its devices yet"),
             Self::RequestTimeout => (408, true, "the request did not arrive in time"),
+            Self::SafeStart => (503, true, "the broker started safe and grants nothing"),
             Self::ShuttingDown => (503, true, "the broker is stopping"),
             Self::TooManyReloads => (429, true, "too many reloads wait"),
             Self::Unauthorized => (401, false, "a token is needed"),
@@ -213,6 +217,7 @@ impl ErrorCode {
             Self::QueueFull => "queue_full",
             Self::Recovering => "recovering",
             Self::RequestTimeout => "request_timeout",
+            Self::SafeStart => "safe_start",
             Self::ShuttingDown => "shutting_down",
             Self::TooManyReloads => "too_many_reloads",
             Self::Unauthorized => "unauthorized",

@@ -15,6 +15,9 @@ pub struct Status {
     pub version: String,
     /// Whether it grants.
     pub state: BrokerState,
+    /// Why it started safe, if it did.
+    #[serde(default)]
+    pub safe_start: Option<String>,
     /// Loopback callers may do everything, and edits apply at once.
     pub dev: bool,
     /// Its process id.
@@ -51,6 +54,8 @@ pub struct Status {
 pub enum BrokerState {
     /// Waits for the first inventory: reads and renewals only.
     Recovering,
+    /// Started safe, after crashes: reads, renewals and releases only, until it is started again.
+    Safe,
     /// Grants.
     Serving,
     /// On its way out: no new grants.

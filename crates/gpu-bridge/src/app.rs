@@ -28,8 +28,14 @@ pub const POLICY_LOOKS_MAX: usize = 8;
 /// Requests for history and usage that read the store at once; each reads a bounded part of it.
 pub const RECORD_LOOKS_MAX: usize = 4;
 
+/// How a broker that started safe becomes one that grants.
+pub const SAFE_START_HINT: &str = "see why the broker ended (its log, `dmesg`) and mend that, then stop this one in order and start it again";
+
 /// Says how the watch of the policy files is doing.
 pub type WatchReport = Box<dyn Fn(At) -> Option<WatchState> + Send + Sync>;
+
+/// Somebody has to mend something first.
+const SAFE_START_RETRY_MS: u64 = 30_000;
 
 /// The policy files on disk: what may be said of them, and a way to write them.
 pub trait PolicyFiles: Send + Sync {
@@ -109,6 +115,8 @@ pub struct Config {
     pub watch_reason: String,
     /// What an operator should know.
     pub warnings: Warnings,
+    /// Why the broker started safe, if it did: it grants nothing then.
+    pub safe_start: Option<String>,
     /// Files of the page that go before the built-in ones, for those who work on it.
     pub assets: Option<Assets>,
     /// How long slow clients are borne with.
@@ -195,6 +203,17 @@ impl Bridge {
             watch,
             listen,
         }
+    }
+
+    /// Why nothing is granted, where that is because the broker started safe.
+    pub(crate) fn safe_start(&self) -> Option<Problem> {
+        let why = self.config.safe_start.as_ref()?;
+        let problem = Problem::new(
+            ErrorCode::SafeStart,
+            format!("the broker started safe and grants nothing: {why}"),
+        );
+        let problem = problem.with_retry_after_ms(SAFE_START_RETRY_MS);
+        Some(problem.with_hint(SAFE_START_HINT))
     }
 
     /// Room for one more event stream.

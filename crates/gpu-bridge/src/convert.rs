@@ -17,6 +17,7 @@ pub(crate) use denial::{
     acquire_refused, device_refused, lease_refused, no_such_device, no_such_lease, over,
     override_refused, policy_files_refused, rollback_refused, unavailable,
 };
+pub use emergency::stored_emergency;
 pub(crate) use emergency::{EmergencyReport, targets};
 pub(crate) use event::{assets_changed, event, reset};
 pub(crate) use explain::{explained_at, explanation};

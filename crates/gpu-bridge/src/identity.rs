@@ -25,6 +25,16 @@ pub enum Peer {
     Unix(Arc<UnixUser>),
 }
 
+impl Peer {
+    /// Whether the kernel says that it is an admin.
+    pub(crate) fn is_admin(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Unix(user) => user.admin,
+        }
+    }
+}
+
 /// The user at the other end of the Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixUser {
@@ -59,7 +69,7 @@ pub(crate) struct Approach<'a> {
 
 impl UnixUser {
     /// Looks the user up. Blocks: the system's user database may be a directory service.
-    pub(crate) fn look_up(uid: u32, gid: u32, admin_group: &str) -> Self {
+    pub fn look_up(uid: u32, gid: u32, admin_group: &str) -> Self {
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         let own = rustix::process::geteuid().as_raw();
         let group = || Group::from_name(admin_group).ok().flatten();

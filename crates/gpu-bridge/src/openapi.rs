@@ -233,7 +233,7 @@ const HOLDER_PROBLEMS: [ErrorCode; 5] = [
     ErrorCode::Overloaded,
     ErrorCode::ShuttingDown,
 ];
-const ACQUIRE_PROBLEMS: [ErrorCode; 10] = [
+const ACQUIRE_PROBLEMS: [ErrorCode; 11] = [
     ErrorCode::BadRequest,
     ErrorCode::Denied,
     ErrorCode::DoesNotFit,
@@ -242,6 +242,7 @@ const ACQUIRE_PROBLEMS: [ErrorCode; 10] = [
     ErrorCode::NeverFits,
     ErrorCode::QueueFull,
     ErrorCode::Recovering,
+    ErrorCode::SafeStart,
     ErrorCode::ShuttingDown,
     ErrorCode::WaitOver,
 ];
@@ -599,7 +600,11 @@ fn status_operations(schemas: &mut Schemas) -> Vec<Operation> {
     let ready = |path, id| {
         Operation::get(path, id, "Whether the broker grants")
             .answers(200, "It does.", health.clone())
-            .or(&[ErrorCode::Recovering, ErrorCode::ShuttingDown])
+            .or(&[
+                ErrorCode::Recovering,
+                ErrorCode::SafeStart,
+                ErrorCode::ShuttingDown,
+            ])
     };
     vec![
         Operation::get(

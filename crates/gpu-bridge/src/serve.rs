@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use gpu_api::{ErrorCode, Problem};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -28,6 +29,10 @@ use crate::routes;
 /// Connections of one listener that are open at once; more wait to be accepted. The socket has its own, so
 /// that an operator gets through when the port is busy.
 pub const CONNECTIONS_PER_LISTENER_MAX: usize = 512;
+/// When the socket has those, so many more of admins: a crowd of other users does not keep an operator out.
+pub const CONNECTIONS_OF_ADMINS_MAX: usize = 8;
+/// Such a connection is for one request, which has this long.
+const ADMIN_CONNECTION_SECS_MAX: u64 = 15;
 /// Largest request line and headers together.
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Most headers of one request.
@@ -79,18 +84,20 @@ pub async fn serve(
         addresses.chain(paths).collect(),
     ));
     let (closing, _) = watch::channel(false);
-    let hub = |bridge: &Arc<Bridge>| Hub {
+    let hub = |bridge: &Arc<Bridge>, for_admins| Hub {
         bridge: bridge.clone(),
         router: routes::router(bridge.clone()),
         slots: Arc::new(Semaphore::new(CONNECTIONS_PER_LISTENER_MAX)),
+        for_admins: Arc::new(Semaphore::new(for_admins)),
         closing: closing.subscribe(),
     };
     let mut loops = JoinSet::new();
     if let Some(listener) = listeners.tcp {
-        loops.spawn(hub(&bridge).accept(listener));
+        // Who connects to a port is known only when the request is read.
+        loops.spawn(hub(&bridge, 0).accept(listener));
     }
     if let Some(listener) = listeners.unix {
-        loops.spawn(hub(&bridge).accept(listener));
+        loops.spawn(hub(&bridge, CONNECTIONS_OF_ADMINS_MAX).accept(listener));
     }
     shutdown.await;
     closing.send_replace(true);
@@ -138,22 +145,30 @@ struct Hub {
     bridge: Arc<Bridge>,
     router: Router,
     slots: Arc<Semaphore>,
+    for_admins: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
+}
+
+/// Room for one connection.
+struct Seat {
+    _permit: OwnedSemaphorePermit,
+    /// There was no other.
+    for_admins: bool,
 }
 
 impl Hub {
     async fn accept(mut self, source: impl Source) {
         let mut connections = JoinSet::new();
         loop {
-            let slots = self.slots.clone();
+            let seats = (self.slots.clone(), self.for_admins.clone());
             let caught = tokio::select! {
                 _ = self.closing.wait_for(|closing| *closing) => break,
                 Some(_) = connections.join_next() => continue,
-                caught = take(&source, slots) => caught,
+                caught = take(&source, seats) => caught,
             };
             match caught {
-                Ok((stream, caught, permit)) => {
-                    connections.spawn(self.connection(stream, caught, permit));
+                Ok((stream, caught, seat)) => {
+                    connections.spawn(self.connection(stream, caught, seat));
                 }
                 Err(error) => {
                     tracing::warn!("a connection cannot be accepted: {error}");
@@ -172,7 +187,7 @@ impl Hub {
         &self,
         stream: S,
         caught: Caught,
-        permit: OwnedSemaphorePermit,
+        seat: Seat,
     ) -> impl Future<Output = ()> + Send + use<S>
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
@@ -183,10 +198,17 @@ impl Hub {
             self.closing.clone(),
         );
         async move {
-            if let Err(error) = converse(bridge, router, stream, caught, closing).await {
+            let conversation = converse(bridge, router, stream, (caught, seat.for_admins), closing);
+            let ended = match seat.for_admins {
+                false => conversation.await,
+                true => timeout(Duration::from_secs(ADMIN_CONNECTION_SECS_MAX), conversation)
+                    .await
+                    .unwrap_or_else(|_| Err("it took too long for a place of admins".into())),
+            };
+            if let Err(error) = ended {
                 tracing::debug!("a connection ended: {error}");
             }
-            drop(permit);
+            drop(seat);
         }
     }
 }
@@ -194,19 +216,34 @@ impl Hub {
 /// The next connection, once there is room for it.
 async fn take<S: Source>(
     source: &S,
-    slots: Arc<Semaphore>,
-) -> io::Result<(S::Stream, Caught, OwnedSemaphorePermit)> {
-    let permit = slots.acquire_owned().await.map_err(io::Error::other)?;
+    (slots, for_admins): (Arc<Semaphore>, Arc<Semaphore>),
+) -> io::Result<(S::Stream, Caught, Seat)> {
+    let (permit, for_admins) = tokio::select! {
+        biased;
+        permit = slots.clone().acquire_owned() => (permit, false),
+        permit = for_admins.acquire_owned() => (permit, true),
+    };
+    let mut seat = Seat {
+        _permit: permit.map_err(io::Error::other)?,
+        for_admins,
+    };
     let (stream, caught) = source.next().await?;
-    Ok((stream, caught, permit))
+    // Somebody may have gone while nobody came.
+    if for_admins && let Ok(permit) = slots.try_acquire_owned() {
+        seat = Seat {
+            _permit: permit,
+            for_admins: false,
+        };
+    }
+    Ok((stream, caught, seat))
 }
 
 /// Answers the requests of one connection until either end has had enough.
 async fn converse<S>(
     bridge: Arc<Bridge>,
     router: Router,
-    stream: S,
-    caught: Caught,
+    mut stream: S,
+    (caught, for_admins): (Caught, bool),
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
@@ -214,6 +251,10 @@ where
 {
     let line = Arc::new(Line::of(&stream)?);
     let peer = known(caught, &bridge).await?;
+    if for_admins && !peer.is_admin() {
+        // What it has to say is not even read: that could take a while.
+        return Ok(stream.write_all(&full()).await?);
+    }
     let limits = bridge.config.limits;
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -224,6 +265,7 @@ where
     let stream = TokioIo::new(Steady::new(stream, limits.write_stall));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(!for_admins)
         .header_read_timeout(limits.header_read)
         .max_header_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
@@ -235,6 +277,18 @@ where
         _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
     }
     Ok(connection.await?)
+}
+
+/// The whole answer to a connection for which there is no room.
+fn full() -> Vec<u8> {
+    let detail = format!("{CONNECTIONS_PER_LISTENER_MAX} connections are open");
+    let problem = Problem::new(ErrorCode::Overloaded, detail).with_retry_after_ms(1000);
+    let body = serde_json::to_vec(&problem).expect("problems are plain data with text as keys");
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
 }
 
 /// The other end with its name; the user database may be slow, so it is asked beside the loop.

@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use gpu_lease::Effect;
 use gpu_policy::SourceFile;
 use gpu_store::{LastGood, Settings, Store};
 
 use crate::clock::Clock;
-use crate::effects::{Effects, ReadNow};
+use crate::effects::{Effects, ReadNow, Signals};
 use crate::handle::{Handle, Shared};
 use crate::life::Life;
 use crate::process::Processes;
@@ -97,9 +98,25 @@ impl Broker {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub fn start(config: Config, read_now: ReadNow) -> Result<Started, StartError> {
-        let (started, standing) = Life::begin(config)?;
+        Self::spawn(Life::begin(config)?, read_now, Signals::Send)
+    }
+
+    /// Recovers what is stored under the policy that was last good, as it was: see [`Life::resume`]. For one
+    /// that looks after what is held and nothing else; without an inventory it grants nothing.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn resume(config: Config, signals: Signals) -> Result<Started, StartError> {
+        Self::spawn(Life::resume(config)?, Box::new(|| {}), signals)
+    }
+
+    fn spawn(
+        (started, standing): (Started<Life>, Vec<Effect>),
+        read_now: ReadNow,
+        signals: Signals,
+    ) -> Result<Started, StartError> {
         let shared = started.broker.shared.clone();
-        let effects = Effects::start(&shared, read_now)?;
+        let effects = Effects::start(&shared, read_now, signals)?;
         effects.perform(standing);
         let started =
             started.with(|life| spawn(life, effects).map(|thread| Self { shared, thread }));

@@ -29,6 +29,18 @@ const REPORT_AGAIN_MS: u64 = 10;
 /// Asks whoever reads the devices to do so now.
 pub type ReadNow = Box<dyn Fn() + Send + Sync>;
 
+/// What is done where the books want a process signalled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Signals {
+    /// It is signalled.
+    #[default]
+    Send,
+    /// It is not, and the lease is stuck for this reason.
+    Refuse(String),
+    /// Nothing now: the next start finds it in the rows and does it.
+    Leave,
+}
+
 /// Hands effects to the thread that does them.
 pub(crate) struct Effects {
     jobs: Sender<Effect>,
@@ -41,7 +53,7 @@ impl Effects {
     ///
     /// # Errors
     /// The kernel has no more threads or descriptors.
-    pub(crate) fn start(shared: &Shared, read_now: ReadNow) -> io::Result<Self> {
+    pub(crate) fn start(shared: &Shared, read_now: ReadNow, signals: Signals) -> io::Result<Self> {
         let (jobs, inbound) = channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let watcher = Watcher {
@@ -52,6 +64,7 @@ impl Effects {
             inbox: shared.inbox.clone(),
             view: shared.view.clone(),
             boot_id: shared.boot_id.clone(),
+            signals,
         };
         thread::Builder::new()
             .name("processes".into())
@@ -101,6 +114,7 @@ struct Watcher {
     inbox: Arc<Inbox>,
     view: Arc<View>,
     boot_id: String,
+    signals: Signals,
 }
 
 impl Watcher {
@@ -196,6 +210,11 @@ impl Watcher {
 
     /// Signals through a handle on the very process that was registered. One that is gone needs none.
     fn signal(&self, process: &Process, signal: Signal) -> Result<(), String> {
+        match &self.signals {
+            Signals::Send => {}
+            Signals::Refuse(why) => return Err(why.clone()),
+            Signals::Leave => return Ok(()),
+        }
         let pid = process.pid;
         let handle = process::open(process, &self.boot_id)
             .map_err(|error| format!("process {pid} cannot be identified: {error}"))?;

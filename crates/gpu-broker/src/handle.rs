@@ -162,12 +162,15 @@ impl Handle {
         }
     }
 
-    /// Ends leases at once and says which.
+    /// Ends leases at once and says which. There is room for it where there is none for anything else.
     ///
     /// # Errors
     /// The broker does not take it.
     pub async fn emergency(&self, emergency: Emergency) -> Result<Vec<LeaseId>, Unavailable> {
-        match self.submit(Command::Emergency(emergency)).await? {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Apply(Command::Emergency(emergency), Some(reply));
+        self.0.inbox.push_emergency(message)?;
+        match answer.await.map_err(|_closed| Unavailable::Stopping)? {
             Answer::Emergency(ended) => Ok(ended),
             other => unreachable!("an emergency is answered by {other:?}"),
         }

@@ -14,6 +14,9 @@ use crate::handle::Unavailable;
 /// Renewals, releases, operator verbs and results that may wait. One durable write takes all of them:
 /// a heartbeat that is here must not expire because others came before it.
 const CONTROL_MAX: usize = 8192;
+/// Emergency releases that may wait, in room of their own: however many heartbeats are on their way, an
+/// operator gets through, and goes before them.
+const EMERGENCY_MAX: usize = 64;
 /// Requests for leases that may wait; more are told to come back.
 const ACQUIRE_MAX: usize = 4096;
 /// Requests are left for the next durable write when this one has so many messages.
@@ -56,6 +59,7 @@ pub(crate) struct Inbox {
 
 #[derive(Default)]
 struct Lanes {
+    emergency: VecDeque<Message>,
     control: VecDeque<Message>,
     /// Requests, and who gave one up: behind it, so that it is given up after it was made.
     acquire: VecDeque<Message>,
@@ -63,6 +67,11 @@ struct Lanes {
 }
 
 impl Inbox {
+    /// Taken also where the control lane is full, and applied first.
+    pub(crate) fn push_emergency(&self, message: Message) -> Result<(), Unavailable> {
+        self.push(message, EMERGENCY_MAX, |lanes| &mut lanes.emergency)
+    }
+
     pub(crate) fn push_control(&self, message: Message) -> Result<(), Unavailable> {
         self.push(message, CONTROL_MAX, |lanes| &mut lanes.control)
     }
@@ -140,14 +149,15 @@ pub(crate) struct Batch {
 
 impl Lanes {
     fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.acquire.is_empty()
+        self.emergency.is_empty() && self.control.is_empty() && self.acquire.is_empty()
     }
 
     fn batch(&mut self) -> Batch {
         let room = BATCH_MAX.saturating_sub(self.control.len());
         let requests = self.acquire.len().min(room);
+        let emergency = self.emergency.drain(..);
         Batch {
-            control: self.control.drain(..).collect(),
+            control: emergency.chain(self.control.drain(..)).collect(),
             acquire: self.acquire.drain(..requests).collect(),
         }
     }

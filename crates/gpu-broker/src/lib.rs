@@ -21,7 +21,7 @@ mod view;
 
 pub use broker::{Broker, Config, Started};
 pub use clock::{BootClock, Clock, boot_id};
-pub use effects::ReadNow;
+pub use effects::{ReadNow, Signals};
 pub use gpu_policy::{
     Diagnostic, Diagnostics, Override, SelectError, Severity, SourceFile, parse_select,
 };
@@ -35,7 +35,7 @@ pub use handle::{
     Unavailable,
 };
 pub use life::Life;
-pub use process::{HostProcesses, Processes, RegisterError, Stat, register_process};
+pub use process::{HostProcesses, ProcessHandle, Processes, RegisterError, Stat, register_process};
 pub use reload::{
     Breaker, Candidate, CandidateState, Checked, OVERRIDE_TTL_MAX, OVERRIDES_MAX, Phases, Planning,
     ReloadOptions, ReloadOutcome, ReloadResult, ReloadStart, ReloadState, Reloader, RollbackError,

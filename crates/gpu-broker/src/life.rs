@@ -34,6 +34,15 @@ pub struct Life {
     wake_at: BootMs,
 }
 
+/// Which policy a life begins under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Under {
+    /// That of the files.
+    Files,
+    /// The one that was live when the last life ended.
+    LastGood,
+}
+
 impl Life {
     /// Recovers what is stored, and makes durable what that means. Beside it the effects that are to be
     /// started: those that the rows call for, and those of the start.
@@ -41,6 +50,22 @@ impl Life {
     /// # Errors
     /// See [`StartError`].
     pub fn begin(config: Config) -> Result<(Started<Self>, Vec<Effect>), StartError> {
+        Self::begin_under(config, Under::Files)
+    }
+
+    /// The same under the policy that was last good, as it was then: nothing is switched, whatever lies over
+    /// the files now. The policy of `config` is for a store that nothing was ever committed to.
+    ///
+    /// # Errors
+    /// As for [`Life::begin`].
+    pub fn resume(config: Config) -> Result<(Started<Self>, Vec<Effect>), StartError> {
+        Self::begin_under(config, Under::LastGood)
+    }
+
+    fn begin_under(
+        config: Config,
+        under: Under,
+    ) -> Result<(Started<Self>, Vec<Effect>), StartError> {
         let mut stored = config.store.load()?;
         let rows = stored.rows.take();
         let at = config.clock.now();
@@ -50,10 +75,16 @@ impl Life {
             .is_some_and(|boot| *boot != config.boot_id);
         let mut settings = still_true(&stored.settings, rebooted, at);
         let start = Start::of(&config.policy, &settings);
-        let mut chosen = start.choose_policy(stored.policy.as_ref())?;
+        let mut chosen = match under {
+            Under::Files => start.choose_policy(stored.policy.as_ref())?,
+            Under::LastGood => start.keep_policy(stored.policy.as_ref())?,
+        };
         let mut books = recover(&stored, rows, &chosen.policy, &start.layers, at);
         // What another boot held has ended and cannot be asked to go.
-        if !rebooted && let Some(safe) = start.gate(&chosen, &stored, &books, at) {
+        if under == Under::Files
+            && !rebooted
+            && let Some(safe) = start.gate(&chosen, &stored, &books, at)
+        {
             // Also overrides that ended meanwhile stay until their end is confirmed.
             settings = stored.settings.clone();
             chosen = safe;

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use gpu_lease::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
 use crate::clock;
@@ -57,6 +58,45 @@ pub fn register_process(
         uid: owner,
         supervised,
     })
+}
+
+/// A handle on one process, whatever becomes of its pid.
+#[derive(Debug)]
+pub struct ProcessHandle(OwnedFd);
+
+impl ProcessHandle {
+    /// The very process that was registered in this boot; `None` if it has ended, reaped or not.
+    ///
+    /// # Errors
+    /// The kernel would not say.
+    pub fn of(process: &Process) -> io::Result<Option<Self>> {
+        let Some(fd) = open(process, &clock::boot_id()?)? else {
+            return Ok(None);
+        };
+        let handle = Self(fd);
+        Ok((!handle.ends_within(Duration::ZERO)?).then_some(handle))
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// It belongs to another user.
+    pub fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.0, rustix::process::Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it has ended `patience` from now.
+    ///
+    /// # Errors
+    /// The kernel would not say.
+    pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
+        let patience = Timespec::try_from(patience).unwrap_or_default();
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        Ok(poll(&mut fds, Some(&patience))? > 0)
+    }
 }
 
 /// What the broker asks about the processes of the host, apart from the handles that it watches; a
@@ -119,11 +159,10 @@ pub(crate) fn open(process: &Process, boot_id: &str) -> io::Result<Option<OwnedF
 /// # Errors
 /// The kernel would not say.
 fn is_gone(process: &Process, boot_id: &str) -> io::Result<bool> {
-    let Some(fd) = open(process, boot_id)? else {
-        return Ok(true);
-    };
-    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-    Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
+    match open(process, boot_id)? {
+        Some(fd) => ProcessHandle(fd).ends_within(Duration::ZERO),
+        None => Ok(true),
+    }
 }
 
 /// What `/proc/<pid>/stat` says that matters here.

@@ -114,6 +114,28 @@ impl<'a> Start<'a> {
         }
     }
 
+    /// What was last good, said to be the very same whatever lies over it now. One that this version does not
+    /// understand leaves its name to what is given: what is held is kept under any policy.
+    pub(crate) fn keep_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
+        let given = || self.compiled().map_err(StartError::Policy);
+        let policy = match last_good {
+            None => Arc::new(given()?),
+            Some(good) => {
+                let kept = match self.recompile_last(good) {
+                    Ok(policy) => Policy::clone(&policy),
+                    Err(_) => given()?,
+                };
+                let source = good.source.clone();
+                Arc::new(Policy { source, ..kept })
+            }
+        };
+        Ok(Chosen {
+            policy,
+            degraded: None,
+            waiting: None,
+        })
+    }
+
     fn compiled(&self) -> Result<Policy, String> {
         let files = self.files.map_err(Clone::clone)?;
         compile(files, &self.layers).map_err(|errors| errors.to_string())

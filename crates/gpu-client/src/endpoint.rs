@@ -1,9 +1,11 @@
 //! Where a broker is: an address as text, and the places that are tried when nobody says.
 
 use std::fmt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 /// The address of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +72,10 @@ impl Endpoint {
 
     /// The first socket of [`Endpoint::sockets`] that somebody listens on, else [`Endpoint::loopback`].
     pub fn find() -> Self {
-        let answers = |path: &PathBuf| UnixStream::connect(path).is_ok();
-        match Self::sockets().into_iter().find(answers) {
+        match Self::sockets()
+            .into_iter()
+            .find(|path| is_listened_on(path))
+        {
             Some(path) => Self::Unix(path),
             None => Self::loopback(),
         }
@@ -118,6 +122,16 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Whether a process listens there, also one that hangs and has a full queue: nothing waits for it here.
+fn is_listened_on(path: &Path) -> bool {
+    let nonblocking = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, nonblocking, None);
+    let (Ok(socket), Ok(address)) = (socket, SocketAddrUnix::new(path)) else {
+        return false;
+    };
+    matches!(connect(&socket, &address), Ok(()) | Err(Errno::AGAIN))
+}
+
 fn unix(path: &str, text: &str) -> Result<Endpoint, ParseEndpointError> {
     let path = path.strip_prefix("//").unwrap_or(path);
     match Path::new(path).is_absolute() {
@@ -160,7 +174,37 @@ fn tcp(rest: &str, text: &str) -> Result<Endpoint, ParseEndpointError> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{bind, listen};
+
     use super::*;
+
+    #[test]
+    fn a_listener_that_takes_nobody_any_more_is_still_one() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let path = dir.path().join("broker.sock");
+        assert!(!is_listened_on(&path), "nothing is there");
+        let address = SocketAddrUnix::new(&path).expect("a short path");
+        let socket = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+                .expect("sockets can be made")
+        };
+        let listener = socket();
+        bind(&listener, &address).expect("the directory is ours");
+        assert!(!is_listened_on(&path), "nobody listens yet");
+        listen(&listener, 0).expect("it is bound");
+        let mut queue = Vec::new();
+        loop {
+            let client = socket();
+            if connect(&client, &address) == Err(Errno::AGAIN) {
+                break;
+            }
+            queue.push(client);
+        }
+        assert!(is_listened_on(&path));
+        drop(listener);
+        assert!(!is_listened_on(&path), "left behind");
+    }
 
     #[test]
     fn addresses_are_read_and_written() {

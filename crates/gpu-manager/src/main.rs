@@ -6,6 +6,7 @@
 mod cli;
 mod file;
 mod offline;
+mod owner;
 mod probe;
 mod serve;
 

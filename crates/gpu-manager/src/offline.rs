@@ -1,14 +1,18 @@
 //! What can be said without a broker: its store, and policy files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gpu_api::{
     Event, HistoryQuery, Lease, PolicyCheck, PolicyText, Problem, UsageQuery, UsageReport,
 };
 use gpu_bridge::UsageTable;
-use gpu_broker::{BootClock, Checked, Clock, Hour, ReadError, SourceFile, usage_so_far};
+use gpu_broker::{
+    BootClock, Broker, Checked, Clock, HostProcesses, Hour, ReadError, Signals, SourceFile,
+    StartPolicy, Started, usage_so_far,
+};
 use gpu_lease::WallMs;
-use gpu_store::{OpenError, RedbStore, StoreSnapshot};
+use gpu_store::{OpenError, RedbStore, StoreId, StoreSnapshot};
 
 use crate::serve::STORE_FILE;
 use crate::serve::config::default_state_dir;
@@ -114,6 +118,55 @@ fn unreadable(error: ReadError) -> String {
 
 fn detail(problem: Problem) -> String {
     problem.detail
+}
+
+/// A store was not taken.
+#[derive(Debug)]
+pub(crate) enum NotTaken {
+    /// A broker has it.
+    InUse,
+    /// There is none.
+    Missing,
+    /// It cannot be used, for the reason given.
+    Unusable(String),
+}
+
+/// Takes the store in `dir`, as a broker does and in place of one: its own loop runs on it, under the policy that
+/// was last good, until it is stopped. It knows no device, so that it grants nothing.
+///
+/// # Errors
+/// [`NotTaken`]; nothing was changed then.
+pub(crate) fn take(dir: &Path, signals: Signals) -> Result<Started, NotTaken> {
+    let path = dir.join(STORE_FILE);
+    if !path.exists() {
+        return Err(NotTaken::Missing);
+    }
+    let unusable = |why: &dyn std::fmt::Display, hint: &str| {
+        NotTaken::Unusable(format!("{why}\n  hint: {hint}"))
+    };
+    let nothing = |error: std::io::Error| NotTaken::Unusable(format!("no boot id: {error}"));
+    let boot_id = gpu_broker::boot_id().map_err(nothing)?;
+    // The name of a store that is made, and this one is there.
+    let store = RedbStore::open(&path, StoreId::from_bits(0)).map_err(|error| match &error {
+        OpenError::InUse { .. } => NotTaken::InUse,
+        other => unusable(other, other.hint()),
+    })?;
+    let config = gpu_broker::Config {
+        store: Arc::new(store),
+        clock: Arc::new(BootClock),
+        processes: Arc::new(HostProcesses::of_boot(boot_id.clone())),
+        boot_id,
+        policy: StartPolicy {
+            files: Ok(vec![SourceFile::new("default.toml", "")]),
+            overrides: Vec::new(),
+            dev: false,
+        },
+    };
+    Broker::resume(config, signals).map_err(|error| match &error {
+        gpu_broker::StartError::Read(why) => unusable(why, why.hint()),
+        gpu_broker::StartError::Write(fatal) => unusable(fatal, fatal.0.hint()),
+        other => NotTaken::Unusable(other.to_string()),
+    })
 }
 
 /// Compiles policy texts without a broker: there is no live policy to compare them with.

@@ -9,6 +9,8 @@ mod log;
 mod notify;
 mod policy;
 mod reconfigure;
+mod starts;
+mod trouble;
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -22,8 +24,8 @@ use std::{env, fs};
 use gpu_api::Bytes;
 use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
 use gpu_broker::{
-    BootClock, Broker, CandidateState, Handle, HostProcesses, ReloadOptions, ReloadState, Reloader,
-    StartPolicy, Started, Trigger,
+    BootClock, Broker, CandidateState, Clock, Handle, HostProcesses, ReloadOptions, ReloadState,
+    Reloader, StartPolicy, Started, Trigger,
 };
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
@@ -33,11 +35,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cli::args::ServeArgs;
+use crate::owner::OwnerFile;
 use config::Config;
 use devices::{Devices, ReadNow};
 use disk::Disk;
 use policy::{PolicyWatch, Ticks};
 use reconfigure::Reconfigure;
+use starts::Starts;
+use trouble::Trouble;
 
 /// The store within the state directory.
 pub(crate) const STORE_FILE: &str = "store.redb";
@@ -65,7 +70,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     };
     let code = match runtime.block_on(serve(args)) {
         Ok(code) => code,
-        Err(error) => fail(&error),
+        Err(trouble) => trouble.report(),
     };
     // A thread that hangs in a driver must not hold the process back.
     runtime.shutdown_background();
@@ -73,9 +78,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
 }
 
 fn fail(error: &str) -> ExitCode {
-    // Diagnostics of a policy say themselves that they are errors.
-    eprintln!("error: {}", error.strip_prefix("error: ").unwrap_or(error));
-    ExitCode::FAILURE
+    Trouble::from(error.to_owned()).report()
 }
 
 /// `serve --check`: says what a start would say, and starts nothing.
@@ -97,40 +100,96 @@ fn check(config: &Config) -> ExitCode {
 /// Why the broker stops.
 enum Stop {
     Asked,
-    Broken(String),
+    Broken(Trouble),
+    /// Its loop ended; it says itself why.
+    Fatal,
 }
 
-async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
-    let began = Instant::now();
+async fn serve(args: ServeArgs) -> Result<ExitCode, Trouble> {
     // First of all: a signal that comes before its handler ends the process.
     let hangup = signal(SignalKind::hangup()).map_err(|error| format!("no signals: {error}"))?;
-    let mut signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
+    let signals = Signals::install().map_err(|error| format!("no signals: {error}"))?;
     let config = Config::load(&args)?;
+    let boot_id = gpu_broker::boot_id().map_err(|error| format!("no boot id: {error}"))?;
+    if config.ephemeral {
+        return serve_as(args, config, (hangup, signals), None).await;
+    }
+    make_private(&config.state_dir)?;
+    let starts = config.safe_start.then(|| {
+        let at = BootClock.now().boot;
+        Arc::new(Starts::begin(&config.state_dir, &boot_id, at))
+    });
+    let safe = starts.as_ref().and_then(|starts| starts.safe());
+    if let Some(starts) = starts.clone() {
+        tokio::spawn(async move {
+            tokio::time::sleep(starts::WELL_AFTER).await;
+            starts.clear();
+        });
+    }
+    // A panic or a kill leaves what was written down as it is.
+    let ended = serve_as(args, config, (hangup, signals), safe).await;
+    match (&starts, &ended) {
+        (Some(starts), Ok(_)) => starts.clear(),
+        (Some(starts), Err(_)) => starts.take_back(),
+        (None, _) => {}
+    }
+    ended
+}
+
+/// Runs a broker; `safe` says why it must keep what is held and do nothing else.
+async fn serve_as(
+    args: ServeArgs,
+    config: Config,
+    (hangup, mut signals): (Signal, Signals),
+    safe: Option<String>,
+) -> Result<ExitCode, Trouble> {
+    let began = Instant::now();
     allow_many_descriptors();
     let store = open_store(&config)?;
+    let owner = own(&config, Vec::new());
     let notes = Warnings::default();
     let (assets, asset_watch) = assets::open(&config)?;
-    let bridge_config = bridge_config(&config, assets, notes.clone())?;
+    let bridge_config = bridge_config(&config, assets, notes.clone(), safe.clone())?;
     let listeners = listen::open(&config).await?;
     let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
+    let address = address.unwrap_or(config.listen);
+    let owner = own(&config, listen::addresses(&config, address)).or(owner);
     let (read_now, wanted) = devices::read_now();
-    let files = policy::read(&config);
     let disk = Arc::new(Disk::new(config.policy_watch()));
-    let policy = policy::start(&config, &disk, &files)?;
-    let started = start_broker(policy, store, read_now)?;
+    let files = match &safe {
+        Some(_) => Err(policy::NOT_READ.to_owned()),
+        None => policy::read(&config),
+    };
+    let policy = match &safe {
+        Some(_) => policy::without_files(&config)?,
+        None => policy::start(&config, &disk, &files)?,
+    };
+    let started = start_broker(policy, store, read_now, safe.as_deref())?;
+    let is_safe = safe.is_some();
     // Files that the start left waiting are looked at by it, and that waits for the broker.
     let reloader =
-        tokio::task::block_in_place(|| policy::reloader(&config, disk.clone(), &started));
+        tokio::task::block_in_place(|| policy::reloader(&config, disk.clone(), &started, is_safe));
     let reloader = Arc::new(reloader?);
     // Where they could not be read, whatever can be is news.
     let known = files.ok().flatten();
-    let policy_watch = PolicyWatch::start(reloader.clone(), disk.clone(), known.as_ref())?;
+    let policy_watch = match is_safe {
+        true => PolicyWatch::off(reloader.clone(), disk.clone()),
+        false => PolicyWatch::start(reloader.clone(), disk.clone(), known.as_ref())?,
+    };
     let policy_watch = Arc::new(policy_watch);
-    let ticks = Ticks::start(reloader.clone())?;
-    let (broken, mut trouble) = mpsc::channel::<String>(1);
-    start_devices(&config, &started, (wanted, broken), notes)?;
-    let address = address.unwrap_or(config.listen);
-    introduce(&config, address, &started, &reloader.state());
+    let (broken, mut trouble) = mpsc::channel::<Trouble>(1);
+    let mut ticks = None;
+    if !is_safe {
+        ticks = Some(Ticks::start(reloader.clone())?);
+        start_devices(&config, &started, (wanted, broken.clone()), notes)?;
+    }
+    introduce(
+        &config,
+        address,
+        &started,
+        &reloader.state(),
+        safe.as_deref(),
+    );
     tokio::spawn(tell_when_ready(started.handle.clone(), began, started.kept));
 
     let app = App {
@@ -147,13 +206,17 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     let handle = started.handle.clone();
     let closing = async move { handle.stopped().await };
     let bridge = tokio::spawn(gpu_bridge::serve(listeners, app, closing));
-    notify::ready("serving");
+    notify::ready(match is_safe {
+        true => "started safe: grants nothing, see `gpu-manager status`",
+        false => "serving",
+    });
     let stop = tokio::select! {
         () = signals.stop() => Stop::Asked,
-        Some(error) = trouble.recv() => Stop::Broken(error),
-        () = started.handle.stopped() => Stop::Broken("the store failed".to_owned()),
+        Some(trouble) = trouble.recv() => Stop::Broken(trouble),
+        () = started.handle.stopped() => Stop::Fatal,
     };
     notify::stopping();
+    drop(broken);
     drop(config_watch);
     drop(asset_watch);
     drop(ticks);
@@ -162,7 +225,18 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     if let Some(socket) = &socket {
         listen::remove_socket(socket);
     }
+    if let Some(owner) = owner {
+        owner.remove();
+    }
     code
+}
+
+/// Says who has the state directory, where there is one.
+fn own(config: &Config, listen: Vec<String>) -> Option<OwnerFile> {
+    match config.ephemeral {
+        true => None,
+        false => OwnerFile::write(&config.state_dir, listen),
+    }
 }
 
 /// Every connection, watched process and store file needs a descriptor; the usual soft limit is 1024.
@@ -206,7 +280,7 @@ async fn take_apart(
     bridge: JoinHandle<io::Result<()>>,
     signals: &mut Signals,
     stop: Stop,
-) -> Result<ExitCode, String> {
+) -> Result<ExitCode, Trouble> {
     started.broker.begin_stop();
     tokio::select! {
         _ = tokio::time::timeout(STOP_MAX, bridge) => {}
@@ -214,9 +288,10 @@ async fn take_apart(
     }
     let leases = started.handle.page(None, usize::MAX);
     let held = leases.iter().filter(|lease| lease.held().is_some()).count();
-    let ended = started.broker.stop().map_err(|fatal| fatal.to_string());
-    match (stop, ended) {
-        (_, Err(error)) | (Stop::Broken(error), Ok(())) => Err(error),
+    match (stop, started.broker.stop()) {
+        (_, Err(fatal)) => Err(Trouble::store_failed(&fatal)),
+        (Stop::Broken(trouble), Ok(())) => Err(trouble),
+        (Stop::Fatal, Ok(())) => Err("the loop ended by itself".to_owned().into()),
         (Stop::Asked, Ok(())) => {
             match held {
                 1 => eprintln!("stopped; 1 lease stays held"),
@@ -231,6 +306,7 @@ fn bridge_config(
     config: &Config,
     assets: Option<Assets>,
     notes: Warnings,
+    safe_start: Option<String>,
 ) -> Result<gpu_bridge::Config, String> {
     let origins = config
         .allowed_origins
@@ -253,36 +329,32 @@ fn bridge_config(
         overrides: policy::shown_overrides(config)?,
         watch_reason: config.hot_reload_reason.to_owned(),
         warnings: notes,
+        safe_start,
         assets,
         limits: gpu_bridge::Limits::default(),
     })
 }
 
-fn open_store(config: &Config) -> Result<Arc<dyn Store>, String> {
+fn open_store(config: &Config) -> Result<Arc<dyn Store>, Trouble> {
     let id = StoreId::from_bits(getrandom::u64().map_err(|error| error.to_string())?);
     if config.ephemeral {
         return Ok(Arc::new(MemoryStore::new(id)));
     }
-    make_private(&config.state_dir)?;
     let path = config.state_dir.join(STORE_FILE);
-    match RedbStore::open(&path, id) {
-        Ok(store) => {
-            if let Some(done) = store.compacted() {
-                let (before, after) = (Bytes(done.before_bytes), Bytes(done.after_bytes));
-                tracing::info!("the store was mostly empty: {before} became {after}");
-            }
-            Ok(Arc::new(store))
-        }
-        Err(error) => Err(format!("{error}\nhint: {}", error.hint())),
+    let store = RedbStore::open(&path, id)?;
+    if let Some(done) = store.compacted() {
+        let (before, after) = (Bytes(done.before_bytes), Bytes(done.after_bytes));
+        tracing::info!("the store was mostly empty: {before} became {after}");
     }
+    Ok(Arc::new(store))
 }
 
-fn make_private(dir: &Path) -> Result<(), String> {
+fn make_private(dir: &Path) -> Result<(), Trouble> {
     let shown = dir.display();
     let unusable = |error: io::Error| {
-        format!(
+        Trouble::store_unusable(format!(
             "state directory `{shown}` cannot be used: {error}\nhint: name another with `--state-dir`"
-        )
+        ))
     };
     if !dir.exists() {
         fs::create_dir_all(dir).map_err(unusable)?;
@@ -295,7 +367,8 @@ fn start_broker(
     policy: StartPolicy,
     store: Arc<dyn Store>,
     read_now: ReadNow,
-) -> Result<Started, String> {
+    safe: Option<&str>,
+) -> Result<Started, Trouble> {
     let boot_id = gpu_broker::boot_id().map_err(|error| format!("no boot id: {error}"))?;
     let config = gpu_broker::Config {
         store,
@@ -304,13 +377,22 @@ fn start_broker(
         boot_id,
         policy,
     };
-    Broker::start(config, Box::new(move || read_now.ask())).map_err(|error| error.to_string())
+    let started = match safe {
+        Some(why) => Broker::resume(
+            config,
+            gpu_broker::Signals::Refuse(format!(
+                "the broker started safe and signals nobody: {why}"
+            )),
+        ),
+        None => Broker::start(config, Box::new(move || read_now.ask())),
+    };
+    Ok(started?)
 }
 
 fn start_devices(
     config: &Config,
     started: &Started,
-    (wanted, broken): (std::sync::mpsc::Receiver<()>, mpsc::Sender<String>),
+    (wanted, broken): (std::sync::mpsc::Receiver<()>, mpsc::Sender<Trouble>),
     notes: Warnings,
 ) -> Result<(), String> {
     let this = env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
@@ -322,16 +404,30 @@ fn start_devices(
         notes,
     };
     let lock_dir = env::var_os(LOCK_DIR_VARIABLE).map_or(PathBuf::from(LOCK_DIR), PathBuf::from);
-    let refused = move |error: gpu_device::LockError| {
-        let hint = "hint: one broker per set of devices; stop the other one first";
-        drop(broken.blocking_send(format!("{error}\n{hint}")));
-    };
+    let refused = move |error: gpu_device::LockError| drop(broken.blocking_send(locked(&error)));
     let started = devices.start(&lock_dir, refused);
     started.map_err(|error| format!("no thread: {error}"))
 }
 
+fn locked(error: &gpu_device::LockError) -> Trouble {
+    match error {
+        gpu_device::LockError::Taken { .. } => Trouble::in_use(format!(
+            "{error}\nhint: one broker per set of devices; stop the other one first"
+        )),
+        gpu_device::LockError::Unusable { .. } => Trouble::from(format!(
+            "{error}\nhint: without its locks two brokers could grant one device: let this user write there"
+        )),
+    }
+}
+
 /// The first lines that a person sees.
-fn introduce(config: &Config, address: SocketAddr, started: &Started, reloads: &ReloadState) {
+fn introduce(
+    config: &Config,
+    address: SocketAddr,
+    started: &Started,
+    reloads: &ReloadState,
+    safe: Option<&str>,
+) {
     eprintln!("gpu-manager {}", env!("CARGO_PKG_VERSION"));
     eprintln!("page      http://{address}/");
     if let Some(socket) = &config.socket {
@@ -356,7 +452,10 @@ fn introduce(config: &Config, address: SocketAddr, started: &Started, reloads: &
             kept => eprintln!("{kept} leases are still held"),
         }
     }
-    introduce_troubles(started, reloads);
+    match safe {
+        Some(why) => introduce_safe_start(why),
+        None => introduce_troubles(started, reloads),
+    }
     if io::stdin().is_terminal() && !config.dev {
         eprintln!("hint: Ctrl-C stops the broker; what is held stays held");
     }
@@ -401,6 +500,16 @@ fn introduce_settings(config: &Config, reloads: &ReloadState) {
         let until = gpu_bridge::rfc3339(set.until.wall);
         eprintln!("override  {} (by {} until {until})", set.text, set.by);
     }
+}
+
+/// What a person has to know who finds that nothing is granted.
+fn introduce_safe_start(why: &str) {
+    eprintln!("safe start: {why}");
+    eprintln!("  held leases are kept and can be renewed and released; nothing is granted,");
+    eprintln!(
+        "  no device is looked at, no process is signalled; the last good policy is in force, no policy file is read"
+    );
+    eprintln!("hint: {}", gpu_bridge::SAFE_START_HINT);
 }
 
 /// What is on disk and is not live.

@@ -28,7 +28,7 @@ pub use memory::MemoryStore;
 pub use redb_store::{Compacted, FORMAT, OpenError, RedbStore, StoreSnapshot};
 pub use store::{
     ApiOverride, Batch, BreakerRow, CommitError, LastGood, ReadError, RejectedFiles, Settings,
-    Store, Stored, SwitchedBy,
+    StorageFault, Store, Stored, SwitchedBy,
 };
 pub use usage::{
     Hour, USAGE_KEPT_HOURS, USAGE_OTHER, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage,

@@ -11,7 +11,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use crate::check::CheckReport;
 use crate::event::{EventPage, EventPosition};
-use crate::store::{Batch, CommitError, ReadError, Store, Stored};
+use crate::store::{Batch, CommitError, ReadError, StorageFault, Store, Stored};
 use crate::usage::{Hour, UsageRow};
 
 pub use compact::Compacted;
@@ -58,6 +58,7 @@ impl Store for RedbStore {
 
     fn commit(&self, batch: &Batch<'_>) -> Result<(), CommitError> {
         write::commit(&self.database, batch, self.two_phase).map_err(|error| CommitError {
+            cause: fault(&error),
             detail: error.to_string(),
         })
     }
@@ -118,6 +119,13 @@ impl StoreSnapshot {
         each: impl FnMut(&str) -> Result<(), E>,
     ) -> Result<(), E> {
         inspect::dump(&reader(&self.database)?, each)
+    }
+}
+
+fn fault(error: &redb::Error) -> StorageFault {
+    match error {
+        redb::Error::Io(error) => StorageFault::of(error),
+        _ => StorageFault::Other,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every store does: give everything back at start, write a batch whole, read the history.
 
+use std::io;
 use std::sync::Arc;
 
 use gpu_lease::{
@@ -8,6 +9,9 @@ use gpu_lease::{
 
 use crate::event::{EventPage, EventPosition, StoreId, StoredEvent};
 use crate::usage::{Hour, UsageRow};
+
+/// "Input/output error" of Linux, for which the standard library has no kind.
+const EIO: i32 = 5;
 
 /// Rows that outlive the broker. One writer; readers may run beside it and see whole batches only.
 pub trait Store: Send + Sync {
@@ -209,4 +213,78 @@ impl ReadError {
 pub struct CommitError {
     /// What the storage below said.
     pub detail: String,
+    /// What that comes to.
+    pub cause: StorageFault,
+}
+
+/// What is wrong with the storage, as far as it matters to whoever has to put it right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageFault {
+    /// No space is left, or the quota is used up.
+    Full,
+    /// The device does not do what it is told.
+    Io,
+    /// Something else.
+    Other,
+    /// The file system takes no writes.
+    ReadOnly,
+}
+
+impl StorageFault {
+    /// What the kernel's error comes to.
+    pub fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::Full,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+            // EIO has no kind of its own.
+            _ if error.raw_os_error() == Some(EIO) => Self::Io,
+            _ => Self::Other,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Full => {
+                "make room on the file system of the state directory, then start again; every lease that was answered is stored"
+            }
+            Self::Io => {
+                "the disk fails: see `dmesg`; copy the state directory to a good one and start again with `--state-dir DIR`; every lease that was answered is stored as far as the disk still reads"
+            }
+            Self::ReadOnly => {
+                "the file system of the state directory takes no writes, often because its disk failed: see `dmesg`, mount it for writing, then start again; every lease that was answered is stored"
+            }
+            Self::Other => {
+                "check the disk of the state directory, then start again; every lease that was answered is stored"
+            }
+        }
+    }
+}
+
+impl CommitError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        self.cause.hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_that_disks_have_are_told_apart() {
+        for (errno, fault) in [
+            (28, StorageFault::Full),
+            (122, StorageFault::Full),
+            (30, StorageFault::ReadOnly),
+            (5, StorageFault::Io),
+            (13, StorageFault::Other),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(StorageFault::of(&error), fault, "{error}");
+        }
+    }
 }

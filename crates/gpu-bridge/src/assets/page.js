@@ -149,7 +149,8 @@ function drawStatus(next) {
   byId("badge-dev").hidden = !status.dev;
   const state = byId("badge-state");
   state.hidden = status.state === "serving";
-  state.textContent = status.state === "recovering" ? "discovering devices" : status.state;
+  const words = { recovering: "discovering devices", safe: "started safe, grants nothing" };
+  state.textContent = words[status.state] ?? status.state;
   state.className = "badge warn";
   byId("who").textContent = `you are ${status.caller}${status.admin ? ", an operator" : ""}`;
   byId("footer-facts").textContent =
@@ -240,6 +241,7 @@ function deviceCard(device) {
 
 function drawDevices(devices) {
   const none = status.state === "recovering" ? "Looking for devices …"
+    : status.state === "safe" ? "The broker started safe and looks at no device."
     : "No device was found. A simulated one can be declared in gpu-manager.toml.";
   byId("device-list").replaceChildren(...(devices.length ? devices.map(deviceCard) : [el("p", { class: "empty" }, none)]));
 }

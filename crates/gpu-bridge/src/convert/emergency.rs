@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gpu_api as wire;
 use gpu_api::{ErrorCode, Problem};
+use gpu_broker::Handle;
 use gpu_lease::{Bytes, DeviceKey, DeviceState, Lease, LeaseId, Targets};
 
 use super::Scene;
@@ -111,6 +112,20 @@ impl EmergencyReport {
             devices: devices.into_iter().map(device_free).collect(),
         }
     }
+}
+
+/// What a release did to the books of a broker that has no devices: `before` are its leases until then.
+pub fn stored_emergency(
+    before: Vec<Arc<Lease>>,
+    ended: &[LeaseId],
+    handle: &Handle,
+) -> wire::EmergencyResult {
+    let before = before.into_iter().map(|lease| (lease.id, lease));
+    let report = EmergencyReport {
+        leases: before.collect(),
+        devices: BTreeSet::new(),
+    };
+    report.after(ended, &Scene::of(handle))
 }
 
 fn known_devices(ids: &[String], scene: &Scene<'_>) -> Result<Vec<DeviceKey>, Problem> {

@@ -28,6 +28,7 @@ pub(super) async fn status(State(bridge): State<Shared>, caller: Caller) -> Answ
         service: SERVICE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: broker_state(&bridge),
+        safe_start: config.safe_start.clone(),
         dev: config.dev,
         pid: std::process::id(),
         started_at: rfc3339(bridge.started.wall),
@@ -60,6 +61,10 @@ pub(super) async fn readyz(State(bridge): State<Shared>) -> Answer {
     let status = broker_state(&bridge);
     match status {
         BrokerState::Serving => Ok(json(StatusCode::OK, &Health { status })),
+        BrokerState::Safe => Err(bridge
+            .safe_start()
+            .unwrap_or_else(|| not_ready(status))
+            .into()),
         BrokerState::Recovering | BrokerState::Stopping => Err(not_ready(status).into()),
     }
 }
@@ -102,13 +107,13 @@ pub(crate) fn lease_counts(handle: &Handle) -> LeaseCounts {
 }
 
 fn broker_state(bridge: &Bridge) -> BrokerState {
-    match (
-        bridge.handle.is_stopping(),
-        bridge.handle.snapshot().recovering,
-    ) {
-        (true, _) => BrokerState::Stopping,
-        (false, true) => BrokerState::Recovering,
-        (false, false) => BrokerState::Serving,
+    if bridge.handle.is_stopping() {
+        return BrokerState::Stopping;
+    }
+    match bridge.handle.snapshot().recovering {
+        true if bridge.config.safe_start.is_some() => BrokerState::Safe,
+        true => BrokerState::Recovering,
+        false => BrokerState::Serving,
     }
 }
 
@@ -118,7 +123,7 @@ fn not_ready(status: BrokerState) -> gpu_api::Problem {
             gpu_api::ErrorCode::ShuttingDown,
             "the broker is shutting down",
         ),
-        BrokerState::Recovering | BrokerState::Serving => (
+        BrokerState::Recovering | BrokerState::Safe | BrokerState::Serving => (
             gpu_api::ErrorCode::Recovering,
             "devices are still being discovered",
         ),

@@ -107,6 +107,7 @@ impl Bench {
                 watch_reason: "the listener is loopback".to_owned(),
                 assets: None,
                 warnings: gpu_bridge::Warnings::default(),
+                safe_start: None,
                 limits,
             },
         }

@@ -1,13 +1,14 @@
 //! Lanes that are full say so at once, and each leaves the other alone.
 
 use gpu_broker::{AcquireError, LeaseCommandError, Unavailable};
-use gpu_lease::{Command, Ms};
+use gpu_lease::{Command, Emergency, EndReason, LeaseError, LeaseId, Ms, Targets};
 
 use crate::world::{World, patient, request, until};
 
 /// What the lanes of the inbox hold; the numbers are part of what clients meet.
 pub(crate) const ACQUIRE_MAX: usize = 4096;
 pub(crate) const CONTROL_MAX: usize = 8192;
+const EMERGENCY_MAX: usize = 64;
 
 #[test]
 fn a_full_lane_of_requests_is_overloaded_and_heartbeats_still_pass() {
@@ -52,6 +53,46 @@ fn a_full_lane_of_commands_is_overloaded_and_loses_nothing_it_took() {
         world.wait(answer).unwrap();
     }
     assert_eq!(world.store.commits(), before + 2, "all of them at once");
+}
+
+#[test]
+fn an_emergency_is_taken_where_heartbeats_are_not_and_goes_before_them() {
+    let world = World::new();
+    let lease = world.acquire(request(1));
+    world.store.hold();
+    let (_, first) = world.ask(request(1));
+    world.store.until_held();
+    let renewal = || world.say(Command::Renew { id: lease.id });
+    let said: Vec<_> = (0..CONTROL_MAX).map(|_| renewal()).collect();
+    assert!(world.wait(renewal()).is_err(), "there is no room");
+    let called: Vec<_> = (0..EMERGENCY_MAX)
+        .map(|_| world.call(emergency(lease.id)))
+        .collect();
+    let refused = world.wait(world.call(emergency(lease.id)));
+    assert_eq!(refused, Err(Unavailable::Overloaded));
+    world.store.open();
+    world.wait(first).unwrap();
+    let ended = called.into_iter().map(|answer| world.wait(answer).unwrap());
+    assert_eq!(ended.collect::<Vec<_>>().concat(), [lease.id]);
+    for answer in said {
+        assert!(matches!(
+            world.wait(answer),
+            Err(LeaseCommandError::Refused(LeaseError::Ended(
+                EndReason::Emergency
+            )))
+        ));
+    }
+}
+
+fn emergency(id: LeaseId) -> Emergency {
+    Emergency {
+        targets: Targets::Leases(vec![id]),
+        reason: "smoke".into(),
+        by: "root".into(),
+        kill: false,
+        cordon: false,
+        force_unsafe: false,
+    }
 }
 
 /// What each waiter is told of each holder is too much to be said anew in every turn.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use gpu_store::{
-    Batch, CommitError, EventPage, EventPosition, Hour, ReadError, Store, Stored, UsageRow,
+    Batch, CommitError, EventPage, EventPosition, Hour, ReadError, StorageFault, Store, Stored,
+    UsageRow,
 };
 use parking_lot::{Condvar, Mutex};
 
@@ -102,6 +103,7 @@ impl Store for TestStore {
         match self.pass() {
             Mode::Fail => Err(CommitError {
                 detail: "no space left on device".to_owned(),
+                cause: StorageFault::Full,
             }),
             Mode::Panic => panic!("the store is broken"),
             Mode::Hold | Mode::Work => {

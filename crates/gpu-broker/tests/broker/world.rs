@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use gpu_broker::{
     AcquireError, Broker, Clock, Config, Handle, HostProcesses, LeaseCommandError, Override,
-    SourceFile, StartError, StartPolicy, Started, boot_id,
+    SourceFile, StartError, StartPolicy, Started, Unavailable, boot_id,
 };
 use gpu_lease::{
-    Amount, At, BootMs, Command, Device, DeviceKey, DeviceKind, EndReason, Holder, HolderKind,
-    Lease, LeaseError, LeaseId, Ms, Reading, Request, STANDARD_CLASS, Select, Telemetry, Vendor,
-    WallMs,
+    Amount, At, BootMs, Command, Device, DeviceKey, DeviceKind, Emergency, EndReason, Holder,
+    HolderKind, Lease, LeaseError, LeaseId, Ms, Reading, Request, STANDARD_CLASS, Select,
+    Telemetry, Vendor, WallMs,
 };
 use gpu_store::{EventPosition, MemoryStore, RedbStore, Store, StoreId, StoredEvent};
 use tokio::runtime::Runtime;
@@ -188,6 +188,7 @@ pub(crate) struct World {
 pub(crate) type Asked = Pin<Box<dyn Future<Output = Result<Lease, AcquireError>> + Send>>;
 /// A command on its way.
 pub(crate) type Said = Pin<Box<dyn Future<Output = Result<Lease, LeaseCommandError>> + Send>>;
+pub(crate) type Called = Pin<Box<dyn Future<Output = Result<Vec<LeaseId>, Unavailable>> + Send>>;
 
 impl World {
     /// With one device of 80 GiB, `gpu-0`, of which nothing can be read.
@@ -280,6 +281,17 @@ impl World {
             return Box::pin(async { answer });
         }
         said
+    }
+
+    /// The same for an emergency release.
+    pub(crate) fn call(&self, emergency: Emergency) -> Called {
+        let handle = self.handle.clone();
+        let mut called: Called = Box::pin(async move { handle.emergency(emergency).await });
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(answer) = called.as_mut().poll(&mut context) {
+            return Box::pin(async { answer });
+        }
+        called
     }
 
     pub(crate) fn command(&self, command: Command) -> Result<Lease, LeaseCommandError> {

@@ -395,6 +395,15 @@ pub(crate) struct ReleaseArgs {
     #[arg(long, requires = "emergency")]
     pub(crate) force_unsafe: bool,
 
+    /// If a broker of this host lives and does not answer: kill it, then release on its store. What it
+    /// granted stays held but for what is released.
+    #[arg(long, requires = "emergency")]
+    pub(crate) takeover: bool,
+
+    /// Where the store is, if no broker answers [default: the usual place]
+    #[arg(long, requires = "emergency", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) output: JsonArgs,
 }
@@ -678,6 +687,7 @@ mod tests {
             "gpu-manager acquire --devices 2 --hold --json",
             "gpu-manager release --emergency --all --yes",
             "gpu-manager release --emergency --device 0,1 --kill",
+            "gpu-manager release --emergency --all --yes --takeover --state-dir /var/lib/gpu-manager",
             "gpu-manager release l-000000000000",
             "gpu-manager drain --device 0 --grace 5m",
             "gpu-manager reload --status --json",
@@ -729,6 +739,7 @@ mod tests {
             ),
             ("gpu-manager run", "<CMD>"),
             ("gpu-manager release --all", "--emergency"),
+            ("gpu-manager release --takeover", "--emergency"),
             (
                 "gpu-manager release --emergency --all --stuck",
                 "cannot be used with",

@@ -66,16 +66,31 @@ impl Context {
         self.clone()
     }
 
+    /// The broker at another address.
+    pub(crate) fn at(&self, endpoint: Endpoint) -> Option<Self> {
+        let client = Client::new(endpoint, self.token.as_deref()).ok()?;
+        Some(Self {
+            client,
+            ..self.clone()
+        })
+    }
+
     /// Wall time, for `3m ago`.
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp::now()
     }
 
-    /// Says so in one line if the policy on disk is not the one in force.
+    /// Says so in a line each if nothing is granted, and if the policy on disk is not the one in force.
     pub(crate) async fn note_disk_state(&self) {
         let Ok(status) = self.client.status().await else {
             return;
         };
+        if let Some(why) = &status.safe_start {
+            note(&format!(
+                "the broker started safe and grants nothing: {}; `gpu-manager status` says what to do",
+                clean(why)
+            ));
+        }
         if let Some(line) = disk_note(&status.policy) {
             note(&line);
         }

@@ -1,34 +1,117 @@
-//! `release --emergency`: what is stuck is freed, and what is really free is said.
+//! `release --emergency`: what is stuck is freed, and what is really free is said. Over the API of the broker;
+//! on its store where none lives; and where one lives that does not answer, instead of it.
+
+mod silent;
+mod stored;
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use gpu_api::{Bytes, DeviceFree, EmergencyRequest, EmergencyResult, Lease, Text};
+use gpu_client::ClientError;
+use tokio::time::timeout;
 
 use crate::cli::Done;
 use crate::cli::args::ReleaseArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
-use crate::cli::output::{clean, print, print_json};
+use crate::cli::output::{clean, note, print, print_json};
 use crate::cli::{ask, show, target};
+use silent::{Found, Silent};
+
+/// A broker that has the release to do for so long hangs.
+const RELEASE_SECS_MAX: u64 = 10;
+
+/// A broker that starts, or is started again by its supervisor, in the middle of it changes what is there;
+/// not this often.
+const STEPS_MAX: usize = 8;
 
 /// Ends leases of others.
 pub(crate) async fn release(context: &Context, args: ReleaseArgs) -> Done {
-    let request = request(context, &args).await?;
-    if request.all {
-        match consent(&args, ask::somebody()) {
-            Consent::Given => {}
-            Consent::Missing(failure) => return Err(failure),
-            Consent::Ask => {
-                if !agrees(context).await? {
-                    return Err(Failure::refused("nothing was released"));
-                }
-            }
-        }
+    let mut step = Step::Next(silent::find(context, &args).await?);
+    for _ in 0..STEPS_MAX {
+        step = match step {
+            Step::Next(Found::Answers(context)) => online(&context, &args).await?,
+            Step::Next(Found::Gone(dir)) => stored::release(context, &args, &dir).await?,
+            Step::Next(Found::Silent(silent)) => Step::Next(Found::Gone(take_over(&args, silent)?)),
+            Step::Done(result) => return report(&args, &result),
+            Step::Declined => return Err(Failure::refused("nothing was released")),
+        };
     }
-    let result = context.client.emergency_release(&request).await?;
+    Err(Failure::new(
+        exit::HUNG,
+        "brokers come and go on this state directory; nothing was changed",
+    )
+    .hint("stop its supervisor first, such as `systemctl stop gpu-managerd`"))
+}
+
+/// How far a release is.
+enum Step {
+    /// It is done.
+    Done(EmergencyResult),
+    /// Somebody was asked, and said no.
+    Declined,
+    /// This is to be asked for it.
+    Next(Found),
+}
+
+fn report(args: &ReleaseArgs, result: &EmergencyResult) -> Done {
     match args.output.json {
-        true => print_json(&result)?,
-        false => print(&render(&result))?,
+        true => print_json(result)?,
+        false => print(&render(result))?,
     }
     Ok(exit::OK)
+}
+
+/// Asks the broker that answers.
+async fn online(context: &Context, args: &ReleaseArgs) -> Result<Step, Failure> {
+    let request = request(context, args).await?;
+    let mut listed = async || Ok(context.client.all_leases(true).await?);
+    if request.all && !consents(args, &mut listed, context).await? {
+        return Ok(Step::Declined);
+    }
+    let patience = Duration::from_secs(RELEASE_SECS_MAX);
+    match timeout(patience, context.client.emergency_release(&request)).await {
+        Ok(Ok(result)) => {
+            if args.takeover {
+                let at = context.client.endpoint();
+                note(&format!(
+                    "the broker answers at {at}: no takeover was needed"
+                ));
+            }
+            Ok(Step::Done(result))
+        }
+        Ok(Err(error)) if !is_silence(&error) => Err(error.into()),
+        // Its connections are served, and its loop is not: it may yet do it.
+        Ok(Err(_)) | Err(_) => {
+            let silent = Silent::in_release(context, args, patience)?;
+            Ok(Step::Next(Found::Silent(silent)))
+        }
+    }
+}
+
+/// Kills a broker that lives and does not answer, if that is wanted; answers the state directory that it had.
+fn take_over(args: &ReleaseArgs, silent: Silent) -> Result<PathBuf, Failure> {
+    if !args.takeover {
+        return Err(silent.failure());
+    }
+    match consent(args, ask::somebody()) {
+        Consent::Missing(failure) if selects_all(args) => Err(failure),
+        Consent::Ask | Consent::Given | Consent::Missing(_) => silent.kill(),
+    }
+}
+
+fn is_silence(error: &ClientError) -> bool {
+    match error {
+        ClientError::Lost { .. }
+        | ClientError::TimedOut { .. }
+        | ClientError::Unreachable { .. } => true,
+        ClientError::NotABroker { .. } | ClientError::Problem(_) => false,
+    }
+}
+
+fn selects_all(args: &ReleaseArgs) -> bool {
+    !args.stuck && args.device.is_empty() && args.lease.is_empty() && args.id.is_none()
 }
 
 async fn request(context: &Context, args: &ReleaseArgs) -> Result<EmergencyRequest, Failure> {
@@ -37,18 +120,29 @@ async fn request(context: &Context, args: &ReleaseArgs) -> Result<EmergencyReque
         false => target::device_ids(context, &args.device).await?,
     };
     let devices: Result<Vec<Text<128>>, _> = devices.into_iter().map(Text::try_from).collect();
-    let leases: Vec<Text<64>> = args.lease.iter().chain(&args.id).cloned().collect();
-    let selected = args.stuck || !args.device.is_empty() || !leases.is_empty();
     Ok(EmergencyRequest {
-        all: !selected,
+        all: selects_all(args),
         stuck: args.stuck,
         devices: devices.map_err(|error| Failure::usage(error.to_string()))?,
-        leases,
+        leases: args.lease.iter().chain(&args.id).cloned().collect(),
         reason: args.reason.clone(),
         kill: args.kill,
         cordon: args.cordon,
         force_unsafe: args.force_unsafe,
     })
+}
+
+/// Whether everything may be ended: it was said, or `leases` are listed and somebody says so.
+async fn consents(
+    args: &ReleaseArgs,
+    leases: &mut impl AsyncFnMut() -> Result<Vec<Lease>, Failure>,
+    context: &Context,
+) -> Result<bool, Failure> {
+    match consent(args, ask::somebody()) {
+        Consent::Given => Ok(true),
+        Consent::Missing(failure) => Err(failure),
+        Consent::Ask => agrees(context, &leases().await?),
+    }
 }
 
 /// Whether everything may be ended.
@@ -71,13 +165,12 @@ fn consent(args: &ReleaseArgs, terminal: bool) -> Consent {
 }
 
 /// Lists what would end, and asks.
-async fn agrees(context: &Context) -> Result<bool, Failure> {
-    let leases: Vec<Lease> = context.client.all_leases(true).await?;
+fn agrees(context: &Context, leases: &[Lease]) -> Result<bool, Failure> {
     if leases.is_empty() {
         print("no lease is held and nobody waits\n")?;
         return Ok(false);
     }
-    print(&show::lease_table(&leases, context.now()).render(context.paint))?;
+    print(&show::lease_table(leases, context.now()).render(context.paint))?;
     ask::agrees(&format!(
         "End {}?",
         count(leases.len(), "this lease", "leases")

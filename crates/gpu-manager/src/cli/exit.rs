@@ -19,6 +19,14 @@ pub(crate) const STARTED: u8 = 4;
 pub(crate) const NEEDS_CONFIRMATION: u8 = 5;
 /// The policy or the plan is not the one that was expected: nothing changed.
 pub(crate) const MOVED: u8 = 6;
+/// `release --emergency`: a broker lives and does not answer; nothing was changed.
+pub(crate) const HUNG: u8 = 7;
+/// `serve`: the store cannot be opened, read or written at the start.
+pub(crate) const STORE_UNUSABLE: u8 = 8;
+/// `serve`: another broker has the store, the socket or a device.
+pub(crate) const IN_USE: u8 = 9;
+/// `serve`: the store failed while the broker ran. What was answered before is stored.
+pub(crate) const STORE_FAILED: u8 = 10;
 /// `run` and `acquire`: the wait ended without a grant.
 pub(crate) const WAIT_OVER: u8 = 124;
 /// `run`: gpu-manager itself failed. Any code that is not listed here is the child's.
@@ -40,6 +48,10 @@ Exit codes:
   4    --hot-reload started a broker, and that one stopped well
   5    a policy waits for a confirmation: it would touch held leases
   6    the policy or the plan is not the one that was expected: nothing changed
+  7    release --emergency: a broker lives and does not answer; nothing was changed
+  8    serve: the store cannot be opened, read or written at the start
+  9    serve: another broker has the store, the socket or a device
+  10   serve: the store failed while the broker ran; what was answered before is stored
   124  run, acquire: the wait ended without a grant
   125  run: gpu-manager itself failed
   126  run: the command cannot be executed
@@ -154,7 +166,7 @@ fn code_of(code: ErrorCode) -> u8 {
     match code {
         ErrorCode::DoesNotFit | ErrorCode::WaitOver => WAIT_OVER,
         ErrorCode::PolicyChanged => MOVED,
-        ErrorCode::Recovering | ErrorCode::ShuttingDown => NO_BROKER,
+        ErrorCode::Recovering | ErrorCode::SafeStart | ErrorCode::ShuttingDown => NO_BROKER,
         ErrorCode::BadJson
         | ErrorCode::BadRequest
         | ErrorCode::BodyTooLarge

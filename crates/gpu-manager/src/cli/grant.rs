@@ -179,9 +179,9 @@ async fn ask(context: &Context, request: &AcquireRequest) -> Result<Lease, Failu
     loop {
         match context.client.acquire(request, &key).await {
             Ok(lease) => return Ok(lease),
-            Err(error) if is_recovering(&error) && Instant::now() < give_up => {
+            Err(error) if grants_nothing_yet(&error) && Instant::now() < give_up => {
                 if !told {
-                    note("waiting: the broker has not seen its devices yet");
+                    note(&format!("waiting: {}", why_nothing_yet(&error)));
                     told = true;
                 }
                 sleep(RECOVERING_RETRY).await;
@@ -191,8 +191,18 @@ async fn ask(context: &Context, request: &AcquireRequest) -> Result<Lease, Failu
     }
 }
 
-fn is_recovering(error: &ClientError) -> bool {
-    error.code() == Some(ErrorCode::Recovering)
+fn grants_nothing_yet(error: &ClientError) -> bool {
+    matches!(
+        error.code(),
+        Some(ErrorCode::Recovering | ErrorCode::SafeStart)
+    )
+}
+
+fn why_nothing_yet(error: &ClientError) -> String {
+    match error.code() {
+        Some(ErrorCode::SafeStart) => error.to_string(),
+        _ => "the broker has not seen its devices yet".to_owned(),
+    }
 }
 
 async fn wait(context: &Context, lease: Lease) -> Result<Granted, Failure> {

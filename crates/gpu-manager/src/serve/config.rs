@@ -44,10 +44,12 @@ pub(super) struct Config {
     /// Files of the page that are served instead of the built-in ones, in dev mode.
     pub(super) assets: Vec<PathBuf>,
     pub(super) allowed_origins: Vec<String>,
+    /// Whether a start after several crashes is a safe one.
+    pub(super) safe_start: bool,
 }
 
 /// The file as it is written.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
     listen: Option<String>,
@@ -55,6 +57,7 @@ struct File {
     policy_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     hot_reload: HotReload,
+    safe_start: bool,
     devices: DevicesSection,
     simulated_device: Vec<SimulatedSection>,
     watch: WatchSection,
@@ -132,6 +135,23 @@ struct HttpSection {
     allowed_origins: Vec<String>,
 }
 
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            socket: None,
+            policy_dir: None,
+            state_dir: None,
+            hot_reload: HotReload::default(),
+            safe_start: true,
+            devices: DevicesSection::default(),
+            simulated_device: Vec::new(),
+            watch: WatchSection::default(),
+            http: HttpSection::default(),
+        }
+    }
+}
+
 impl Default for DevicesSection {
     fn default() -> Self {
         let config = gpu_device::Config::default();
@@ -200,6 +220,7 @@ impl Config {
             devices: device_config(file.devices, file.simulated_device, args.dev),
             watch,
             allowed_origins: file.http.allowed_origins,
+            safe_start: file.safe_start,
         })
     }
 
@@ -211,6 +232,7 @@ impl Config {
             ("state_dir", self.state_dir != wanted.state_dir),
             ("policy_dir", self.policy_roots != wanted.policy_roots),
             ("hot_reload", self.hot_reload != wanted.hot_reload),
+            ("safe_start", self.safe_start != wanted.safe_start),
             (
                 "[devices]",
                 (&self.devices, self.device_poll) != (&wanted.devices, wanted.device_poll),

@@ -10,12 +10,13 @@ use gpu_bridge::Listeners;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::config::Config;
+use super::trouble::Trouble;
 
 /// Opens the port and the socket.
-pub(super) async fn open(config: &Config) -> Result<Listeners, String> {
+pub(super) async fn open(config: &Config) -> Result<Listeners, Trouble> {
     let tcp = match TcpListener::bind(config.listen).await {
         Ok(tcp) => tcp,
-        Err(error) => return Err(unbound(config.listen, &error)),
+        Err(error) => return Err(unbound(config.listen, &error).into()),
     };
     let unix = match &config.socket {
         Some(path) => listen_on_socket(path).await?,
@@ -25,6 +26,13 @@ pub(super) async fn open(config: &Config) -> Result<Listeners, String> {
         tcp: Some(tcp),
         unix,
     })
+}
+
+/// What it listens on, as a client would write it.
+pub(super) fn addresses(config: &Config, tcp: SocketAddr) -> Vec<String> {
+    let socket = config.socket.iter();
+    let socket = socket.map(|path| format!("unix:{}", path.display()));
+    socket.chain([format!("http://{tcp}")]).collect()
 }
 
 fn unbound(address: SocketAddr, error: &io::Error) -> String {
@@ -69,13 +77,13 @@ fn listener_of(port: u16) -> Option<String> {
 }
 
 /// The socket is for everybody of the host: who connects is told apart by its credentials.
-async fn listen_on_socket(path: &Path) -> Result<Option<UnixListener>, String> {
+async fn listen_on_socket(path: &Path) -> Result<Option<UnixListener>, Trouble> {
     let shown = path.display();
     let left_behind = match UnixStream::connect(path).await {
         Ok(_) => {
-            return Err(format!(
+            return Err(Trouble::in_use(format!(
                 "another broker listens on `{shown}`\nhint: ask it with `gpu-manager status`, or choose another with `--socket PATH`"
-            ));
+            )));
         }
         Err(error) => error.kind() == ErrorKind::ConnectionRefused && is_socket(path),
     };

@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 use super::config::Config;
 use super::disk::{Disk, built_in};
 
+/// Why policy files are not looked at by a broker that started safe.
+pub(super) const NOT_READ: &str =
+    "this broker started safe and reads no policy files until it is stopped and started again";
 /// How often it is looked whether something of the policy has come due.
 const TICK_EVERY: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,15 @@ pub(super) fn start(
     })
 }
 
+/// The policy of a safe start, where nothing was ever live: nobody looks at the files.
+pub(super) fn without_files(config: &Config) -> Result<StartPolicy, String> {
+    Ok(StartPolicy {
+        files: Ok(built_in()),
+        overrides: overrides(config)?,
+        dev: config.dev,
+    })
+}
+
 pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
     let files = start.files.as_ref().map_err(Clone::clone)?;
     let policy = gpu_policy::compile(files, &start.overrides);
@@ -55,6 +67,7 @@ pub(super) fn reloader(
     config: &Config,
     disk: Arc<Disk>,
     started: &Started,
+    is_safe: bool,
 ) -> Result<Reloader, String> {
     let switched = started.settings.policy_watch.as_ref();
     let switched = switched.filter(|_| !config.hot_reload_is_said);
@@ -62,12 +75,17 @@ pub(super) fn reloader(
         watching: switched.map_or(config.hot_reload, |switch| switch.enabled),
         ..started.reload_start()
     };
-    Ok(Reloader::new(
-        started.handle.clone(),
-        Box::new(move || disk.read()),
-        overrides(config)?,
-        start,
-    ))
+    let handle = started.handle.clone();
+    if is_safe {
+        let start = ReloadStart {
+            watching: false,
+            ..start
+        };
+        let read = Box::new(|| Err(NOT_READ.to_owned()));
+        return Ok(Reloader::new(handle, read, overrides(config)?, start));
+    }
+    let read = Box::new(move || disk.read());
+    Ok(Reloader::new(handle, read, overrides(config)?, start))
 }
 
 /// Offers every set that changed to the reloader. Can begin again with another configuration.
@@ -75,6 +93,8 @@ pub(super) struct PolicyWatch {
     reloader: Arc<Reloader>,
     disk: Arc<Disk>,
     watch: Mutex<Option<Watch>>,
+    /// Nothing is watched, whatever the configuration says.
+    is_off: bool,
 }
 
 impl PolicyWatch {
@@ -89,11 +109,25 @@ impl PolicyWatch {
             reloader,
             disk,
             watch: Mutex::new(watch),
+            is_off: false,
         })
+    }
+
+    /// Watches nothing, ever.
+    pub(super) fn off(reloader: Arc<Reloader>, disk: Arc<Disk>) -> Self {
+        Self {
+            reloader,
+            disk,
+            watch: Mutex::new(None),
+            is_off: true,
+        }
     }
 
     /// Watches as `config` says from here on. What changed meanwhile is looked at now.
     pub(super) fn restart(&self, config: &Config) -> Result<(), String> {
+        if self.is_off {
+            return Ok(());
+        }
         let wanted = config.policy_watch();
         let known = wanted
             .as_ref()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId};
 use gpu_store::{
     Batch, CommitError, CrashDisk, EventPage, EventPosition, Hour, LastGood, OpenError, ReadError,
-    RedbStore, Settings, Store, StoreId, Stored, StoredEvent, UsageRow,
+    RedbStore, Settings, StorageFault, Store, StoreId, Stored, StoredEvent, UsageRow,
 };
 use parking_lot::Mutex;
 
@@ -159,6 +159,7 @@ impl Store for WatchedStore {
         let mut watch = self.watch.lock();
         let ending = watch.ending.take();
         let died = |detail: &str| CommitError {
+            cause: StorageFault::Io,
             detail: detail.to_owned(),
         };
         match ending {

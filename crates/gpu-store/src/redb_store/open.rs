@@ -14,6 +14,7 @@ use super::compact::compact_if_it_pays;
 use super::tables::{FORMAT, META, META_FORMAT};
 use super::{RedbStore, StoreSnapshot, write};
 use crate::event::StoreId;
+use crate::store::StorageFault;
 
 /// Only the owner reads what clients sent.
 const FILE_MODE: u32 = 0o600;
@@ -97,7 +98,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The system does not let us.
-    #[error("cannot read the store `{}`: {source}", path.display())]
+    #[error("cannot open the store `{}`: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -114,7 +115,8 @@ impl OpenError {
                 "restore a copy, or move the file away to start with no leases; holders that still run are then unknown"
             }
             Self::Compact { .. } => "nothing is lost; look at the disk and try again",
-            Self::Create { .. } => "name a directory that this user may write: --state-dir DIR",
+            Self::Create { source, .. } => fault_hint(source)
+                .unwrap_or("name a directory that this user may write: --state-dir DIR"),
             Self::Foreign { .. } | Self::NotAFile { .. } => {
                 "name another directory: --state-dir DIR"
             }
@@ -123,7 +125,19 @@ impl OpenError {
             }
             Self::Missing { .. } => "a broker makes it when it first starts",
             Self::Newer { .. } => "start the version that wrote it, or a later one",
-            Self::Unreadable { .. } => "run as the user that owns the file",
+            Self::Unreadable { source, .. } => {
+                fault_hint(source).unwrap_or("run as the user that owns the file")
+            }
+        }
+    }
+}
+
+/// What to do about an error of the disk; nothing for one of rights or names.
+fn fault_hint(error: &io::Error) -> Option<&'static str> {
+    match StorageFault::of(error) {
+        StorageFault::Other => None,
+        fault @ (StorageFault::Full | StorageFault::Io | StorageFault::ReadOnly) => {
+            Some(fault.hint())
         }
     }
 }

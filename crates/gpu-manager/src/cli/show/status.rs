@@ -14,6 +14,7 @@ use crate::offline::Stored;
 pub(crate) fn render(status: &Status, now: Timestamp, paint: Paint) -> String {
     let (state, tone) = match status.state {
         BrokerState::Recovering => ("recovering", Tone::Warn),
+        BrokerState::Safe => ("started safe, grants nothing", Tone::Bad),
         BrokerState::Serving => ("serving", Tone::Good),
         BrokerState::Stopping => ("stopping", Tone::Warn),
     };
@@ -55,7 +56,22 @@ pub(crate) fn render(status: &Status, now: Timestamp, paint: Paint) -> String {
         .iter()
         .map(|text| format!("{} {}\n", paint.tone("warning:", Tone::Warn), clean(text)));
     let tenants = tenants(&status.tenants, paint);
-    format!("{head}{lines}{tenants}{}", warnings.collect::<String>())
+    let safe = status.safe_start.as_ref();
+    let safe = safe.map(|why| safe_start(why, paint)).unwrap_or_default();
+    format!(
+        "{head}{safe}{lines}{tenants}{}",
+        warnings.collect::<String>()
+    )
+}
+
+/// Why nothing is granted, and the way out.
+fn safe_start(why: &str, paint: Paint) -> String {
+    let word = paint.tone("safe start:", Tone::Bad);
+    format!(
+        "{word} {}\n  hint: {}\n",
+        clean(why),
+        gpu_bridge::SAFE_START_HINT
+    )
 }
 
 /// A row for each tenant; nothing where there is none.

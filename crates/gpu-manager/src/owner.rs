@@ -1,0 +1,169 @@
+//! Who has a state directory: a file that names the broker's process, so that one that hangs can be named, and
+//! ended without hitting another that has its pid by now.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gpu_broker::{ProcessHandle, register_process};
+use gpu_lease::Process;
+
+/// Within the state directory. The pid alone is in the first line.
+const OWNER_FILE: &str = "broker.pid";
+
+/// The broker of a state directory, as it said itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pid: u32,
+    start_ticks: u64,
+    boot_id: String,
+    /// Where it listens: `http://` and `unix:` addresses.
+    pub(crate) listen: Vec<String>,
+}
+
+/// The file for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct OwnerFile {
+    path: PathBuf,
+    owner: Owner,
+}
+
+impl OwnerFile {
+    /// Says that this process has the store in `dir`. A start does not fail for want of it.
+    pub(crate) fn write(dir: &Path, listen: Vec<String>) -> Option<Self> {
+        let path = dir.join(OWNER_FILE);
+        let written = Owner::this(listen).and_then(|owner| {
+            let draft = path.with_extension("pid.new");
+            fs::write(&draft, owner.text())?;
+            fs::rename(draft, &path)?;
+            Ok(owner)
+        });
+        match written {
+            Ok(owner) => Some(Self { path, owner }),
+            Err(error) => {
+                tracing::warn!(%error, "`{}` cannot be written", path.display());
+                None
+            }
+        }
+    }
+
+    /// Removes it, unless another broker has the directory by now.
+    pub(crate) fn remove(self) {
+        let is_ours = |text: &String| Owner::parse(text).as_ref() == Some(&self.owner);
+        if fs::read_to_string(&self.path).is_ok_and(|text| is_ours(&text))
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, "`{}` is left behind", self.path.display());
+        }
+    }
+}
+
+impl Owner {
+    fn this(listen: Vec<String>) -> io::Result<Self> {
+        let this = register_process(std::process::id(), 0, true, false);
+        let this = this.map_err(io::Error::other)?;
+        Ok(Self {
+            pid: this.pid,
+            start_ticks: this.start_ticks,
+            boot_id: this.boot_id,
+            listen,
+        })
+    }
+
+    /// The broker that has the state directory `dir`, if it lives, with a handle on it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the kernel would not say.
+    pub(crate) fn alive(dir: &Path) -> io::Result<Option<(Self, ProcessHandle)>> {
+        let text = match fs::read_to_string(dir.join(OWNER_FILE)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(owner) = Self::parse(&text) else {
+            return Ok(None);
+        };
+        let handle = ProcessHandle::of(&owner.process())?;
+        Ok(handle.map(|handle| (owner, handle)))
+    }
+
+    /// Its process, for a message: `pid 42, which is stopped`.
+    pub(crate) fn named(&self) -> String {
+        let pid = self.pid;
+        match state_of(pid) {
+            Some('T' | 't') => format!("pid {pid}, which is stopped"),
+            Some('D') => format!("pid {pid}, which hangs in the kernel"),
+            _ => format!("pid {pid}"),
+        }
+    }
+
+    /// How somebody who stopped it lets it go on.
+    pub(crate) fn resumed_by(&self) -> Option<String> {
+        matches!(state_of(self.pid), Some('T' | 't')).then(|| format!("kill -CONT {}", self.pid))
+    }
+
+    fn process(&self) -> Process {
+        Process {
+            pid: self.pid,
+            start_ticks: self.start_ticks,
+            boot_id: self.boot_id.clone(),
+            uid: 0,
+            supervised: false,
+        }
+    }
+
+    fn text(&self) -> String {
+        let listen = self.listen.iter();
+        let listen: String = listen.map(|at| format!("listen {at}\n")).collect();
+        let (pid, ticks, boot) = (self.pid, self.start_ticks, &self.boot_id);
+        format!("{pid}\nstart_ticks {ticks}\nboot_id {boot}\n{listen}")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut owner = Self {
+            pid: lines.next()?.parse().ok()?,
+            start_ticks: lines.next()?.strip_prefix("start_ticks ")?.parse().ok()?,
+            boot_id: lines.next()?.strip_prefix("boot_id ")?.to_owned(),
+            listen: Vec::new(),
+        };
+        let listen = lines.filter_map(|line| line.strip_prefix("listen "));
+        owner.listen.extend(listen.map(ToOwned::to_owned));
+        Some(owner)
+    }
+}
+
+/// The letter that `ps` shows.
+fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_the_pid_by_chance_is_not_the_broker() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        assert!(matches!(Owner::alive(dir.path()), Ok(None)), "no file");
+        let listen = vec!["unix:/run/x.sock".to_owned()];
+        let file = OwnerFile::write(dir.path(), listen).expect("the directory is ours");
+        let (owner, _) = Owner::alive(dir.path())
+            .expect("a file")
+            .expect("this process lives");
+        assert_eq!(owner, file.owner);
+        assert_eq!(Owner::parse(&owner.text()), Some(owner.clone()));
+
+        let later = Owner {
+            start_ticks: owner.start_ticks + 1,
+            ..owner
+        };
+        fs::write(dir.path().join(OWNER_FILE), later.text()).expect("the directory is ours");
+        assert!(matches!(Owner::alive(dir.path()), Ok(None)));
+        file.remove();
+        assert!(dir.path().join(OWNER_FILE).exists(), "it is another's");
+        fs::write(dir.path().join(OWNER_FILE), "1\n").expect("the directory is ours");
+        assert!(matches!(Owner::alive(dir.path()), Ok(None)), "half a file");
+    }
+}
