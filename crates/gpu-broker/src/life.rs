@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_lease::canary::{Canary, is_planted};
 use gpu_lease::{At, Books, BootMs, Command, Effect, Ms};
 use tokio::sync::watch;
 
@@ -72,7 +73,8 @@ impl Life {
         let rebooted = stored
             .boot_id
             .as_ref()
-            .is_some_and(|boot| *boot != config.boot_id);
+            .is_some_and(|boot| *boot != config.boot_id)
+            || (stored.boot_id.is_some() && is_planted(Canary::RestartTakenForReboot));
         let mut settings = still_true(&stored.settings, rebooted, at);
         let start = Start::of(&config.policy, &settings);
         let mut chosen = match under {

@@ -31,11 +31,13 @@ pub enum Canary {
     EmergencyForgetsFence,
     /// Leases whose device is not among the first that are seen end, as if it was lost.
     RecoveryDropsUnknownDevice,
+    /// A restart takes itself for a boot of the host, and every lease for one of before.
+    RestartTakenForReboot,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AnswerBeforeCommit,
         Self::ExpiryByWallClock,
         Self::FenceNotStored,
@@ -48,6 +50,7 @@ impl Canary {
         Self::RestartForgetsDraining,
         Self::EmergencyForgetsFence,
         Self::RecoveryDropsUnknownDevice,
+        Self::RestartTakenForReboot,
     ];
 }
 

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 
 use crate::dice::Dice;
 use client::{Call, Client, Told};
-use machine::{HostClock, Machine, Signalled};
+use machine::{HostClock, Machine};
 use oracle::require;
 use rows::Watch;
 
@@ -294,7 +294,12 @@ impl World {
         let devices = self.machine.devices();
         self.turbulent = true;
         let now = self.clock.now().boot;
-        self.watch.lock().oracle.tell_devices(&devices, now);
+        {
+            let oracle = &mut self.watch.lock().oracle;
+            oracle.tell_devices(&devices, now);
+            // What a switch means for leases whose devices were not known is found out with them.
+            oracle.acts.policy = true;
+        }
         let told = self.life().tell(Command::Inventory(devices));
         told.map_err(|error| error.to_string())
     }
@@ -345,19 +350,14 @@ impl World {
                 } => {
                     self.may_signal(id)?;
                     self.stats.signals += 1;
-                    let kill = signal == Signal::Kill;
-                    let lives = match dice.chance(10) {
-                        true => Some(Signalled::Lives),
-                        false => None,
-                    };
-                    match lives {
-                        Some(_) => self.reports.push_back(Command::SignalRefused {
+                    match dice.chance(10) {
+                        true => self.reports.push_back(Command::SignalRefused {
                             id,
                             fence,
                             attempt,
                             why: "it belongs to somebody else".to_owned(),
                         }),
-                        None => drop(self.machine.signal(&process, kill)),
+                        false => self.machine.signal(&process, signal == Signal::Kill),
                     }
                 }
             }

@@ -1,29 +1,14 @@
 //! The whole broker under a few seeds. `gpu-manager-sim run` tells ten thousand lives; here it is made sure
-//! that they can be told at all, that they are always the same, and that what failed once fails no more.
+//! that they can be told at all, and that they are always the same.
 
 use gpu_sim::{tell, tell_all};
-
-/// Lives that once failed, with what was found by them.
-///
-/// Each is `(seed, steps)`.
-const REGRESSIONS: [(u64, u64); 0] = [];
 
 #[test]
 fn a_few_lives_go_well() {
     let stats = tell_all(0..8, 600).unwrap_or_else(|failure| panic!("{failure}"));
     println!("{stats}");
-    for (word, number) in stats.numbers() {
-        assert!(number > 0, "never: {word}");
-    }
-}
-
-#[test]
-fn lives_that_failed_once_fail_no_more() {
-    for (seed, steps) in REGRESSIONS {
-        if let Err(failure) = tell(seed, steps, false) {
-            panic!("{failure}");
-        }
-    }
+    assert_eq!((stats.seeds, stats.steps), (8, 8 * 600));
+    assert!(stats.crashes > 0 && stats.switches > 0 && stats.granted > 0);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod reload_rollback;
 mod restart;
 mod store;
 mod time;
+mod turns;
 mod usage;
 mod waits;
 mod world;

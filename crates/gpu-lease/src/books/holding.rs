@@ -399,12 +399,18 @@ impl Books {
         }
     }
 
-    /// A wait that is over is never granted, even if nobody has said yet that time passed.
+    /// A wait that is over is never granted, even if nobody has said yet that time passed. A heartbeat that
+    /// is missing may still be on its way behind the command that is done now.
     pub(super) fn end_overdue_waits(&mut self, turn: &mut Turn) {
+        let now = turn.at.boot;
         let due = self.deadlines.iter();
-        let due = due.take_while(|(due, _)| *due <= turn.at.boot);
+        let due = due.take_while(|(due, _)| *due <= now);
         let leases = due.map(|(_, id)| &self.leases[id]);
-        for id in ids(leases.filter(|lease| lease.waiting().is_some())) {
+        let is_over = |lease: &&Lease| {
+            let until = lease.waiting().and_then(|wait| wait.until);
+            until.is_some_and(|until| until <= now)
+        };
+        for id in ids(leases.filter(is_over)) {
             self.fall_due(turn, id);
         }
     }

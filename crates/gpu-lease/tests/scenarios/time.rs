@@ -79,15 +79,25 @@ fn a_wait_that_is_over_is_not_granted_by_a_release_that_is_told_first() {
         .device("gpu-0", 24)
         .ask(whole("now"))
         .ask(whole("patient").waits(30))
-        .ask(whole("queued").ttl(20).queued())
         .clock(30_000)
         .read()
         .release("now")
-        .are(&[
-            ("patient", "ended: wait_timeout"),
-            ("queued", "ended: expired"),
-        ])
+        .is("patient", "ended: wait_timeout")
         .free("gpu-0", 24);
+}
+
+#[test]
+fn a_heartbeat_of_the_queue_is_heard_behind_a_release() {
+    world()
+        .device("gpu-0", 24)
+        .ask(whole("now"))
+        .ask(whole("late").ttl(30).queued())
+        .ask(whole("forgotten").ttl(30).queued())
+        .clock(30_000)
+        .release("now")
+        .renew("late")
+        .at(30)
+        .are(&[("late", "waiting"), ("forgotten", "ended: expired")]);
 }
 
 #[test]

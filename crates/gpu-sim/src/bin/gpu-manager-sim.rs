@@ -13,6 +13,9 @@ use gpu_sim::{Stats, tell_all};
 /// Lives that a soak tells before it looks at the clock.
 const SOAK_LIVES: u64 = 200;
 
+/// So many lives together see everything.
+const SEEDS_THAT_REACH_ALL: u64 = 1000;
+
 /// Runs the real broker under simulated clocks, disks and hosts.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -109,7 +112,11 @@ fn run(seeds: Range<u64>, steps: u64) -> Outcome {
     let began = Instant::now();
     let all = tell_all(seeds, steps).map_err(|failure| failure.to_string())?;
     show(&all, began);
-    Ok(all.numbers().into())
+    let missing = all.missing_ends();
+    match all.seeds < SEEDS_THAT_REACH_ALL || missing.is_empty() {
+        true => Ok(all.numbers().into()),
+        false => Err(format!("no lease ended like this: {missing:?}")),
+    }
 }
 
 fn soak(length: Duration, from: u64, steps: u64) -> Outcome {
@@ -154,7 +161,6 @@ mod canaries {
     pub(super) fn hunt(lives: u64) -> Outcome {
         let all = Canary::ALL.into_iter();
         let missed: Vec<Canary> = all.filter(|canary| !is_found(*canary, lives)).collect();
-        plant(None);
         let found = Canary::ALL.len() - missed.len();
         println!("{found} of {} found", Canary::ALL.len());
         match missed.is_empty() {
@@ -166,6 +172,9 @@ mod canaries {
     fn is_found(canary: Canary, lives: u64) -> bool {
         plant(Some(canary));
         let found = (0..lives).find_map(|seed| Some((seed, fails(seed, STEPS)?)));
+        plant(None);
+        // A seed that fails anyway proves nothing.
+        let found = found.filter(|(seed, _)| fails(*seed, STEPS).is_none());
         match &found {
             Some((seed, what)) => {
                 let shown = &what[..what.floor_char_boundary(SHOWN_BYTES)];

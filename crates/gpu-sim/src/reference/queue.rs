@@ -29,8 +29,10 @@ struct Before {
 
 impl Reference {
     pub(super) fn serve(&mut self, at: At, effects: &mut Vec<Effect>) {
-        let is_over =
-            |lease: &Lease| is_waiting(lease) && self.due(lease).is_some_and(|due| due <= at.boot);
+        let is_over = |lease: &Lease| {
+            let until = lease.waiting().and_then(|wait| wait.until);
+            until.is_some_and(|until| until <= at.boot)
+        };
         for id in self.ids(is_over) {
             self.fall_due(at, id, effects);
         }

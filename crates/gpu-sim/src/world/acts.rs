@@ -65,6 +65,7 @@ impl World {
         };
         client.unsure = true;
         drop(state);
+        self.watch.lock().oracle.let_go.insert(id);
         self.gone.push(id);
     }
 
@@ -132,6 +133,9 @@ impl World {
             Sent::Ready(id) => Command::Ready { id },
             Sent::Release(id) => Command::Release { id },
         };
+        if let Sent::Release(id) = sent {
+            self.watch.lock().oracle.let_go.insert(id);
+        }
         let mut call = Call::lease(self.handle(), command);
         if call.poll().is_none() {
             self.clients[who].calls.push((sent, call));
@@ -240,9 +244,7 @@ impl World {
                 None => self.clients[who].calls.push((sent, call)),
                 Some(Reply::Lease(answer)) => match answer {
                     Ok(lease) => self.was_done(who, sent, &lease)?,
-                    Err(error) if is_over(&error) => {
-                        self.leave(who);
-                    }
+                    Err(error) if is_over(&error) => self.lose(who, sent.id()),
                     Err(_) => {}
                 },
                 Some(_) => return Err("another answer than to a command about a lease".to_owned()),
@@ -258,12 +260,14 @@ impl World {
             Sent::Renew(id) if lease.held().is_some() => {
                 let until = now + lease.request.ttl;
                 self.watch.lock().oracle.promise(id, until);
-                return self.news(who, lease);
+                if self.clients[who].state.is_about(id) {
+                    return self.news(who, lease);
+                }
             }
             Sent::Release(id) => {
                 let over = lease.held().is_none() && lease.waiting().is_none();
                 require(over, || format!("{id} was released and is {lease:?}"))?;
-                self.leave(who);
+                self.lose(who, id);
             }
             Sent::Renew(_) | Sent::Ready(_) => {}
         }
@@ -301,6 +305,13 @@ impl World {
         Ok(())
     }
 
+    /// This lease is over, and the client goes on without it if it still has it.
+    fn lose(&mut self, who: usize, lease: LeaseId) {
+        if self.clients[who].state.is_about(lease) {
+            self.clients[who].state = State::Idle;
+        }
+    }
+
     /// The client has nothing any more; what it had is answered.
     fn leave(&mut self, who: usize) -> State {
         std::mem::replace(&mut self.clients[who].state, State::Idle)
@@ -336,12 +347,14 @@ impl World {
             }
             (_, None) => return Ok(()),
         };
-        self.turbulent = true;
         self.operate_by(Vec::new(), call);
         Ok(())
     }
 
+    /// `concerned` are over when it is answered.
     pub(super) fn operate_by(&mut self, concerned: Vec<LeaseId>, mut call: Call) {
+        self.turbulent = true;
+        self.watch.lock().oracle.acts.operator = true;
         if call.poll().is_none() {
             self.operators.push((concerned, call));
         }
@@ -389,13 +402,30 @@ impl World {
             cordon: dice.chance(10),
             force_unsafe: dice.chance(20),
         };
+        let concerned = self.concerned(&emergency.targets);
         if emergency.force_unsafe {
-            self.vouch_for(&self.machine.keys());
+            let Watch { oracle, .. } = &mut *self.watch.lock();
+            oracle.vouched.extend(&concerned);
         }
-        self.turbulent = true;
         let call = Call::emergency(self.handle(), emergency);
-        self.operate_by(Vec::new(), call);
+        self.operate_by(concerned, call);
         Ok(())
+    }
+
+    /// What an emergency is about, as far as it is stored.
+    fn concerned(&self, targets: &Targets) -> Vec<LeaseId> {
+        let watch = self.watch.lock();
+        let is_concerned = |lease: &&Lease| match targets {
+            Targets::All => !matches!(lease.phase, Phase::Ended(_)),
+            Targets::Devices(keys) => {
+                let grant = lease.occupying();
+                grant.is_some_and(|grant| keys.iter().any(|key| grant.on(key).is_some()))
+            }
+            Targets::Leases(ids) => ids.contains(&lease.id),
+            Targets::Stuck => matches!(lease.phase, Phase::Reclaiming(..)),
+        };
+        let leases = watch.rows.leases.values().filter(is_concerned);
+        leases.map(|lease| lease.id).collect()
     }
 
     fn listen_to_operators(&mut self) -> Checked {
@@ -403,7 +433,10 @@ impl World {
         for (concerned, mut call) in calls {
             match call.poll() {
                 None => self.operators.push((concerned, call)),
-                Some(Reply::Emergency(Ok(ended))) => self.all_ended(&ended)?,
+                Some(Reply::Emergency(Ok(ended))) => {
+                    self.all_ended(&ended)?;
+                    self.all_ended(&concerned)?;
+                }
                 Some(Reply::Lease(Ok(lease))) => self.heard(&lease)?,
                 Some(_) => {}
             }

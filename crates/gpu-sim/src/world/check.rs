@@ -1,12 +1,13 @@
 //! What must hold whenever the loop rests: the books are what is stored, nobody has what another has, and
 //! nobody is late.
 
+use std::collections::BTreeSet;
 use std::mem;
 
 use gpu_broker::Clock;
 use gpu_lease::{At, Books, BootMs, DeviceState, Lease, LeaseId, Phase};
 
-use super::oracle::require;
+use super::oracle::{Acts, require};
 use super::rows::{Rows, Watch};
 use super::{Checked, World};
 use crate::checkers;
@@ -17,14 +18,22 @@ impl World {
         let turbulent = mem::take(&mut self.turbulent);
         let gone = mem::take(&mut self.gone);
         let mut watch = self.watch.lock();
+        watch.oracle.acts = Acts::default();
         if let Some(wrong) = watch.oracle.wrong.take() {
             return Err(wrong);
         }
         let granted = watch.oracle.take_grants();
         let Watch { rows, .. } = &*watch;
         let books = self.life.as_ref().ok_or("no life")?.books();
+        for id in &rows.occupying {
+            let (row, lease) = (rows.leases.get(id), books.lease(*id));
+            require(row.is_some() && row == lease, || {
+                format!("not as it is stored: {lease:?}\n  {row:?}")
+            })?;
+            is_not_late(&rows.leases[id], at.boot, self.grace_until)?;
+        }
         for state in books.devices() {
-            self.device_adds_up(state, books, rows, at.boot)?;
+            self.device_adds_up(state, rows)?;
         }
         settings_are_stored(books, rows)?;
         nothing_is_due(books, at)?;
@@ -42,32 +51,28 @@ impl World {
         }
     }
 
-    /// Who is there is stored as it is; together they have no more than there is, and one alone is alone.
-    fn device_adds_up(
-        &self,
-        state: &DeviceState,
-        books: &Books,
-        rows: &Rows,
-        now: BootMs,
-    ) -> Checked {
+    /// Who holds something there is whom the books know there; together they have no more than there is, and
+    /// one alone is alone.
+    fn device_adds_up(&self, state: &DeviceState, rows: &Rows) -> Checked {
         let key = &state.device.key;
-        let (mut memory, mut alone) = (0, false);
-        for id in &state.occupants {
-            let lease = books.lease(*id).ok_or_else(|| format!("{id} is unknown"))?;
-            let row = rows.leases.get(id);
-            require(row == Some(lease), || {
-                format!("not as it is stored: {lease:?}\n  {row:?}")
-            })?;
-            is_not_late(lease, now, self.grace_until)?;
-            let part = lease.occupying().and_then(|grant| grant.on(key));
-            let part = part.ok_or_else(|| format!("{id} holds nothing of {key}"))?;
-            memory += part.memory;
-            alone |= part.exclusive;
+        let (mut holders, mut memory, mut alone) = (BTreeSet::new(), 0, false);
+        for id in &rows.occupying {
+            let grant = rows.leases[id].occupying();
+            if let Some(part) = grant.and_then(|grant| grant.on(key)) {
+                holders.insert(*id);
+                memory += part.memory;
+                alone |= part.exclusive;
+            }
         }
         let total = self.machine.total(key);
-        let holders = state.occupants.len();
-        require(memory <= total && (!alone || holders == 1), || {
-            format!("{key} is held by {holders}, {memory} bytes of {total}")
+        require(memory <= total && (!alone || holders.len() == 1), || {
+            format!("{key} is held by {holders:?}, {memory} bytes of {total}")
+        })?;
+        require(holders == state.occupants, || {
+            format!(
+                "{key} is held by {holders:?}, and says {:?}",
+                state.occupants
+            )
         })
     }
 }

@@ -132,13 +132,23 @@ pub(super) enum State {
     },
 }
 
+impl State {
+    /// Whether this lease is what the client waits for or holds.
+    pub(super) fn is_about(&self, lease: LeaseId) -> bool {
+        match self {
+            Self::Idle | Self::Asking { .. } => false,
+            Self::Waiting { id, .. } | Self::Holding { id } => *id == lease,
+        }
+    }
+}
+
 /// One client.
 pub(super) struct Client {
     pub(super) name: &'static str,
     pub(super) state: State,
     /// What it asked for last.
     pub(super) request: Option<Request>,
-    /// Calls about what it holds that are not answered yet, with when they were sent.
+    /// Calls about what it holds that are not answered yet.
     pub(super) calls: Vec<(Sent, Call)>,
     pub(super) process: Option<Process>,
     /// Keys that it used up.
@@ -153,6 +163,15 @@ pub(super) enum Sent {
     Renew(LeaseId),
     Ready(LeaseId),
     Release(LeaseId),
+}
+
+impl Sent {
+    /// The lease that it is about.
+    pub(super) fn id(self) -> LeaseId {
+        match self {
+            Self::Renew(id) | Self::Ready(id) | Self::Release(id) => id,
+        }
+    }
 }
 
 impl Client {
@@ -195,7 +214,7 @@ impl Client {
             holder: Holder {
                 name: self.name.to_owned(),
                 kind,
-                tenant: None,
+                tenant: dice.maybe(15, &["research".to_owned(), "nobody".to_owned()]),
                 tenant_found: false,
                 user: dice.pick(&["ann", "bo"]).to_owned(),
                 pid: None,

@@ -6,7 +6,7 @@ use gpu_broker::{Clock, Config, Life, ReloadStart, Reloader, SourceFile, StartPo
 use gpu_lease::{Effect, Ms};
 
 use super::acts::lose_connections;
-use super::oracle::require;
+use super::oracle::{Acts, require};
 use super::rows::{Ending, WatchedStore};
 use super::{Checked, START_GRACE, World};
 use crate::dice::Dice;
@@ -29,7 +29,6 @@ impl World {
             }
             3 => self.end_next_commit(Ending::Before),
             4..6 => self.end_next_commit(Ending::After),
-            6 => self.end_next_commit(Ending::Refused),
             _ => {
                 let operations = dice.below(24);
                 self.end_next_commit(Ending::Torn(operations))
@@ -50,7 +49,7 @@ impl World {
     pub(super) fn recover(&mut self, dice: &mut Dice) -> Checked {
         self.stats.crashes += 1;
         let mut cuts = 0;
-        let mut power = self.disk.has_failed() || dice.chance(25);
+        let mut power = self.power_goes(dice);
         loop {
             self.die(dice, power);
             self.watch.lock().ending = None;
@@ -64,7 +63,7 @@ impl World {
                 Err(_) if may_cut => {
                     self.stats.in_recovery += 1;
                     self.stats.crashes += 1;
-                    power = self.disk.has_failed();
+                    power = self.power_goes(dice);
                 }
                 Err(error) => return Err(format!("no start after a crash: {error}")),
             }
@@ -74,9 +73,14 @@ impl World {
         self.check_recovered()
     }
 
+    /// A write that was cut short is the end of the host, or of the process alone.
+    fn power_goes(&self, dice: &mut Dice) -> bool {
+        dice.chance(if self.disk.has_failed() { 60 } else { 25 })
+    }
+
     /// The process is gone, or the whole host.
     fn die(&mut self, dice: &mut Dice, power: bool) {
-        let torn = self.disk.unsynced() > 0;
+        let torn = power && self.disk.unsynced() > 0;
         self.disk = match power {
             true => self.disk.after_power_cut(&mut || dice.chance(50)),
             false => self.disk.after_kill(),
@@ -122,6 +126,11 @@ impl World {
 
     /// A life begins on the disk as it is.
     pub(super) fn begin(&mut self, dice: &mut Dice) -> Checked {
+        // The files may be others, and a start is a switch to them.
+        self.watch.lock().oracle.acts = Acts {
+            operator: false,
+            policy: true,
+        };
         let store = WatchedStore::open(self.disk.clone(), self.watch.clone())?;
         let config = Config {
             store: Arc::new(store),
@@ -147,6 +156,7 @@ impl World {
         self.handle = Some(started.handle);
         self.life = Some(started.broker);
         self.turbulent = true;
+        self.watch.lock().oracle.acts = Acts::default();
         self.turned = self.clock.now().boot;
         self.grace_until = self.turned + START_GRACE;
         self.watch.lock().oracle.forget_devices();

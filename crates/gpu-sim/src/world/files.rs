@@ -1,7 +1,5 @@
 //! Policy files as people save them: good ones that differ in what matters, and broken ones.
 
-use std::fmt::Write;
-
 use gpu_broker::SourceFile;
 
 use crate::dice::Dice;
@@ -41,71 +39,98 @@ fn file(text: String) -> Vec<SourceFile> {
 }
 
 fn good(dice: &mut Dice) -> String {
-    let mut text = "schema = 1\n".to_owned();
-    // Writing to a string cannot fail.
-    let mut line = |words: String| {
-        let _ = writeln!(text, "{words}");
-    };
-    line("[reload]".to_owned());
-    line(format!(
-        "held = \"{}\"",
-        dice.pick(&["drain", "drain", "keep", "force"])
-    ));
-    line(format!("grace = \"{}\"", dice.pick(&["0s", "2s", "30s"])));
-    line(format!(
-        "confirm = \"{}\"",
-        dice.pick(&["never", "never", "drain", "force"])
-    ));
-    line(format!("on_shrink = \"{}\"", dice.pick(&["keep", "drain"])));
-    line("[placement]".to_owned());
-    let strategies = ["first-fit", "best-fit", "worst-fit", "spread", "pack"];
-    line(format!("strategy = \"{}\"", dice.pick(&strategies)));
-    line(format!(
-        "reserve = \"{}\"",
-        dice.pick(&["0B", "1GiB", "4GiB"])
-    ));
-    line(format!("load_slots = {}", dice.pick(&[1, 1, 2])));
-    line("[queue]".to_owned());
-    line(format!(
-        "order = \"{}\"",
-        dice.pick(&["fifo", "priority", "fair-share"])
-    ));
-    line(format!("backfill = {}", dice.chance(75)));
-    line(format!("max_waiting = {}", dice.pick(&[3, 1024, 1024])));
-    line("[reclaim]".to_owned());
-    line(format!(
-        "signal = \"{}\"",
-        dice.pick(&["never", "supervised", "always"])
-    ));
-    line(format!("delay = \"{}\"", dice.pick(&["1s", "5s"])));
-    line(format!(
-        "quarantine_after = \"{}\"",
-        dice.pick(&["6s", "60s"])
-    ));
-    for (class, priority) in [("batch", -3), ("urgent", 10)] {
-        if dice.chance(90) {
-            line(format!(
-                "[[class]]\nname = \"{class}\"\npriority = {priority}"
-            ));
-            if dice.chance(20) {
-                line(format!("max_hold = \"{}\"", dice.pick(&["5s", "60s"])));
-            }
-        }
+    let classes: String = ["batch", "urgent"].map(|name| class(dice, name)).concat();
+    let parts = [
+        "schema = 1\n".to_owned(),
+        reload(dice),
+        placement(dice),
+        queue(dice),
+        reclaim(dice),
+        classes,
+        now_and_then(dice, 30, tenant),
+        now_and_then(dice, 40, rule),
+        now_and_then(dice, 15, device),
+    ];
+    parts.concat()
+}
+
+fn now_and_then(dice: &mut Dice, percent: u64, part: fn(&mut Dice) -> String) -> String {
+    match dice.chance(percent) {
+        true => part(dice),
+        false => String::new(),
     }
-    if dice.chance(30) {
-        let most = dice.pick(&[1, 2]);
-        line(format!(
-            "[[tenant]]\nname = \"research\"\nmatch = \"holder.user == 'ann'\"\nmax_devices = {most}"
-        ));
+}
+
+fn reload(dice: &mut Dice) -> String {
+    let held = dice.pick(&["drain", "drain", "keep", "force"]);
+    let grace = dice.pick(&["0s", "2s", "30s"]);
+    let confirm = dice.pick(&["never", "never", "drain", "force"]);
+    let on_shrink = dice.pick(&["keep", "drain"]);
+    format!(
+        "[reload]\nheld = \"{held}\"\ngrace = \"{grace}\"\nconfirm = \"{confirm}\"\non_shrink = \"{on_shrink}\"\n"
+    )
+}
+
+fn placement(dice: &mut Dice) -> String {
+    let strategy = dice.pick(&["first-fit", "best-fit", "worst-fit", "spread", "pack"]);
+    let reserve = dice.pick(&["0B", "1GiB", "4GiB"]);
+    let slots = dice.pick(&[1, 1, 2]);
+    format!(
+        "[placement]\nstrategy = \"{strategy}\"\nreserve = \"{reserve}\"\nload_slots = {slots}\n"
+    )
+}
+
+fn queue(dice: &mut Dice) -> String {
+    let order = dice.pick(&["fifo", "priority", "fair-share"]);
+    let backfill = dice.chance(75);
+    let most = dice.pick(&[3, 1024, 1024]);
+    format!("[queue]\norder = \"{order}\"\nbackfill = {backfill}\nmax_waiting = {most}\n")
+}
+
+fn reclaim(dice: &mut Dice) -> String {
+    let signal = dice.pick(&["never", "supervised", "always"]);
+    let delay = dice.pick(&["1s", "5s"]);
+    let after = dice.pick(&["6s", "60s"]);
+    format!(
+        "[reclaim]\nsignal = \"{signal}\"\ndelay = \"{delay}\"\nquarantine_after = \"{after}\"\n"
+    )
+}
+
+fn class(dice: &mut Dice, name: &str) -> String {
+    if dice.chance(10) {
+        return String::new();
     }
-    if dice.chance(40) {
-        let (what, limit) = (dice.pick(&["deny", "hold"]), dice.pick(&[4, 10]));
-        line(format!(
-            "[[rule]]\nname = \"big\"\nwhen = \"request.memory > GiB({limit})\"\n{what} = \"too big\""
-        ));
-    }
-    if dice.chance(15) {
-        line("[[device]]\nname = \"gpu-1\"\ncordon = \"kept for the demo\"".to_owned());
-    }
-    text
+    let priority = dice.pick(&[-3, 0, 10]);
+    let parts = [
+        format!("[[class]]\nname = \"{name}\"\npriority = {priority}\n"),
+        now_and_then(dice, 20, |_| "hours = \"18:00-09:00\"\n".to_owned()),
+        now_and_then(dice, 30, |dice| {
+            format!("drain_grace = \"{}\"\n", dice.pick(&["0s", "3s", "60s"]))
+        }),
+        now_and_then(dice, 20, |dice| {
+            format!("max_hold = \"{}\"\n", dice.pick(&["5s", "60s"]))
+        }),
+    ];
+    parts.concat()
+}
+
+fn tenant(dice: &mut Dice) -> String {
+    let most = dice.pick(&[
+        "max_devices = 1",
+        "max_devices = 2",
+        "max_memory = \"12GiB\"",
+    ]);
+    format!("[[tenant]]\nname = \"research\"\nmatch = \"holder.user == 'ann'\"\n{most}\n")
+}
+
+fn rule(dice: &mut Dice) -> String {
+    let (what, limit) = (dice.pick(&["deny", "hold"]), dice.pick(&[4, 10]));
+    format!(
+        "[[rule]]\nname = \"big\"\nwhen = \"request.memory > GiB({limit})\"\n{what} = \"too big\"\n"
+    )
+}
+
+fn device(dice: &mut Dice) -> String {
+    let what = dice.pick(&["cordon", "drain"]);
+    format!("[[device]]\nname = \"gpu-1\"\n{what} = \"kept for the demo\"\n")
 }

@@ -1,8 +1,8 @@
 //! The end of every life: everything is mended, nobody asks for more, and then everybody must be served and
 //! everything must be free.
 
-use gpu_broker::{ReloadOptions, ReloadOutcome, Trigger};
-use gpu_lease::{Amount, Books, Command, DeviceState, Lease, Ms};
+use gpu_broker::{Clock, ReloadOptions, ReloadOutcome, Trigger};
+use gpu_lease::{Amount, Books, Command, DeviceState, Lease, LeaseId, Ms};
 
 use super::client::{Call, Sent, State};
 use super::oracle::require;
@@ -12,6 +12,8 @@ use crate::dice::Dice;
 /// By then the longest heartbeat, grace and reclaiming are over.
 const ROUNDS_MAX: u32 = 500;
 const ROUND: Ms = Ms(500);
+/// Whoever has so much time left is served when everything works again.
+const PATIENCE: Ms = Ms(25_000);
 
 impl World {
     /// # Errors
@@ -25,6 +27,7 @@ impl World {
         self.flow(dice, ROUND)?;
         self.open_policy(dice)?;
         self.lift_everything(dice)?;
+        let owed = self.owed();
         for _ in 0..ROUNDS_MAX {
             if self.is_at_rest() {
                 break;
@@ -32,7 +35,37 @@ impl World {
             self.go_on_politely();
             self.flow(dice, ROUND)?;
         }
+        self.were_served(&owed)?;
         self.finish()
+    }
+
+    /// Who waits, patiently and for what this host could give.
+    fn owed(&mut self) -> Vec<LeaseId> {
+        let now = self.clock.now().boot;
+        let waiting = self.clients.iter().filter_map(|client| match client.state {
+            State::Waiting { id, .. } => Some(id),
+            State::Idle | State::Asking { .. } | State::Holding { .. } => None,
+        });
+        let ids: Vec<LeaseId> = waiting.collect();
+        let books = self.life().books();
+        let is_patient = |lease: &&Lease| {
+            let until = lease.waiting().map(|wait| wait.until);
+            until.is_some_and(|until| until.is_none_or(|until| until > now + PATIENCE))
+        };
+        let leases = ids.iter().filter_map(|id| books.lease(*id));
+        let patient = leases
+            .filter(is_patient)
+            .filter(|lease| is_owed(lease, books));
+        patient.map(|lease| lease.id).collect()
+    }
+
+    fn were_served(&self, owed: &[LeaseId]) -> Checked {
+        for id in owed {
+            let lease = self.handle().find(*id);
+            let served = lease.as_ref().is_none_or(|lease| lease.grant().is_some());
+            require(served, || format!("waited in vain: {lease:?}"))?;
+        }
+        Ok(())
     }
 
     fn open_policy(&mut self, dice: &mut Dice) -> Checked {
@@ -78,7 +111,6 @@ impl World {
             let clear = Call::device(self.handle(), Command::ClearQuarantine { device, by });
             self.operate_by(Vec::new(), clear);
         }
-        self.turbulent = true;
         self.turn(dice)
     }
 

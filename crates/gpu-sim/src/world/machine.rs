@@ -95,15 +95,6 @@ struct Running {
     unkillable: bool,
 }
 
-/// What a signal came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signalled {
-    /// The process ended, or there was none any more.
-    Gone,
-    /// It goes on.
-    Lives,
-}
-
 impl Machine {
     pub(super) fn new(dice: &mut Dice) -> Self {
         let count = dice.pick(&[1, 2, 3, 3]);
@@ -206,16 +197,15 @@ impl Machine {
         }
     }
 
-    pub(super) fn signal(&self, process: &Process, kill: bool) -> Signalled {
+    /// The very process ends, unless it ignores that.
+    pub(super) fn signal(&self, process: &Process, kill: bool) {
         let mut state = self.0.lock();
-        let Some(running) = state.running(process) else {
-            return Signalled::Gone;
-        };
-        if running.unkillable || (running.ignores_term && !kill) {
-            return Signalled::Lives;
+        let running = state.running(process);
+        let ends =
+            running.is_some_and(|running| !running.unkillable && (kill || !running.ignores_term));
+        if ends {
+            state.processes.remove(&process.pid);
         }
-        state.processes.remove(&process.pid);
-        Signalled::Gone
     }
 
     pub(super) fn is_alive(&self, process: &Process) -> bool {

@@ -1,7 +1,7 @@
 //! What must hold of everything that becomes durable, whoever asked for it: each row is held against the one
 //! before it and against the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
@@ -30,16 +30,31 @@ pub(super) struct Oracle {
     /// Until when each lease was promised to its holder.
     pub(super) promised: BTreeMap<LeaseId, BootMs>,
     /// Leases that somebody vouched for: nothing has to be proven of them.
-    pub(super) vouched: std::collections::BTreeSet<LeaseId>,
+    pub(super) vouched: BTreeSet<LeaseId>,
     /// The devices that this life of the broker was told of, and since when one of them is missing.
     devices: BTreeMap<DeviceKey, Option<BootMs>>,
+    /// What was asked for since the loop last rested.
+    pub(super) acts: Acts,
+    /// Leases that their client gave back, cancelled, or is not there for any more.
+    pub(super) let_go: BTreeSet<LeaseId>,
+    /// The boot in which each lease was first seen.
+    boots: BTreeMap<LeaseId, String>,
     /// How leases ended, by reason.
     pub(super) ends: BTreeMap<EndReason, u64>,
     /// The first thing that does not hold.
     pub(super) wrong: Option<String>,
-    /// Every new grant is on its devices; see [`Oracle::take_grants`].
+    /// New grants that nobody has looked at; see [`Oracle::take_grants`].
     grants: Vec<LeaseId>,
     pub(super) granted: u64,
+}
+
+/// What people did that can end leases before their time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Acts {
+    /// Somebody revoked, drained or pulled the emergency.
+    pub(super) operator: bool,
+    /// A policy was switched to, or what an earlier one meant became clear with the devices.
+    pub(super) policy: bool,
 }
 
 type Checked = Result<(), String>;
@@ -104,6 +119,8 @@ impl Oracle {
             if let Some(grant) = lease.held() {
                 self.promise(lease.id, grant.expires.boot);
             }
+            let boot = || machine.boot_id();
+            self.boots.entry(lease.id).or_insert_with(boot);
             if let Some(before) = before {
                 self.ends_rightly(before, lease, at, &machine)?;
                 self.frees_rightly(before, lease, &machine)?;
@@ -207,7 +224,40 @@ impl Oracle {
                     format!("{id} waited until {until:?} and gave up at {at:?}")
                 })
             }
-            _ => Ok(()),
+            EndReason::Released | EndReason::Cancelled => {
+                let let_go = self.let_go.contains(&id) || self.acts.operator;
+                require(let_go, || format!("nobody gave {id} back: {before:?}"))
+            }
+            EndReason::HostRebooted => {
+                let boot = machine.boot_id();
+                require(self.boots.get(&id) != Some(&boot), || {
+                    format!("{id} is of this boot, and ended with an earlier one")
+                })
+            }
+            EndReason::MaxHold => {
+                let until = before.held().and_then(|grant| grant.hold_until);
+                let due = until.is_some_and(|until| until.boot <= at.boot);
+                require(due || self.acts.policy, || {
+                    format!("{id} may be held until {until:?} and ended at {at:?}")
+                })
+            }
+            EndReason::Revoked | EndReason::Policy | EndReason::Preempted => {
+                let due = before.held().and_then(Grant::known_end);
+                let asked = match reason {
+                    EndReason::Policy => self.acts.policy,
+                    _ => self.acts.operator,
+                };
+                let due = due.is_some_and(|due| due.boot <= at.boot);
+                require(due || asked, || {
+                    format!("{reason} for no reason: {before:?}")
+                })
+            }
+            EndReason::Denied => require(self.acts.policy, || {
+                format!("{id} was denied, and no policy changed: {before:?}")
+            }),
+            EndReason::Emergency => require(self.acts.operator, || {
+                format!("{id} ended in an emergency that nobody called")
+            }),
         }
     }
 

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::thread;
 
-use gpu_broker::{ReloadOptions, ReloadOutcome, ReloadResult, Reloader, Trigger, WatchTiming};
+use gpu_broker::{
+    Life, ReloadOptions, ReloadOutcome, ReloadResult, Reloader, Trigger, WatchTiming,
+};
 use gpu_lease::{DrainSource, Fate, Lease, Ms};
 
 use super::oracle::require;
@@ -59,9 +61,16 @@ impl World {
         let task = thread::spawn(task);
         let mut turned = Ok(());
         while !task.is_finished() {
-            match turned.is_ok() && self.life().is_awaited() {
-                true => turned = self.turn(dice),
-                false => thread::yield_now(),
+            let awaited = self.life.as_ref().is_some_and(Life::is_awaited);
+            if !awaited {
+                thread::yield_now();
+                continue;
+            }
+            self.watch.lock().oracle.acts.policy = true;
+            turned = self.turn(dice);
+            if turned.is_err() {
+                // Nobody answers any more, and the task hears that.
+                self.life = None;
             }
         }
         let done = task.join().map_err(|_| "a reload panicked".to_owned())?;

@@ -1,7 +1,7 @@
 //! The store of a world: redb on a disk that can lose its power, watched by somebody who remembers every
 //! row that was ever durable.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId};
@@ -25,8 +25,6 @@ pub(super) enum Ending {
     Torn(u64),
     /// The process dies when everything is written, before anybody hears of it.
     After,
-    /// The disk says no, and everybody lives.
-    Refused,
 }
 
 /// The rows as they must be found again.
@@ -35,6 +33,8 @@ pub(super) struct Rows {
     pub(super) boot_id: Option<String>,
     pub(super) counters: Option<Counters>,
     pub(super) leases: BTreeMap<LeaseId, Lease>,
+    /// Those that hold something.
+    pub(super) occupying: BTreeSet<LeaseId>,
     pub(super) cordons: BTreeMap<DeviceKey, Cordon>,
     pub(super) policy: Option<LastGood>,
     pub(super) settings: Settings,
@@ -49,9 +49,13 @@ impl Rows {
         if let Some(settings) = &batch.settings {
             self.settings = settings.clone();
         }
-        let leases = batch.leases.iter();
-        self.leases
-            .extend(leases.map(|lease| (lease.id, (*lease).clone())));
+        for lease in &batch.leases {
+            match lease.occupying() {
+                Some(_) => self.occupying.insert(lease.id),
+                None => self.occupying.remove(&lease.id),
+            };
+            self.leases.insert(lease.id, (*lease).clone());
+        }
         for id in &batch.pruned {
             self.leases.remove(id);
         }
@@ -96,8 +100,8 @@ pub(super) struct WatchedStore {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     pub(super) rows: Rows,
-    /// What the rows are if the commit that was cut got through.
-    perhaps: Option<Rows>,
+    /// The commit that was cut last.
+    perhaps: Option<Cut>,
     pub(super) ending: Option<Ending>,
     pub(super) commits: u64,
     pub(super) oracle: Oracle,
@@ -127,12 +131,52 @@ impl Watch {
         match (found(&self.rows), perhaps) {
             (Ok(()), _) => Ok(()),
             (Err(why), None) => Err(format!("not what was durable: {why}")),
-            (Err(why), Some(rows)) => {
+            (Err(why), Some(cut)) => {
+                let mut rows = self.rows.clone();
+                rows.apply(&cut.batch());
                 let other = found(&rows);
                 other.map_err(|other| format!("neither before ({why}) nor after ({other})"))?;
-                self.rows = rows;
+                self.was_written(&cut.batch());
                 Ok(())
             }
+        }
+    }
+
+    fn was_written(&mut self, batch: &Batch<'_>) {
+        self.oracle.see(batch, &self.rows);
+        self.rows.apply(batch);
+    }
+}
+
+/// A commit that was cut, and may have got through.
+#[derive(Debug)]
+struct Cut {
+    leases: Vec<Lease>,
+    rest: Batch<'static>,
+}
+
+impl Cut {
+    fn of(batch: &Batch<'_>) -> Self {
+        let leases = batch.leases.iter().map(|lease| (*lease).clone());
+        Self {
+            leases: leases.collect(),
+            rest: Batch {
+                boot_id: batch.boot_id.clone(),
+                pruned: batch.pruned.clone(),
+                cordons: batch.cordons.clone(),
+                policy: batch.policy.clone(),
+                settings: batch.settings.clone(),
+                events: batch.events.clone(),
+                usage: batch.usage.clone(),
+                ..Batch::new(batch.counters)
+            },
+        }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            leases: self.leases.iter().collect(),
+            ..self.rest.clone()
         }
     }
 }
@@ -165,21 +209,16 @@ impl Store for WatchedStore {
         match ending {
             None | Some(Ending::After) => self.redb.commit(batch)?,
             Some(Ending::Before) => return Err(died("the process died before the commit")),
-            Some(Ending::Refused) => return Err(died("no space left on device")),
             Some(Ending::Torn(_)) => {
                 // The disk was told when to fail; what gets through is found out when it is opened again.
                 if let Err(error) = self.redb.commit(batch) {
-                    let mut rows = watch.rows.clone();
-                    rows.apply(batch);
-                    watch.perhaps = Some(rows);
+                    watch.perhaps = Some(Cut::of(batch));
                     return Err(error);
                 }
             }
         }
         watch.commits += 1;
-        let Watch { oracle, rows, .. } = &mut *watch;
-        oracle.see(batch, rows);
-        rows.apply(batch);
+        watch.was_written(batch);
         match ending {
             Some(Ending::After) => Err(died("the process died after the commit")),
             _ => Ok(()),

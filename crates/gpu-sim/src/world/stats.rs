@@ -72,6 +72,31 @@ impl Stats {
     }
 }
 
+/// How leases end in ten thousand lives. Nothing preempts yet.
+const ENDS: [EndReason; 12] = [
+    EndReason::Cancelled,
+    EndReason::Denied,
+    EndReason::DeviceLost,
+    EndReason::Emergency,
+    EndReason::Expired,
+    EndReason::HostRebooted,
+    EndReason::MaxHold,
+    EndReason::Policy,
+    EndReason::ProcessGone,
+    EndReason::Released,
+    EndReason::Revoked,
+    EndReason::WaitTimeout,
+];
+
+impl Stats {
+    /// The ends that no lease came to: a simulation that does not reach them tells nothing of them.
+    pub fn missing_ends(&self) -> Vec<EndReason> {
+        let mut missing = ENDS.to_vec();
+        missing.retain(|reason| !self.ends.contains_key(reason));
+        missing
+    }
+}
+
 impl AddAssign<&Stats> for Stats {
     fn add_assign(&mut self, other: &Stats) {
         self.seeds += other.seeds;

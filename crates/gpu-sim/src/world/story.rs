@@ -13,6 +13,8 @@ use crate::dice::Dice;
 const SHOWN_LINES: usize = 60;
 /// Bytes of each of these lines.
 const SHOWN_BYTES: usize = 400;
+/// So many words tell one sort of failure from another.
+const KIND_WORDS: usize = 5;
 /// Lives that are tried to find a shorter one.
 const TRIES_MAX: u32 = 600;
 
@@ -50,7 +52,11 @@ pub fn tell(seed: u64, steps: u64, traced: bool) -> Result<Story, Box<StoryFailu
     let dice = &mut Dice::new(seed);
     let deeds: Vec<u64> = (0..steps).map(|_| dice.bits()).collect();
     live(seed, &deeds, traced).map_err(|wrong| {
-        let deeds = shorten(seed, &deeds[..wrong.done.min(deeds.len())]);
+        let deeds = shorten(
+            seed,
+            &deeds[..wrong.done.min(deeds.len())],
+            &kind(&wrong.what),
+        );
         let again = live(seed, &deeds, true).err();
         Box::new(StoryFailure {
             seed,
@@ -143,8 +149,15 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_default()
 }
 
+/// What failures that are the same have in common: the first words, without names and numbers.
+fn kind(what: &str) -> String {
+    let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+    let words = what.split_ascii_whitespace().filter(is_word);
+    words.take(KIND_WORDS).collect::<Vec<_>>().join(" ")
+}
+
 /// Leaves out what is not needed to fail, in ever smaller pieces.
-fn shorten(seed: u64, deeds: &[u64]) -> Vec<u64> {
+fn shorten(seed: u64, deeds: &[u64], kind: &str) -> Vec<u64> {
     let mut deeds = deeds.to_vec();
     let mut piece = deeds.len() / 2;
     let mut tries = 0;
@@ -155,11 +168,11 @@ fn shorten(seed: u64, deeds: &[u64]) -> Vec<u64> {
             fewer.drain(start..(start + piece).min(deeds.len()));
             tries += 1;
             match live(seed, &fewer, false) {
-                Err(wrong) => {
+                Err(wrong) if self::kind(&wrong.what) == kind => {
                     fewer.truncate(wrong.done);
                     deeds = fewer;
                 }
-                Ok(_) => start += piece,
+                Ok(_) | Err(_) => start += piece,
             }
         }
         piece /= 2;
