@@ -1,5 +1,5 @@
 # Short names for what one does every day. `make verify` leaves a sound checkout as it is.
-.PHONY: dev test verify bench generate fmt
+.PHONY: dev test verify evidence bench generate fmt
 
 dev:
 	./start-hotreload.sh
@@ -9,6 +9,12 @@ test:
 
 verify:
 	./.ci/run
+
+# All the evidence, and its table in docs/reliability.md. Takes a quarter of an hour.
+evidence:
+	./scripts/evidence.sh
+	./scripts/test.sh
+	cargo run --package gpu-manager-tests --bin reliability-table
 
 bench:
 	cargo bench --package gpu-manager-benches

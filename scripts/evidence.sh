@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 figures=$target/evidence
+# What a story of an earlier checkout left is no figure of this one.
+rm -rf "$figures"
 mkdir -p "$figures"
 
 sim() {

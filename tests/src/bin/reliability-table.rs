@@ -80,13 +80,13 @@ const ROWS: [Row; 10] = [
     ),
     row(
         ("canaries", "found"),
-        "planted bugs found, of 12",
+        "planted bugs found",
         12,
         "`gpu-manager-sim canaries`",
     ),
     row(
         ("kills", "lives"),
-        "`kill -9` of the real daemon under clients",
+        "lives of the real daemon, each ended by `kill -9` under clients or in its recovery",
         300,
         "`scripts/test.sh crashes::`",
     ),

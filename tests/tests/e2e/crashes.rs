@@ -540,7 +540,10 @@ impl Ledger {
                 }
                 Belief::Held => {
                     let lease = known.expect("it was told");
-                    let stopped = self.may_be_stopped(lease, claim.asked_at);
+                    // An emergency that was over before the grant was told has said so if it ended it.
+                    let since = claim.told_at.unwrap_or(claim.asked_at);
+                    let stopped =
+                        self.condemned.contains(&lease.id) || self.may_be_stopped(lease, since);
                     assert!(
                         granted || stopped,
                         "{key} was lost: {claim:?}, now {found:?}"
