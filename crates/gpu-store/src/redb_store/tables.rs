@@ -37,6 +37,8 @@ pub(super) const META_COUNTERS: &str = "counters";
 pub(super) const META_SETTINGS: &str = "settings";
 /// The last position that was removed from the events.
 pub(super) const META_EVENTS_TRIMMED: &str = "events_trimmed";
+/// Until when what was held is counted in the usage.
+pub(super) const META_USAGE_COUNTED: &str = "usage_counted";
 pub(super) const POLICY_LAST_GOOD: &str = "last_good";
 
 pub(super) type EventKey = (u64, u32);
