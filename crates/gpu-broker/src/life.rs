@@ -102,8 +102,14 @@ impl Life {
         // Before anything is decided, so that what is decided now is not begun twice.
         let mut effects = books.standing_effects();
         let grace = grace_at_start(&books, at);
-        let view = Arc::new(View::of(&books, at));
-        let mut turn = Turn::new(books, config.store.clone(), view.clone(), at);
+        let view = Arc::new(View::of(&books, stored.usage_counted, at));
+        let mut turn = Turn::new(
+            books,
+            config.store.clone(),
+            view.clone(),
+            stored.usage_counted,
+            at,
+        );
         reach(FailPoint::Opening);
         effects.extend(turn.open(
             at,
