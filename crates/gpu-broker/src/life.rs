@@ -131,13 +131,15 @@ impl Life {
             store_id: stored.store_id,
             stopping: watch::Sender::new(false),
         });
+        // Recovery may have taken a while: that is no pause of the loop.
+        let now = shared.clock.now().boot;
         let mut life = Self {
             turn,
             shared: shared.clone(),
-            turned: at.boot,
-            wake_at: at.boot,
+            turned: now,
+            wake_at: now,
         };
-        life.rest(at.boot);
+        life.rest(now);
         let started = Started {
             broker: life,
             handle: Handle::new(shared),
