@@ -187,7 +187,8 @@ pub struct Waiting {
     /// Place in the queue, from 1.
     pub position: u32,
     /// The reason as one word: `awaiting_reading`, `behind_head`, `capacity`, `cordoned`, `device_lost`,
-    /// `held_by_rule`, `held_for_head`, `load_slot`, `no_device`, `quota` or `recovering`.
+    /// `held_by_rule`, `held_for_head`, `load_slot`, `no_device`, `quota`, `recovering` or
+    /// `safe_start`.
     pub reason_code: String,
     /// The reason as a sentence.
     pub reason: String,

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::convert::Scene;
 use crate::guard::{Authority, Guard, Origin};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
@@ -27,6 +28,11 @@ pub const RELOADS_IN_LINE_MAX: usize = 8;
 pub const POLICY_LOOKS_MAX: usize = 8;
 /// Requests for history and usage that read the store at once; each reads a bounded part of it.
 pub const RECORD_LOOKS_MAX: usize = 4;
+
+/// Why a broker that started safe, for the reason `why`, grants nothing.
+pub(crate) fn safe_start_reason(why: &str) -> String {
+    format!("the broker started safe and grants nothing: {why}")
+}
 
 /// How a broker that started safe becomes one that grants.
 pub const SAFE_START_HINT: &str = "see why the broker ended (its log, `dmesg`) and mend that, then stop this one in order and start it again";
@@ -208,12 +214,14 @@ impl Bridge {
     /// Why nothing is granted, where that is because the broker started safe.
     pub(crate) fn safe_start(&self) -> Option<Problem> {
         let why = self.config.safe_start.as_ref()?;
-        let problem = Problem::new(
-            ErrorCode::SafeStart,
-            format!("the broker started safe and grants nothing: {why}"),
-        );
+        let problem = Problem::new(ErrorCode::SafeStart, safe_start_reason(why));
         let problem = problem.with_retry_after_ms(SAFE_START_RETRY_MS);
         Some(problem.with_hint(SAFE_START_HINT))
+    }
+
+    /// What is looked at to show something of the core, as it is now.
+    pub(crate) fn scene(&self) -> Scene<'_> {
+        Scene::of(&self.handle, self.config.safe_start.as_deref())
     }
 
     /// Room for one more event stream.

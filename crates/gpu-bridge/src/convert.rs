@@ -46,15 +46,18 @@ pub(crate) struct Scene<'a> {
     pub(crate) snapshot: Arc<Snapshot>,
     /// Leases of the moment of the snapshot, where that matters; others are looked up as they are now.
     occupants: BTreeMap<LeaseId, Arc<Lease>>,
+    /// Why the broker started safe, if it did.
+    safe_start: Option<&'a str>,
 }
 
 impl<'a> Scene<'a> {
-    pub(crate) fn of(handle: &'a Handle) -> Self {
+    pub(crate) fn of(handle: &'a Handle, safe_start: Option<&'a str>) -> Self {
         Self {
             handle: Some(handle),
             now: handle.now(),
             snapshot: handle.snapshot(),
             occupants: BTreeMap::new(),
+            safe_start,
         }
     }
 
@@ -69,6 +72,7 @@ impl<'a> Scene<'a> {
             now: handle.now(),
             snapshot,
             occupants,
+            safe_start: None,
         }
     }
 
@@ -98,6 +102,7 @@ pub fn stored_leases(rows: &Rows, now: At) -> Vec<gpu_api::Lease> {
             policy: Arc::new(Policy::built_in()),
         }),
         occupants: BTreeMap::new(),
+        safe_start: None,
     };
     rows.leases.iter().map(|lease| scene.lease(lease)).collect()
 }

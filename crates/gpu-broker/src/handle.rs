@@ -19,7 +19,7 @@ use crate::attribute::attribute;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Message, Reload};
 use crate::process::Processes;
-use crate::usage::usage_so_far;
+use crate::usage::{UsageBasis, usage_so_far};
 use crate::view::{Occupied, Snapshot, View};
 
 /// How often it is looked whether a full inbox has room again.
@@ -265,16 +265,29 @@ impl Handle {
     }
 
     /// The usage from the hour `from` on: of leases that have ended, then of those that are held, until now.
-    /// A lease that ends meanwhile may be left out; none is counted twice.
+    /// Both are of one moment, so that none is counted twice or left out, also one that ends meanwhile.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn usage(&self, from: Hour, each: &mut dyn FnMut(UsageRow)) -> Result<(), ReadError> {
-        self.0.store.usage(from, each)?;
-        let now = self.now();
-        for lease in self.page(None, usize::MAX) {
+        let settled = self.0.view.settled();
+        let (counted, now) = (*settled, self.now());
+        let (leases, snapshot) = (self.page(None, usize::MAX), self.snapshot());
+        let mut settled = Some(settled);
+        self.0.store.usage(from, &mut |row| {
+            // What is read is of before the first row: the loop need not wait for the others.
+            settled = None;
+            each(row);
+        })?;
+        drop(settled);
+        let basis = UsageBasis {
+            counted,
             // Another boot has ended what was held.
-            let rows = usage_so_far(&lease, now, true).into_iter();
+            same_boot: true,
+            policy: Some(&snapshot.policy),
+        };
+        for lease in leases {
+            let rows = usage_so_far(&lease, now, &basis).into_iter();
             rows.filter(|row| row.key.hour >= from).for_each(&mut *each);
         }
         Ok(())

@@ -43,5 +43,5 @@ pub use reload::{
 };
 pub use start::{StartError, StartPolicy};
 pub use turn::Fatal;
-pub use usage::usage_so_far;
+pub use usage::{UsageBasis, usage_so_far};
 pub use view::{Occupied, Snapshot};

@@ -104,8 +104,14 @@ impl Life {
         // Before anything is decided, so that what is decided now is not begun twice.
         let mut effects = books.standing_effects();
         let grace = grace_at_start(&books, at);
-        let view = Arc::new(View::of(&books, at));
-        let mut turn = Turn::new(books, config.store.clone(), view.clone(), at);
+        let view = Arc::new(View::of(&books, stored.usage_counted, at));
+        let mut turn = Turn::new(
+            books,
+            config.store.clone(),
+            view.clone(),
+            stored.usage_counted,
+            at,
+        );
         reach(FailPoint::Opening);
         effects.extend(turn.open(
             at,
@@ -127,13 +133,15 @@ impl Life {
             store_id: stored.store_id,
             stopping: watch::Sender::new(false),
         });
+        // Recovery may have taken a while: that is no pause of the loop.
+        let now = shared.clock.now().boot;
         let mut life = Self {
             turn,
             shared: shared.clone(),
-            turned: at.boot,
-            wake_at: at.boot,
+            turned: now,
+            wake_at: now,
         };
-        life.rest(at.boot);
+        life.rest(now);
         let started = Started {
             broker: life,
             handle: Handle::new(shared),

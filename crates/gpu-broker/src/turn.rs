@@ -9,13 +9,13 @@ use gpu_lease::{
     Answer, At, Books, BootMs, Changes, Command, Cordon, DeviceKey, Effect, Event, Lease, LeaseId,
     Ms, Outcome,
 };
-use gpu_store::{Batch, CommitError, EventPosition, LastGood, Settings, Store, StoredEvent};
+use gpu_store::{Batch, CommitError, EventPosition, Hour, LastGood, Settings, Store, StoredEvent};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::fail_point::{FailPoint, reach};
 use crate::inbox::{self, Message, Reload};
-use crate::usage::UsageSums;
+use crate::usage::{UsageBasis, UsageSums};
 use crate::view::{Snapshot, View};
 
 /// Waiters hear again how things are at least this often, so that rules by the hour take effect.
@@ -36,6 +36,8 @@ pub(crate) struct Turn {
     store: Arc<dyn Store>,
     view: Arc<View>,
     reviewed: BootMs,
+    /// Until then what is held is counted in the usage.
+    counted: Option<At>,
     /// When rules by the hour change what they say.
     changes_at: Option<BootMs>,
     /// Reasons are not looked for again before.
@@ -55,6 +57,7 @@ struct Work {
     settings: Option<Settings>,
     events: Vec<StoredEvent>,
     usage: UsageSums,
+    usage_counted: Option<At>,
     effects: Vec<Effect>,
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     stored: Vec<oneshot::Sender<()>>,
@@ -63,11 +66,19 @@ struct Work {
 }
 
 impl Turn {
-    pub(crate) fn new(books: Books, store: Arc<dyn Store>, view: Arc<View>, at: At) -> Self {
+    /// `counted` is what the store says of the usage.
+    pub(crate) fn new(
+        books: Books,
+        store: Arc<dyn Store>,
+        view: Arc<View>,
+        counted: Option<At>,
+        at: At,
+    ) -> Self {
         let mut turn = Self {
             books,
             store,
             view,
+            counted,
             reviewed: at.boot,
             changes_at: None,
             reasons_rest: at.boot,
@@ -101,8 +112,9 @@ impl Turn {
             self.apply(&mut work, at, command);
         }
         self.look_ahead(at);
-        self.commit(&mut work)?;
-        Ok(self.release(work, at))
+        // Also because the time of another boot means nothing in this one.
+        self.count_held(&mut work, at);
+        self.settle(work, at)
     }
 
     /// Applies a batch at one moment and answers it. The effects are to be started now.
@@ -130,8 +142,34 @@ impl Turn {
         if is_planted(Canary::AnswerBeforeCommit) {
             work.answer();
         }
+        if self.is_another_hour(at) {
+            self.count_held(&mut work, at);
+        }
+        self.settle(work, at)
+    }
+
+    /// Makes `work` durable, then lets the world see it.
+    fn settle(&mut self, mut work: Work, at: At) -> Result<Vec<Effect>, Fatal> {
+        let view = self.view.clone();
+        let mut counted = view.unsettle();
         self.commit(&mut work)?;
+        *counted = self.counted;
         Ok(self.release(work, at))
+    }
+
+    fn is_another_hour(&self, at: At) -> bool {
+        let counted = self.counted.map(|counted| Hour::of(counted.wall));
+        counted != Some(Hour::of(at.wall))
+    }
+
+    /// Counts what everybody holds until now, so that an end has little to count.
+    fn count_held(&mut self, work: &mut Work, at: At) {
+        let basis = self.usage_basis();
+        for lease in self.books.leases() {
+            work.usage.count_held(lease, at, &basis);
+        }
+        self.counted = Some(at);
+        work.usage_counted = self.counted;
     }
 
     /// When the loop has something to do although nobody says anything.
@@ -222,10 +260,19 @@ impl Turn {
 
     /// What ended is counted in the commit that ends it, so that it is counted once, whatever happens.
     fn count_usage(&self, work: &mut Work, leases: &[Lease]) {
+        let basis = self.usage_basis();
         for lease in leases.iter().filter(|lease| lease.end_reason().is_some()) {
             let earlier = work.leases.get(&lease.id).cloned();
             let before = earlier.or_else(|| self.view.find(lease.id));
-            work.usage.count_end(before.as_deref(), lease);
+            work.usage.count_end(before.as_deref(), lease, &basis);
+        }
+    }
+
+    fn usage_basis(&self) -> UsageBasis<'_> {
+        UsageBasis {
+            counted: self.counted,
+            same_boot: true,
+            policy: Some(self.books.policy()),
         }
     }
 
@@ -297,6 +344,7 @@ impl Turn {
             settings: work.settings.take(),
             events: work.events.clone(),
             usage: std::mem::take(&mut work.usage).into_rows(),
+            usage_counted: work.usage_counted,
             ..Batch::new(self.books.counters())
         };
         reach(FailPoint::BeforeCommit);
@@ -350,6 +398,7 @@ impl Work {
             || self.policy.is_some()
             || self.boot_id.is_some()
             || self.settings.is_some()
+            || !self.usage.is_empty()
     }
 
     /// Tells those who asked.

@@ -1,9 +1,24 @@
 //! What leases held, hour by hour.
+//!
+//! It is counted up to an end by the commit that ends the lease, and of leases that are still held once an hour,
+//! by a commit that also says until when that is. So whatever happens nothing is counted twice or left out, and
+//! an end touches an hour or two however long the lease was held.
 
 use std::collections::BTreeMap;
 
-use gpu_lease::{At, EndReason, Grant, Lease, Phase, WallMs};
+use gpu_lease::{At, EndReason, Grant, Lease, Phase, Policy, WallMs};
 use gpu_store::{Hour, Usage, UsageKey, UsageRow};
+
+/// What usage is counted by.
+#[derive(Clone, Copy, Debug)]
+pub struct UsageBasis<'a> {
+    /// What was held until then is in the rows of the store.
+    pub counted: Option<At>,
+    /// The host was not booted since.
+    pub same_boot: bool,
+    /// Tenants are those that it knows: what else a request called its tenant, nobody verified.
+    pub policy: Option<&'a Policy>,
+}
 
 /// Usage that adds up.
 #[derive(Clone, Debug, Default)]
@@ -11,14 +26,36 @@ pub(crate) struct UsageSums(BTreeMap<UsageKey, Usage>);
 
 impl UsageSums {
     /// Counts what `lease` held, if it does so no longer and, as it was `before`, still did.
-    pub(crate) fn count_end(&mut self, before: Option<&Lease>, lease: &Lease) {
+    pub(crate) fn count_end(
+        &mut self,
+        before: Option<&Lease>,
+        lease: &Lease,
+        basis: &UsageBasis<'_>,
+    ) {
         let (Some((end, reason)), Some(grant)) = (end(lease), lease.grant()) else {
             return;
         };
         if before.is_some_and(|before| before.end_reason().is_some()) {
             return;
         }
-        for row in rows(lease, grant, end, reason != EndReason::HostRebooted) {
+        let basis = UsageBasis {
+            same_boot: reason != EndReason::HostRebooted,
+            ..*basis
+        };
+        self.add(rows(lease, grant, end, &basis));
+    }
+
+    /// Counts what `lease` holds until `now`.
+    pub(crate) fn count_held(&mut self, lease: &Lease, now: At, basis: &UsageBasis<'_>) {
+        self.add(usage_so_far(lease, now, basis));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, rows: Vec<UsageRow>) {
+        for row in rows {
             *self.0.entry(row.key).or_default() += row.usage;
         }
     }
@@ -30,11 +67,10 @@ impl UsageSums {
     }
 }
 
-/// What `lease` holds and has held until `now`, which is in no table before it ends. Nothing if it holds
-/// nothing. `same_boot`: the host was not booted since it was granted.
-pub fn usage_so_far(lease: &Lease, now: At, same_boot: bool) -> Vec<UsageRow> {
+/// What `lease` holds and has held until `now` that the store does not have yet. Nothing if it holds nothing.
+pub fn usage_so_far(lease: &Lease, now: At, basis: &UsageBasis<'_>) -> Vec<UsageRow> {
     let grant = lease.held();
-    grant.map_or_else(Vec::new, |grant| rows(lease, grant, now, same_boot))
+    grant.map_or_else(Vec::new, |grant| rows(lease, grant, now, basis))
 }
 
 /// When its holder had it no longer, and why: what is being reclaimed is nobody's.
@@ -46,16 +82,18 @@ fn end(lease: &Lease) -> Option<(At, EndReason)> {
     }
 }
 
-fn rows(lease: &Lease, grant: &Grant, end: At, same_boot: bool) -> Vec<UsageRow> {
-    let (from, to) = interval(grant, end, same_boot);
+fn rows(lease: &Lease, grant: &Grant, end: At, basis: &UsageBasis<'_>) -> Vec<UsageRow> {
+    let (from, to) = interval(grant, end, basis);
     let holder = &lease.request.holder;
+    let tenant = holder.tenant.as_ref();
+    let tenant = tenant.filter(|name| basis.policy.is_some_and(|policy| knows(policy, name)));
     let mut rows = Vec::new();
     for (hour, held_ms) in hours(from, to) {
         rows.extend(grant.allocations.iter().map(|part| UsageRow {
             key: UsageKey {
                 hour,
                 user: holder.user.clone(),
-                tenant: holder.tenant.clone(),
+                tenant: tenant.cloned(),
                 device: part.device.clone(),
             },
             usage: Usage {
@@ -67,15 +105,21 @@ fn rows(lease: &Lease, grant: &Grant, end: At, same_boot: bool) -> Vec<UsageRow>
     rows
 }
 
+fn knows(policy: &Policy, tenant: &str) -> bool {
+    policy.tenants.iter().any(|known| known.name == tenant)
+}
+
 /// Within a boot its length is known, whatever the civil clock did meanwhile, and placed before its end. A
 /// boot ends what was held at a time that nobody saw: not after the last deadline of the lease.
-fn interval(grant: &Grant, end: At, same_boot: bool) -> (WallMs, WallMs) {
-    match same_boot {
+fn interval(grant: &Grant, end: At, basis: &UsageBasis<'_>) -> (WallMs, WallMs) {
+    let counted = basis.counted.filter(|counted| counted.boot > grant.at.boot);
+    let from = counted.unwrap_or(grant.at);
+    match basis.same_boot {
         true => {
-            let length = end.boot - grant.at.boot;
+            let length = end.boot - from.boot;
             (WallMs(end.wall.0.saturating_sub(length.0)), end.wall)
         }
-        false => (grant.at.wall, end.wall.min(grant.lasts_until().wall)),
+        false => (from.wall, end.wall.min(grant.lasts_until().wall)),
     }
 }
 

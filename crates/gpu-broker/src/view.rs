@@ -8,7 +8,7 @@ use gpu_lease::{
     At, Books, Cause, Counters, DeviceState, Lease, LeaseId, Phase, Policy, TenantStanding, Why,
 };
 use gpu_store::StoredEvent;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{broadcast, watch};
 
 /// Events that a slow subscriber may be behind before it must read the store.
@@ -44,6 +44,9 @@ pub struct Occupied {
 pub(crate) struct View {
     leases: RwLock<BTreeMap<LeaseId, Arc<Lease>>>,
     snapshot: RwLock<Arc<Snapshot>>,
+    /// Until when the store has counted what is held. Locked from before a commit until what it stored is seen
+    /// here.
+    counted: RwLock<Option<At>>,
     followers: Mutex<BTreeMap<LeaseId, watch::Sender<Option<Arc<Lease>>>>>,
     events: broadcast::Sender<Arc<StoredEvent>>,
 }
@@ -74,13 +77,15 @@ impl Snapshot {
 }
 
 impl View {
-    pub(crate) fn of(books: &Books, at: At) -> Self {
+    /// `counted`: until then the store has counted what is held.
+    pub(crate) fn of(books: &Books, counted: Option<At>, at: At) -> Self {
         let leases = books
             .leases()
             .map(|lease| (lease.id, Arc::new(lease.clone())));
         Self {
             leases: RwLock::new(leases.collect()),
             snapshot: RwLock::new(Arc::new(Snapshot::of(books, books.waiting(at).into(), at))),
+            counted: RwLock::new(counted),
             followers: Mutex::default(),
             events: broadcast::Sender::new(LIVE_EVENTS_MAX),
         }
@@ -113,6 +118,17 @@ impl View {
             occupants: known.collect(),
             snapshot,
         }
+    }
+
+    /// Until when the store has counted what is held. While this is kept, nothing is committed, and what is seen
+    /// here is what is stored.
+    pub(crate) fn settled(&self) -> RwLockReadGuard<'_, Option<At>> {
+        self.counted.read()
+    }
+
+    /// To be kept from before a commit until what it stored is published.
+    pub(crate) fn unsettle(&self) -> RwLockWriteGuard<'_, Option<At>> {
+        self.counted.write()
     }
 
     pub(crate) fn live_events(&self) -> broadcast::Receiver<Arc<StoredEvent>> {

@@ -9,9 +9,9 @@ use gpu_api::{
 use gpu_bridge::UsageTable;
 use gpu_broker::{
     BootClock, Broker, Checked, Clock, HostProcesses, Hour, ReadError, Signals, SourceFile,
-    StartPolicy, Started, usage_so_far,
+    StartPolicy, Started, UsageBasis, usage_so_far,
 };
-use gpu_lease::WallMs;
+use gpu_lease::{Policy, PolicySource, WallMs};
 use gpu_store::{OpenError, RedbStore, StoreId, StoreSnapshot};
 
 use crate::serve::STORE_FILE;
@@ -91,11 +91,27 @@ pub(crate) fn usage(
     snapshot.usage(from, &mut count).map_err(unreadable)?;
     let stored = snapshot.load().map_err(unreadable)?;
     let same_boot = gpu_broker::boot_id().ok() == stored.boot_id;
+    let policy = stored
+        .policy
+        .as_ref()
+        .and_then(|good| compiled(&good.source));
+    let basis = UsageBasis {
+        counted: stored.usage_counted,
+        same_boot,
+        policy: policy.as_ref(),
+    };
     let leases = stored.rows.map(|rows| rows.leases).unwrap_or_default();
     let held = leases.iter();
-    held.flat_map(|lease| usage_so_far(lease, now, same_boot))
+    held.flat_map(|lease| usage_so_far(lease, now, &basis))
         .for_each(count);
     Ok(Some(table.report()))
+}
+
+/// The policy that was live, as far as its files say; none if they cannot be read any more.
+fn compiled(source: &PolicySource) -> Option<Policy> {
+    let files = source.files.iter();
+    let files = files.map(|(name, text)| SourceFile::new(name.clone(), text.clone()));
+    gpu_policy::compile(&files.collect::<Vec<_>>(), &[]).ok()
 }
 
 /// Where the store is in `state_dir`, or in the usual place.

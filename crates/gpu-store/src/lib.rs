@@ -31,6 +31,6 @@ pub use store::{
     StorageFault, Store, Stored, SwitchedBy,
 };
 pub use usage::{
-    Hour, USAGE_KEPT_HOURS, USAGE_OTHER, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage,
-    UsageKey, UsageRow,
+    Hour, USAGE_KEPT_HOURS, USAGE_OTHER, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM,
+    USAGE_ROWS_PER_USER_MAX, Usage, UsageKey, UsageRow,
 };

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId, Rows};
+use gpu_lease::{At, Cordon, Counters, DeviceKey, Lease, LeaseId, Rows};
 use parking_lot::RwLock;
 
 use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent};
 use crate::store::{Batch, CommitError, LastGood, ReadError, Settings, Store, Stored};
 use crate::usage::{
-    self, Hour, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage, UsageKey, UsageRow,
+    self, Hour, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, USAGE_ROWS_PER_USER_MAX, Usage,
+    UsageKey, UsageRow,
 };
 
 /// Rows in memory.
@@ -30,6 +31,7 @@ struct Tables {
     events: BTreeMap<EventPosition, StoredEvent>,
     trimmed: Option<EventPosition>,
     usage: BTreeMap<Hour, BTreeMap<UsageKey, Usage>>,
+    usage_counted: Option<At>,
 }
 
 impl MemoryStore {
@@ -51,6 +53,7 @@ impl Store for MemoryStore {
             rows: tables.counters.map(|counters| tables.rows(counters)),
             policy: tables.policy.clone(),
             settings: tables.settings.clone(),
+            usage_counted: tables.usage_counted,
         })
     }
 
@@ -87,6 +90,7 @@ impl Tables {
         self.counters = Some(batch.counters);
         self.boot_id = batch.boot_id.or(self.boot_id.take());
         self.policy = batch.policy.or(self.policy.take());
+        self.usage_counted = batch.usage_counted.or(self.usage_counted);
         if let Some(settings) = batch.settings {
             self.settings = settings;
         }
@@ -112,8 +116,10 @@ impl Tables {
     fn add_usage(&mut self, rows: &[UsageRow]) {
         for row in rows {
             let hour = self.usage.entry(row.key.hour).or_default();
-            let has_room = hour.contains_key(&row.key) || hour.len() < USAGE_ROWS_PER_HOUR_MAX;
-            let key = match has_room {
+            let of_user = || hour.keys().filter(|key| key.user == row.key.user).count();
+            let has_room =
+                || hour.len() < USAGE_ROWS_PER_HOUR_MAX && of_user() < USAGE_ROWS_PER_USER_MAX;
+            let key = match hour.contains_key(&row.key) || has_room() {
                 true => row.key.clone(),
                 false => row.key.other(),
             };

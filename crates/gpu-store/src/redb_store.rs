@@ -1,6 +1,7 @@
 //! Rows in one redb file.
 
 mod compact;
+mod held_back;
 mod inspect;
 mod open;
 mod read;

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use gpu_lease::{
-    BootMs, Cordon, Counters, Deadline, DeviceKey, Lease, LeaseId, Ms, PolicySource, Rows, WallMs,
+    At, BootMs, Cordon, Counters, Deadline, DeviceKey, Lease, LeaseId, Ms, PolicySource, Rows,
+    WallMs,
 };
 
 use crate::event::{EventPage, EventPosition, StoreId, StoredEvent};
@@ -54,6 +55,9 @@ pub struct Stored {
     pub policy: Option<LastGood>,
     /// What was switched at run time.
     pub settings: Settings,
+    /// What was held until then is in the rows of usage, that of leases still held too; in the boot of
+    /// `boot_id`. `None`: only of leases that have ended.
+    pub usage_counted: Option<At>,
 }
 
 /// One durable write.
@@ -77,6 +81,8 @@ pub struct Batch<'a> {
     pub events: Vec<StoredEvent>,
     /// What is added to the usage of hours. What is too old, seen from the latest of them, is removed.
     pub usage: Vec<UsageRow>,
+    /// With `usage`, all that was held until then is counted.
+    pub usage_counted: Option<At>,
 }
 
 impl Batch<'_> {
@@ -92,6 +98,7 @@ impl Batch<'_> {
             settings: None,
             events: Vec::new(),
             usage: Vec::new(),
+            usage_counted: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use event::Event;
 pub(crate) use lease::Lease;
-pub(crate) use meta::{Cordon, Counters, LastGood, Position, Settings};
+pub(crate) use meta::{Cordon, Counters, LastGood, Position, Settings, UsageCounted};
 pub(crate) use usage::Usage;
 
 /// A device and its host.

@@ -10,6 +10,9 @@ pub const USAGE_KEPT_HOURS: u64 = 35 * 24;
 /// So many rows one hour has at most, but for one for each device that takes what there is no row for.
 pub const USAGE_ROWS_PER_HOUR_MAX: usize = 512;
 
+/// So many of them are of one user at most, so that none takes the rows of all others.
+pub const USAGE_ROWS_PER_USER_MAX: usize = 128;
+
 /// How many rows that are too old are removed in one commit at most.
 pub const USAGE_ROWS_PER_TRIM: usize = 4096;
 

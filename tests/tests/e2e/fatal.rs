@@ -116,6 +116,8 @@ fn a_file_that_is_no_sound_store_of_this_version_stops_every_start() {
         // The first refusal does not make it look sound to the second start.
         for _ in 0..2 {
             must_say(&host.serve(&[]).wait(), STORE_UNUSABLE, &parts);
+            let left = fs::read(&store).unwrap() == bytes;
+            assert!(left, "a file that was closed in order is left as it was");
         }
     }
     fs::write(&store, &good).unwrap();

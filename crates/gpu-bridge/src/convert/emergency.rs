@@ -125,7 +125,7 @@ pub fn stored_emergency(
         leases: before.collect(),
         devices: BTreeSet::new(),
     };
-    report.after(ended, &Scene::of(handle))
+    report.after(ended, &Scene::of(handle, None))
 }
 
 fn known_devices(ids: &[String], scene: &Scene<'_>) -> Result<Vec<DeviceKey>, Problem> {

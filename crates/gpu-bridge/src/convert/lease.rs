@@ -11,6 +11,7 @@ use gpu_lease::{
 
 use super::Scene;
 use super::time::rfc3339;
+use crate::app::safe_start_reason;
 
 impl Scene<'_> {
     /// A lease, without its secret.
@@ -74,14 +75,25 @@ impl Scene<'_> {
             .map(|(device, blocker)| blocker_of(Some(device), blocker));
         let of_quota = why.quota_holders().iter();
         let leases = leases.chain(of_quota.map(|blocker| blocker_of(None, blocker)));
+        let (reason_code, reason) = self.safe_reason(why).unwrap_or_else(|| {
+            let code = why.code().to_owned();
+            (code, why.to_string())
+        });
         wire::Waiting {
             position: why.position,
-            reason_code: why.code().to_owned(),
-            reason: why.to_string(),
+            reason_code,
+            reason,
             blockers: leases.chain(foreign_blockers(why)).collect(),
             eligible_at: why.eligible_at().map(rfc3339),
             eta_ms: why.start.map(|start| (start - self.now.boot).0),
         }
+    }
+
+    /// A broker that started safe does not discover devices later.
+    fn safe_reason(&self, why: &Why) -> Option<(String, String)> {
+        let safe = self.safe_start.filter(|_| why.cause == Cause::Recovering)?;
+        let code = wire::ErrorCode::SafeStart.as_str().to_owned();
+        Some((code, safe_start_reason(safe)))
     }
 
     pub(crate) fn device_state(&self, key: &DeviceKey) -> Option<&DeviceState> {
@@ -369,4 +381,62 @@ fn foreign_blockers(why: &Why) -> impl Iterator<Item = wire::Blocker> {
         }),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use gpu_broker::Snapshot;
+    use gpu_lease::{Amount, At, Cause, Counters, Fence, LeaseId, Policy, Why};
+
+    use crate::convert::Scene;
+
+    fn scene(safe_start: Option<&str>) -> Scene<'_> {
+        Scene {
+            handle: None,
+            now: At::default(),
+            snapshot: Arc::new(Snapshot {
+                counters: Counters {
+                    revision: 1,
+                    next_fence: Fence(1),
+                    generation: 1,
+                },
+                recovering: true,
+                devices: Vec::new(),
+                tenants: Vec::new(),
+                waiting: Arc::default(),
+                policy: Arc::new(Policy::built_in()),
+            }),
+            occupants: BTreeMap::new(),
+            safe_start,
+        }
+    }
+
+    fn shown(safe_start: Option<&str>, cause: Cause) -> (String, String) {
+        let waiting = scene(safe_start).reason(&Why {
+            devices: 1,
+            amount: Amount::Exclusive,
+            position: 1,
+            cause,
+            start: None,
+        });
+        (waiting.reason_code, waiting.reason)
+    }
+
+    #[test]
+    fn a_waiter_of_a_broker_that_started_safe_is_told_so() {
+        let (code, reason) = shown(None, Cause::Recovering);
+        assert_eq!(code, "recovering");
+        assert!(reason.contains("discovered"), "{reason}");
+        let (code, reason) = shown(Some("3 starts"), Cause::Recovering);
+        assert_eq!(code, "safe_start");
+        assert!(
+            reason.contains("started safe") && reason.ends_with("3 starts"),
+            "{reason}"
+        );
+        let (code, _) = shown(Some("3 starts"), Cause::Behind(LeaseId::from_bits(1)));
+        assert_eq!(code, "behind_head", "what is true anyway");
+    }
 }

@@ -40,7 +40,7 @@ pub(crate) struct Held {
 impl<'a> Reloads<'a> {
     pub(crate) fn of(bridge: &'a Bridge) -> Self {
         Self {
-            scene: Scene::of(&bridge.handle),
+            scene: bridge.scene(),
             state: bridge.reloader.state(),
             files: &*bridge.policy_files,
             config: &bridge.config,

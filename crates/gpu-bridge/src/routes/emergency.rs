@@ -6,7 +6,7 @@ use gpu_api::EmergencyRequest;
 use gpu_lease::{Emergency, Targets};
 
 use super::{Answer, Shared, json};
-use crate::convert::{EmergencyReport, Scene, targets, unavailable};
+use crate::convert::{EmergencyReport, targets, unavailable};
 use crate::extract::{Admin, Json};
 use crate::identity::Caller;
 
@@ -15,7 +15,7 @@ pub(super) async fn release(
     Admin(caller): Admin,
     Json(asked): Json<EmergencyRequest>,
 ) -> Answer {
-    let scene = Scene::of(&bridge.handle);
+    let scene = bridge.scene();
     let targets = targets(&asked, &scene)?;
     let report = EmergencyReport::before(&targets, &scene);
     let mut ended = Vec::new();
@@ -31,7 +31,7 @@ pub(super) async fn release(
     }
     ended.sort_unstable();
     ended.dedup();
-    let result = report.after(&ended, &Scene::of(&bridge.handle));
+    let result = report.after(&ended, &bridge.scene());
     tracing::warn!(by = caller.name(), "emergency release: {}", result.summary);
     Ok(json(StatusCode::OK, &result))
 }

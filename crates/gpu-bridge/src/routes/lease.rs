@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::wait::{Settled, settle};
 use super::{Answer, Shared, json, json_bytes};
 use crate::app::Bridge;
-use crate::convert::{Scene, idempotency, lease_refused, no_such_device, no_such_lease, request};
+use crate::convert::{idempotency, lease_refused, no_such_device, no_such_lease, request};
 use crate::extract::{Admin, Json, LeaseInPath, MaybeLine, OptionalJson, Query, bad_request};
 use crate::handover::HandOver;
 use crate::identity::Caller;
@@ -76,7 +76,7 @@ pub(super) async fn list(
         .transpose()
         .map_err(|error| bad_request(&format!("`after`: {error}")))?;
     let (leases, more) = page(&bridge, after, limit as usize, query.live);
-    let scene = Scene::of(&bridge.handle);
+    let scene = bridge.scene();
     let next = leases
         .last()
         .filter(|_| more)
@@ -110,10 +110,7 @@ pub(super) async fn one(
             lease = changed;
         }
     }
-    Ok(json(
-        StatusCode::OK,
-        &Scene::of(&bridge.handle).lease(&lease),
-    ))
+    Ok(json(StatusCode::OK, &bridge.scene().lease(&lease)))
 }
 
 pub(super) async fn renew(
@@ -186,7 +183,7 @@ pub(super) async fn check_fence(
     State(bridge): State<Shared>,
     Json(asked): Json<FenceCheck>,
 ) -> Answer {
-    let scene = Scene::of(&bridge.handle);
+    let scene = bridge.scene();
     let key = DeviceKey::local(&asked.device);
     let device = scene
         .device_state(&key)
@@ -201,7 +198,7 @@ pub(super) async fn check_fence(
 }
 
 pub(super) async fn queue(State(bridge): State<Shared>) -> Answer {
-    let scene = Scene::of(&bridge.handle);
+    let scene = bridge.scene();
     let waiting = &scene.snapshot.waiting;
     let first = waiting.iter().take(LEASES_PER_PAGE_MAX as usize);
     let leases = first.filter_map(|(id, _)| bridge.handle.find(*id));
@@ -235,7 +232,7 @@ fn handed_over(bridge: &Bridge, settled: Settled, line: MaybeLine) -> Response<B
         Phase::Held(_) => StatusCode::CREATED,
         Phase::Reclaiming(..) | Phase::Ended(_) => StatusCode::OK,
     };
-    let mut shown = Scene::of(&bridge.handle).lease(&lease);
+    let mut shown = bridge.scene().lease(&lease);
     shown.secret = Some(bridge.config.secrets.of_lease(lease.id));
     let mut response = Response::new(HandOver::body(json_bytes(&shown), guard, line));
     *response.status_mut() = status;
@@ -254,10 +251,7 @@ async fn done(bridge: &Bridge, id: LeaseId, command: Command) -> Answer {
         .lease(command)
         .await
         .map_err(|error| lease_refused(&error, id))?;
-    Ok(json(
-        StatusCode::OK,
-        &Scene::of(&bridge.handle).lease(&lease),
-    ))
+    Ok(json(StatusCode::OK, &bridge.scene().lease(&lease)))
 }
 
 fn must_own(

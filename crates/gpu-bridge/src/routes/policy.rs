@@ -17,7 +17,7 @@ use super::reload::{NoQuery, blocking, load, load_disk, loaded, names, options, 
 use super::{Answer, Shared, json};
 use crate::app::Bridge;
 use crate::convert::{
-    Held, Reloads, Scene, explained_at, explanation, override_refused, policy, policy_check,
+    Held, Reloads, explained_at, explanation, override_refused, policy, policy_check,
     policy_files_refused, policy_plan, request, rollback_refused, unavailable, unquote,
 };
 use crate::extract::{Admin, Json, OptionalJson, Query, bad_request};
@@ -66,7 +66,7 @@ pub(super) async fn plan(
         (names, reloader.plan(files))
     })
     .await?;
-    let mut plan = policy_plan(names, planned, &Scene::of(&bridge.handle));
+    let mut plan = policy_plan(names, planned, &bridge.scene());
     hide(&bridge, on_disk, &mut plan.diagnostics);
     Ok(json(StatusCode::OK, &plan))
 }
@@ -77,7 +77,7 @@ pub(super) async fn explain(
     Json(asked): Json<ExplainRequest>,
 ) -> Answer {
     let _room = bridge.policy_look()?;
-    let scene = Scene::of(&bridge.handle);
+    let scene = bridge.scene();
     let live = &scene.snapshot.policy;
     let request = request(&asked.request, None, &caller, live)?;
     let wall = asked.at.as_ref();
@@ -87,7 +87,7 @@ pub(super) async fn explain(
     let explained = bridge.handle.explain(request, wall).await;
     let explained = explained.map_err(unavailable)?;
     let at = wall.unwrap_or(scene.now.wall);
-    let shown = explanation(&explained, at, &Scene::of(&bridge.handle));
+    let shown = explanation(&explained, at, &bridge.scene());
     Ok(json(StatusCode::OK, &shown))
 }
 

@@ -9,7 +9,7 @@ use gpu_lease::{EndReason, Lease, LeaseId, Request};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::Bridge;
-use crate::convert::{Scene, acquire_refused, over, unavailable};
+use crate::convert::{acquire_refused, over, unavailable};
 use crate::extract::MaybeLine;
 
 /// A waiter's reason is looked at this often, so that a wait that ends in vain can say why.
@@ -55,7 +55,7 @@ async fn ask(
         Ok(lease) => lease,
         Err(error) => {
             guard.disarm();
-            return Err(acquire_refused(&error, &Scene::of(handle)));
+            return Err(acquire_refused(&error, &bridge.scene()));
         }
     };
     // The lease of an earlier request belongs to the connection that made it, not to this one.
@@ -108,7 +108,7 @@ async fn wait(
             }
             () = bridge.handle.stopped() => return Err(stopping()),
             () = line.hung_up() => return Err(Problem::new(ErrorCode::RequestTimeout, "the client is gone")),
-            _ = looks.tick() => last = Scene::of(&bridge.handle).waiting(id).or(last),
+            _ = looks.tick() => last = bridge.scene().waiting(id).or(last),
         }
     }
 }

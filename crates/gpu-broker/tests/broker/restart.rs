@@ -112,6 +112,20 @@ fn what_was_due_before_the_start_is_no_pause_of_the_loop() {
 }
 
 #[test]
+fn a_start_that_takes_long_is_no_pause_of_the_loop() {
+    let world = World::with(Setup {
+        opening_takes: secs(60),
+        ..Setup::default()
+    });
+    let silent = world.acquire(Request {
+        ttl: secs(1),
+        ..request(1)
+    });
+    world.pass(secs(1));
+    assert_eq!(world.end_reason(silent.id), Some(EndReason::Expired));
+}
+
+#[test]
 fn another_boot_ends_what_was_held_and_that_is_durable() {
     on_every_store(|setup| {
         let world = World::with(setup);

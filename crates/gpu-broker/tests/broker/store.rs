@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use gpu_lease::Ms;
 use gpu_store::{
     Batch, CommitError, EventPage, EventPosition, Hour, ReadError, StorageFault, Store, Stored,
     UsageRow,
 };
 use parking_lot::{Condvar, Mutex};
+
+use crate::world::ManualClock;
 
 /// What happens to a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +28,14 @@ pub(crate) struct TestStore {
 
 struct Gate {
     mode: Mode,
+    /// What was stored is not said to be.
+    silent: bool,
     held: usize,
     commits: usize,
+    /// Rows of usage that the last one added to.
+    usage_rows: usize,
+    /// Time that the next one takes.
+    takes: Option<(Arc<ManualClock>, Ms)>,
 }
 
 impl TestStore {
@@ -35,8 +44,11 @@ impl TestStore {
             inner,
             gate: Mutex::new(Gate {
                 mode: Mode::Work,
+                silent: false,
                 held: 0,
                 commits: 0,
+                usage_rows: 0,
+                takes: None,
             }),
             changed: Condvar::new(),
         }
@@ -47,8 +59,19 @@ impl TestStore {
         self.set(Mode::Hold);
     }
 
+    /// From here on what is committed is stored, and no commit returns.
+    pub(crate) fn hold_after(&self) {
+        self.gate.lock().silent = true;
+    }
+
+    /// The next commit takes so long.
+    pub(crate) fn take(&self, clock: Arc<ManualClock>, time: Ms) {
+        self.gate.lock().takes = Some((clock, time));
+    }
+
     /// Commits work, those held back first.
     pub(crate) fn open(&self) {
+        self.gate.lock().silent = false;
         self.set(Mode::Work);
     }
 
@@ -77,6 +100,11 @@ impl TestStore {
         self.gate.lock().commits
     }
 
+    /// Rows of usage that the last commit added to.
+    pub(crate) fn usage_rows(&self) -> usize {
+        self.gate.lock().usage_rows
+    }
+
     fn set(&self, mode: Mode) {
         self.gate.lock().mode = mode;
         self.changed.notify_all();
@@ -94,6 +122,23 @@ impl TestStore {
     }
 }
 
+impl TestStore {
+    fn stored(&self, usage_rows: usize) {
+        let mut gate = self.gate.lock();
+        gate.commits += 1;
+        gate.usage_rows = usage_rows;
+        if let Some((clock, time)) = gate.takes.take() {
+            clock.jump(time);
+        }
+        gate.held += 1;
+        self.changed.notify_all();
+        while gate.silent {
+            self.changed.wait(&mut gate);
+        }
+        gate.held -= 1;
+    }
+}
+
 impl Store for TestStore {
     fn load(&self) -> Result<Stored, ReadError> {
         self.inner.load()
@@ -108,7 +153,7 @@ impl Store for TestStore {
             Mode::Panic => panic!("the store is broken"),
             Mode::Hold | Mode::Work => {
                 self.inner.commit(batch)?;
-                self.gate.lock().commits += 1;
+                self.stored(batch.usage.len());
                 Ok(())
             }
         }

@@ -3,7 +3,7 @@
 use gpu_broker::{EventFilter, Hour, UsageRow};
 use gpu_lease::{DeviceId, DeviceKey, EndReason, Lease, Ms, Request};
 
-use crate::world::{GIB, Rows, Setup, World, device, request, until};
+use crate::world::{GIB, Rows, Setup, World, device, request, rest, until};
 
 /// Every broker here starts ten seconds before the end of this hour.
 const HOUR: u64 = 1_767_290_390_000 / 3_600_000;
@@ -108,6 +108,139 @@ fn a_boot_ends_what_was_held_by_its_last_deadline() {
         let world = world.restart(|_| {});
         assert_eq!(held(&world), [(0, 10), (1, 65)]);
     });
+}
+
+/// What is held is counted as the hours pass, so that the end of all leases at once is a small commit, also
+/// where they were held for weeks.
+#[test]
+fn an_end_counts_no_more_than_what_was_held_of_late() {
+    const HOURS: u64 = 200;
+    on_every_store(|setup| {
+        let world = World::with(setup);
+        let lease = world.acquire(request(10));
+        for _ in 0..HOURS {
+            world.clock.jump(secs(3600));
+            world.renew(lease.id).unwrap();
+        }
+        let so_far = usage(&world);
+        world.release(lease.id);
+        assert!(
+            world.store.usage_rows() <= 2,
+            "{}",
+            world.store.usage_rows()
+        );
+        assert_eq!(usage(&world), so_far);
+        let held: u64 = so_far.iter().map(|row| row.usage.held_ms).sum();
+        assert_eq!((so_far.len() as u64, held), (HOURS + 1, HOURS * 3_600_000));
+    });
+}
+
+/// The commit that counts an hour says so itself: after a crash it was done, or it is done again.
+#[test]
+fn an_hour_that_was_not_stored_is_counted_by_the_next_life() {
+    on_every_store(|setup| {
+        let world = World::with(setup);
+        let lease = world.acquire(request(10));
+        world.pass(secs(5));
+        world.store.fail();
+        world.clock.jump(secs(10));
+        until("the loop has ended", || world.handle.is_stopping());
+        let setup = world.crashed();
+        let world = World::with(setup);
+        assert!(world.is_held(lease.id));
+        assert_eq!(held(&world), [(0, 10), (1, 5)]);
+        let world = world.restart(|setup| setup.clock.jump(secs(5)));
+        assert_eq!(held(&world), [(0, 10), (1, 10)]);
+        world.release(lease.id);
+        assert_eq!(held(&world), [(0, 10), (1, 10)]);
+    });
+}
+
+/// What a boot ended that began hours before is counted from where it was counted to.
+#[test]
+fn a_boot_ends_what_was_counted_in_part() {
+    on_every_store(|setup| {
+        let world = World::with(setup);
+        let lease = world.acquire(request(10));
+        for _ in 0..3 {
+            world.clock.jump(secs(3600));
+            world.renew(lease.id).unwrap();
+        }
+        let world = world.restart(|setup| {
+            setup.boot_id = "another boot".to_owned();
+            setup.clock.jump(secs(50_000));
+        });
+        // Three hours, and the minute that its last heartbeat was good for.
+        let counted = [(0, 10), (1, 3600), (2, 3600), (3, 3600), (4, 50)];
+        assert_eq!(held(&world), counted);
+        let world = world.restart(|_| {});
+        assert_eq!(held(&world), counted);
+    });
+}
+
+/// Times of another boot say nothing about what this one counted.
+#[test]
+fn a_new_boot_counts_from_its_beginning() {
+    on_every_store(|setup| {
+        let world = World::with(setup);
+        world.pass(secs(20));
+        let world = world.restart(|setup| {
+            setup.boot_id = "another boot".to_owned();
+            setup.clock.boot_again();
+        });
+        world.inventory(&[device("gpu-0", 80)]);
+        let lease = world.acquire(request(10));
+        world.pass(secs(5));
+        let world = world.restart(|_| {});
+        assert_eq!(held(&world), [(1, 5)]);
+        world.release(lease.id);
+        assert_eq!(held(&world), [(1, 5)]);
+    });
+}
+
+/// An answer is of one moment, also of the one between a commit and its being seen.
+#[test]
+fn a_lease_that_ends_while_usage_is_asked_for_counts_once() {
+    on_every_store(|setup| {
+        let world = World::with(setup);
+        let lease = world.acquire(request(10));
+        world.pass(secs(5));
+        world.store.hold_after();
+        let released = world.say(gpu_lease::Command::Release { id: lease.id });
+        world.store.until_held();
+        let asked = std::thread::spawn({
+            let handle = world.handle.clone();
+            move || {
+                let mut held_ms = 0;
+                let mut add = |row: UsageRow| held_ms += row.usage.held_ms;
+                handle.usage(Hour(0), &mut add).unwrap();
+                held_ms
+            }
+        });
+        rest();
+        world.store.open();
+        assert_eq!(asked.join().unwrap(), 5000);
+        world.wait(released).unwrap();
+    });
+}
+
+/// What a request calls its tenant is its own word, where the policy knows no such tenant.
+#[test]
+fn only_tenants_of_the_policy_are_counted_by() {
+    let of = |policy: &str| {
+        let world = World::with(Setup::policy(policy));
+        let mut asked = request(10);
+        asked.holder.tenant = Some("research".to_owned());
+        let lease = world.acquire(asked);
+        world.pass(secs(5));
+        let so_far = usage(&world);
+        world.release(lease.id);
+        assert_eq!(usage(&world), so_far);
+        so_far[0].key.tenant.clone()
+    };
+    assert_eq!(of(""), None);
+    let known = "[[tenant]]\nname = \"research\"\nmatch = \"holder.user == 'ann'\"\n";
+    assert_eq!(of(known).as_deref(), Some("research"));
 }
 
 /// What was not committed is neither ended nor counted; the next life does both.

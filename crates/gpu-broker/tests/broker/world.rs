@@ -40,6 +40,8 @@ const STEP: Ms = Ms(500);
 #[derive(Default)]
 pub(crate) struct ManualClock {
     passed_ms: AtomicU64,
+    /// What had passed when the host was booted last.
+    booted_ms: AtomicU64,
     looked_at: AtomicUsize,
 }
 
@@ -47,6 +49,12 @@ impl ManualClock {
     /// All at once, as it looks to a process that was suspended.
     pub(crate) fn jump(&self, by: Ms) {
         self.passed_ms.fetch_add(by.0, Ordering::SeqCst);
+    }
+
+    /// The time since the boot begins anew, that of people goes on.
+    pub(crate) fn boot_again(&self) {
+        let passed = self.passed_ms.load(Ordering::SeqCst);
+        self.booted_ms.store(passed, Ordering::SeqCst);
     }
 
     /// How often anybody has asked for the time.
@@ -59,8 +67,9 @@ impl Clock for ManualClock {
     fn now(&self) -> At {
         self.looked_at.fetch_add(1, Ordering::SeqCst);
         let passed = Ms(self.passed_ms.load(Ordering::SeqCst));
+        let booted = self.booted_ms.load(Ordering::SeqCst);
         At {
-            boot: START.boot + passed,
+            boot: START.boot + Ms(passed.0 - booted),
             wall: WallMs(START.wall.0 + passed.0),
         }
     }
@@ -97,6 +106,8 @@ pub(crate) struct Setup {
     pub(crate) unreadable: Option<String>,
     pub(crate) dev: bool,
     pub(crate) overrides: Vec<Override>,
+    /// Time that passes while the start makes durable what it means.
+    pub(crate) opening_takes: Ms,
     /// How often a reading was asked for.
     pub(crate) reads: Arc<AtomicUsize>,
 }
@@ -111,6 +122,7 @@ impl Default for Setup {
             unreadable: None,
             dev: false,
             overrides: Vec::new(),
+            opening_takes: Ms(0),
             reads: Arc::default(),
         }
     }
@@ -149,6 +161,7 @@ impl Setup {
 
     pub(crate) fn run(self) -> World {
         let store = Arc::new(TestStore::around(self.rows.open()));
+        store.take(self.clock.clone(), self.opening_takes);
         let started = self.start_on(store.clone()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

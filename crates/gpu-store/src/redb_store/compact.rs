@@ -9,7 +9,7 @@ use redb::{
 };
 
 use super::RedbStore;
-use super::open::{OpenError, check_format, is_there, open_locked};
+use super::open::{OpenError, is_there, open_locked};
 use super::tables::{EVENTS, LEASES, USAGE};
 
 /// A smaller file is not worth the while.
@@ -45,7 +45,6 @@ impl RedbStore {
         }
         let before_bytes = size(path)?;
         let mut database = open_locked(path)?;
-        check_format(&database, path)?;
         compact(&mut database, path)?;
         database.close().map_err(|error| failed(path, &error))?;
         Ok(Compacted {

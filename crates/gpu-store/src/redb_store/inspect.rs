@@ -11,7 +11,7 @@ use serde_json::json;
 use super::read::storage_error;
 use super::tables::{
     CORDONS, EVENTS, LEASES, META, META_BOOT_ID, META_COUNTERS, META_EVENTS_TRIMMED, META_FORMAT,
-    META_SETTINGS, META_STORE_ID, POLICIES, POLICY_LAST_GOOD, USAGE, position,
+    META_SETTINGS, META_STORE_ID, META_USAGE_COUNTED, POLICIES, POLICY_LAST_GOOD, USAGE, position,
 };
 use crate::check::{self, CheckReport, Fault};
 use crate::event::EventPosition;
@@ -97,6 +97,7 @@ impl Look {
             META_STORE_ID | META_BOOT_ID => read::<String>(row),
             META_COUNTERS => read::<stored::Counters>(row),
             META_SETTINGS => read::<stored::Settings>(row),
+            META_USAGE_COUNTED => read::<stored::UsageCounted>(row),
             META_EVENTS_TRIMMED => {
                 let trimmed: stored::Position = understand(row)?;
                 self.trimmed = Some(trimmed.into());

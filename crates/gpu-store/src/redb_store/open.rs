@@ -11,6 +11,7 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
 use super::compact::compact_if_it_pays;
+use super::held_back::HeldBack;
 use super::tables::{FORMAT, META, META_FORMAT};
 use super::{RedbStore, StoreSnapshot, write};
 use crate::event::StoreId;
@@ -27,7 +28,8 @@ const CACHE_BYTES: usize = 4 << 20;
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_RETRY_MS: u64 = 50;
 
-/// Why a store file was not opened. The file is as it was.
+/// Why a store file was not opened. The file is as it was, to the byte; but where the disk failed
+/// ([`Self::Unreadable`], [`Self::Compact`]) it may be half repaired, as a crash leaves it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It is not what redb wrote.
@@ -154,7 +156,6 @@ impl RedbStore {
             create(path, new_store_id)?;
         }
         let mut database = open_locked(path)?;
-        check_format(&database, path)?;
         let compacted = compact_if_it_pays(&mut database, path)?;
         Ok(Self {
             database,
@@ -272,18 +273,35 @@ fn publish(draft: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
+/// The sound store of this version in `path`, for this process alone.
 pub(super) fn open_locked(path: &Path) -> Result<Database, OpenError> {
+    let unreadable = |source| OpenError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
     let mut builder = builder();
     builder.set_check_integrity_on_open(true);
-    let mut opened = builder.open(path);
-    for _ in 1..LOCK_ATTEMPTS {
-        if !matches!(opened, Err(DatabaseError::DatabaseAlreadyOpen)) {
-            break;
+    for attempt in 1.. {
+        let held_back = held_back(path).map_err(|error| refusal(path, error))?;
+        match builder.create_with_backend(held_back.clone()) {
+            Ok(database) => {
+                check_format(&database, path)?;
+                held_back.let_through().map_err(unreadable)?;
+                return Ok(database);
+            }
+            Err(DatabaseError::DatabaseAlreadyOpen) if attempt < LOCK_ATTEMPTS => {
+                thread::sleep(Duration::from_millis(LOCK_RETRY_MS));
+            }
+            Err(error) => return Err(refusal(path, error)),
         }
-        thread::sleep(Duration::from_millis(LOCK_RETRY_MS));
-        opened = builder.open(path);
     }
-    opened.map_err(|error| refusal(path, error))
+    unreachable!("the last attempt returns")
+}
+
+/// What is refused is not written to.
+fn held_back(path: &Path) -> Result<HeldBack, DatabaseError> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    Ok(HeldBack::new(FileBackend::new(file)?)?)
 }
 
 fn read_locked(path: &Path) -> Result<Vec<u8>, OpenError> {

@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::tables::{
     CORDONS, EVENTS, LEASES, META, META_BOOT_ID, META_COUNTERS, META_EVENTS_TRIMMED, META_SETTINGS,
-    META_STORE_ID, POLICIES, POLICY_LAST_GOOD, USAGE, UsageRowKey, event_key, position, start_of,
-    usage_of,
+    META_STORE_ID, META_USAGE_COUNTED, POLICIES, POLICY_LAST_GOOD, USAGE, UsageRowKey, event_key,
+    position, start_of, usage_of,
 };
 use crate::event::{self, EVENTS_PER_PAGE_MAX, EventPage, EventPosition, StoreId, StoredEvent};
 use crate::store::{LastGood, ReadError, Stored};
@@ -31,12 +31,14 @@ pub(super) fn load(txn: &ReadTransaction) -> Result<Stored, ReadError> {
     let meta = txn.open_table(META).map_err(storage_error)?;
     let counters = counters(&meta)?;
     let settings: Option<stored::Settings> = meta_row(&meta, META_SETTINGS)?;
+    let counted: Option<stored::UsageCounted> = meta_row(&meta, META_USAGE_COUNTED)?;
     Ok(Stored {
         store_id: store_id(&meta)?,
         boot_id: meta_row(&meta, META_BOOT_ID)?,
         rows: counters.map(|counters| rows(txn, counters)).transpose()?,
         policy: last_good(txn)?,
         settings: settings.map(Into::into).unwrap_or_default(),
+        usage_counted: counted.map(Into::into),
     })
 }
 

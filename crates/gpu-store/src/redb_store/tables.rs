@@ -8,6 +8,11 @@ use crate::event::EventPosition;
 use crate::usage::{Hour, UsageKey};
 
 /// The version of everything in the file: tables, keys and rows. A file of a later one is refused.
+///
+/// Format 1 grew until the first release: the table of usage, the row that says how far that is counted, and the
+/// users and further devices of events came without a new number. This version reads every file of format 1; a
+/// version from before them, none of which was released, refuses single rows instead of the file. From the first
+/// release on, what an earlier version would not understand is a new format.
 pub const FORMAT: u32 = 1;
 
 /// One row for each of the keys below.
@@ -22,7 +27,7 @@ pub(super) const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::n
 /// Events by revision and number.
 pub(super) const EVENTS: TableDefinition<'_, EventKey, &[u8]> = TableDefinition::new("events");
 
-/// Usage by hour, user, tenant (empty: none), host and device id. Files of earlier versions have no such table.
+/// Usage by hour, user, tenant (empty: none), host and device id. Files from before usage have no such table.
 pub(super) const USAGE: TableDefinition<'_, UsageRowKey, &[u8]> = TableDefinition::new("usage");
 
 pub(super) const META_FORMAT: &str = "format";
@@ -32,6 +37,8 @@ pub(super) const META_COUNTERS: &str = "counters";
 pub(super) const META_SETTINGS: &str = "settings";
 /// The last position that was removed from the events.
 pub(super) const META_EVENTS_TRIMMED: &str = "events_trimmed";
+/// Until when what was held is counted in the usage.
+pub(super) const META_USAGE_COUNTED: &str = "usage_counted";
 pub(super) const POLICY_LAST_GOOD: &str = "last_good";
 
 pub(super) type EventKey = (u64, u32);

@@ -1,18 +1,22 @@
 //! Rows into the file, one transaction for each batch.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use redb::{Database, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use serde::Serialize;
 
 use super::tables::{
     CORDONS, EVENTS, EventKey, FORMAT, LEASES, META, META_BOOT_ID, META_COUNTERS,
-    META_EVENTS_TRIMMED, META_FORMAT, META_SETTINGS, META_STORE_ID, POLICIES, POLICY_LAST_GOOD,
-    USAGE, UsageRowKey, event_key, position, start_of, usage_key,
+    META_EVENTS_TRIMMED, META_FORMAT, META_SETTINGS, META_STORE_ID, META_USAGE_COUNTED, POLICIES,
+    POLICY_LAST_GOOD, USAGE, UsageRowKey, event_key, position, start_of, usage_key,
 };
 use crate::event::{self, EventPosition, StoreId, StoredEvent};
 use crate::store::Batch;
 use crate::stored;
 use crate::usage::{
-    self, Hour, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage, UsageKey, UsageRow,
+    self, Hour, USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, USAGE_ROWS_PER_USER_MAX, Usage,
+    UsageKey, UsageRow,
 };
 
 /// All of `batch`, synced, or nothing.
@@ -117,6 +121,10 @@ fn put_meta(
     if let Some(settings) = &batch.settings {
         table.insert(META_SETTINGS, row.of(&stored::Settings::from(settings)))?;
     }
+    if let Some(counted) = batch.usage_counted {
+        let row = row.of(&stored::UsageCounted::from(counted));
+        table.insert(META_USAGE_COUNTED, row)?;
+    }
     if let Some(trimmed) = trimmed {
         table.insert(
             META_EVENTS_TRIMMED,
@@ -159,8 +167,9 @@ fn put_usage(txn: &WriteTransaction, usage: &[UsageRow], row: &mut Row) -> Resul
         return Ok(());
     };
     let mut table = txn.open_table(USAGE)?;
+    let mut room = Room::default();
     for added in usage {
-        let (key, mut sum) = usage_to_add_to(&table, &added.key)?;
+        let (key, mut sum) = usage_to_add_to(&table, &mut room, &added.key)?;
         sum += added.usage;
         table.insert(usage_key(&key), row.of(&stored::Usage::from(sum)))?;
     }
@@ -170,18 +179,64 @@ fn put_usage(txn: &WriteTransaction, usage: &[UsageRow], row: &mut Row) -> Resul
 /// The row that takes what is of `key`, with what is in it.
 fn usage_to_add_to(
     table: &UsageTable<'_>,
+    room: &mut Room,
     key: &UsageKey,
 ) -> Result<(UsageKey, Usage), redb::Error> {
     if let Some(sum) = usage_at(table, key)? {
         return Ok((key.clone(), sum));
     }
-    let of_hour = table.range(start_of(key.hour)..start_of(key.hour.next()))?;
-    if of_hour.count() < USAGE_ROWS_PER_HOUR_MAX {
+    let rows = room.rows_of(table, key)?;
+    if *rows.in_hour < USAGE_ROWS_PER_HOUR_MAX && *rows.of_user < USAGE_ROWS_PER_USER_MAX {
+        *rows.in_hour += 1;
+        *rows.of_user += 1;
         return Ok((key.clone(), Usage::default()));
     }
     let other = key.other();
-    let sum = usage_at(table, &other)?.unwrap_or_default();
-    Ok((other, sum))
+    let sum = usage_at(table, &other)?;
+    if sum.is_none() {
+        *rows.in_hour += 1;
+    }
+    Ok((other, sum.unwrap_or_default()))
+}
+
+/// How many rows there are, each counted once for a batch and kept up to date by it.
+#[derive(Default)]
+struct Room {
+    hours: BTreeMap<Hour, usize>,
+    users: BTreeMap<(Hour, String), usize>,
+}
+
+struct RowsOf<'a> {
+    in_hour: &'a mut usize,
+    of_user: &'a mut usize,
+}
+
+impl Room {
+    fn rows_of(
+        &mut self,
+        table: &UsageTable<'_>,
+        key: &UsageKey,
+    ) -> Result<RowsOf<'_>, redb::Error> {
+        let in_hour = match self.hours.entry(key.hour) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let rows = table.range(start_of(key.hour)..start_of(key.hour.next()))?;
+                unknown.insert(rows.count())
+            }
+        };
+        let of_user = match self.users.entry((key.hour, key.user.clone())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let user = key.user.as_str();
+                // Nothing sorts between a name and the same with this at its end.
+                let next = format!("{user}\0");
+                let hour = key.hour.0;
+                let rows = table.range((hour, user, "", "", "")..(hour, &next, "", "", ""))?;
+                unknown.insert(rows.count())
+            }
+        };
+        Ok(RowsOf { in_hour, of_user })
+    }
 }
 
 fn usage_at(table: &UsageTable<'_>, key: &UsageKey) -> Result<Option<Usage>, redb::Error> {

@@ -16,6 +16,11 @@ pub(crate) struct Counters {
     generation: u64,
 }
 
+/// Until when what was held is counted, whether it has ended or not.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct UsageCounted(Moment);
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Cordon {
@@ -102,6 +107,18 @@ struct SwitchedBy {
 pub(crate) struct Position {
     revision: u64,
     n: u32,
+}
+
+impl From<gpu_lease::At> for UsageCounted {
+    fn from(at: gpu_lease::At) -> Self {
+        Self(at.into())
+    }
+}
+
+impl From<UsageCounted> for gpu_lease::At {
+    fn from(counted: UsageCounted) -> Self {
+        counted.0.into()
+    }
 }
 
 impl From<gpu_lease::Counters> for Counters {

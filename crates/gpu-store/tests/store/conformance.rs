@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use gpu_lease::{DeviceKey, Lease, LeaseId, Rows};
+use gpu_lease::{At, BootMs, DeviceKey, Lease, LeaseId, Rows, WallMs};
 use gpu_store::{
     Batch, EVENTS_KEPT, EVENTS_PER_PAGE_MAX, EVENTS_PER_TRIM, EventPage, EventPosition, Hour,
     MemoryStore, RedbStore, Settings, Store, Stored, USAGE_KEPT_HOURS, USAGE_OTHER,
-    USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, Usage, UsageRow,
+    USAGE_ROWS_PER_HOUR_MAX, USAGE_ROWS_PER_TRIM, USAGE_ROWS_PER_USER_MAX, Usage, UsageRow,
 };
 
 use crate::examples::{
@@ -48,7 +48,9 @@ every_store_does! {
     a_position_of_another_history_resets,
     old_events_are_trimmed,
     usage_adds_up,
+    what_is_counted_is_remembered,
     an_hour_has_so_many_rows,
+    a_user_has_so_many_rows_of_an_hour,
     old_usage_is_removed,
 }
 
@@ -59,6 +61,7 @@ fn a_new_store_knows_only_its_name(store: &dyn Store) {
         rows: None,
         policy: None,
         settings: Settings::default(),
+        usage_counted: None,
     };
     assert_eq!(store.load().unwrap(), expected);
     assert_eq!(store.events(None, 10).unwrap(), EventPage::default());
@@ -77,6 +80,7 @@ fn everything_committed_is_loaded(store: &dyn Store) {
         }),
         policy: Some(policy(4)),
         settings: settings(),
+        usage_counted: None,
     };
     assert_eq!(store.load().unwrap(), expected);
     assert_eq!(store.events(None, 100).unwrap().events, all_events());
@@ -322,6 +326,41 @@ fn an_hour_has_so_many_rows(store: &dyn Store) {
     expected.insert(0, other);
     expected.push(usage(8, "late", 1));
     assert_eq!(usage_from(store, 0), expected);
+}
+
+/// One user with many tenants and devices does not take the rows of others.
+fn a_user_has_so_many_rows_of_an_hour(store: &dyn Store) {
+    let most = USAGE_ROWS_PER_USER_MAX as u64;
+    let on = |n: u64| {
+        let mut row = usage(7, "greedy", 10);
+        row.key.tenant = Some(format!("tenant-{n:04}"));
+        row
+    };
+    use_up(store, (0..most / 2).map(on).collect());
+    use_up(store, (most / 2..1000).map(on).collect());
+    // A name that begins like the other one is another one.
+    use_up(store, vec![usage(7, "greedy2", 1), usage(7, "ann", 1)]);
+
+    let rows = usage_from(store, 0);
+    let held = |user: &str| {
+        let of_user = rows.iter().filter(|row| row.key.user == user);
+        of_user.map(|row| row.usage.held_ms).collect::<Vec<_>>()
+    };
+    assert_eq!(held("greedy"), vec![10; USAGE_ROWS_PER_USER_MAX]);
+    assert_eq!(held(USAGE_OTHER), [(1000 - most) * 10]);
+    assert_eq!((held("greedy2"), held("ann")), (vec![1], vec![1]));
+}
+
+fn what_is_counted_is_remembered(store: &dyn Store) {
+    let at = At {
+        boot: BootMs(5),
+        wall: WallMs(7),
+    };
+    let mut batch = Batch::new(counters(1));
+    batch.usage_counted = Some(at);
+    store.commit(&batch).unwrap();
+    store.commit(&Batch::new(counters(2))).unwrap();
+    assert_eq!(store.load().unwrap().usage_counted, Some(at));
 }
 
 fn old_usage_is_removed(store: &dyn Store) {

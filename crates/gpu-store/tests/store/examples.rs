@@ -226,6 +226,7 @@ pub(crate) fn full_batch(leases: &[Lease]) -> Batch<'_> {
         settings: Some(settings()),
         events: all_events(),
         usage: Vec::new(),
+        usage_counted: None,
     }
 }
 

@@ -41,7 +41,8 @@ impl Place {
     fn refusal(&self) -> OpenError {
         let found = fs::read(self.path()).ok();
         let error = RedbStore::open(&self.path(), store_id()).err().unwrap();
-        assert_eq!(fs::read(self.path()).ok(), found, "it was left as it was");
+        let left = fs::read(self.path()).ok() == found;
+        assert!(left, "a refused file is left as it was: {error}");
         let text = error.to_string();
         assert!(
             text.contains(&format!("`{}`", self.path().display())),
@@ -204,7 +205,7 @@ fn a_redb_file_of_another_program_is_refused() {
         fill(&txn);
         txn.commit().unwrap();
         drop(database);
-        let error = RedbStore::open(&place.path(), store_id()).err().unwrap();
+        let error = place.refusal();
         assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
     }
 }
@@ -221,7 +222,7 @@ fn a_store_of_a_later_version_is_refused() {
         .unwrap();
     txn.commit().unwrap();
     drop(database);
-    let error = RedbStore::open(&place.path(), store_id()).err().unwrap();
+    let error = place.refusal();
     let expected = format!(
         "the store `{}` has format 2, and this version knows formats up to 1",
         place.path().display()
@@ -260,12 +261,38 @@ fn a_file_cut_short_is_refused() {
     for len in [10, 100, 4096, whole.len() / 2, whole.len() - 1] {
         let cut = Place::new();
         fs::write(cut.path(), &whole[..len]).unwrap();
-        let error = RedbStore::open(&cut.path(), store_id()).err();
+        let error = cut.refusal();
         assert!(
-            matches!(error, Some(OpenError::Corrupt { .. })),
+            matches!(error, OpenError::Corrupt { .. }),
             "cut to {len} bytes: {error:?}"
         );
     }
+}
+
+/// What a killed broker leaves is repaired before it is known, and that only in memory.
+#[test]
+fn what_a_kill_left_is_refused_untouched_where_it_is_cut_or_of_a_later_version() {
+    let place = Place::new();
+    let store = place.open();
+    store.commit(&full_batch(&all_leases())).unwrap();
+    let killed = fs::read(place.path()).unwrap();
+    drop(store);
+    for len in [killed.len() / 2, killed.len() - 1, killed.len() - 4096] {
+        let cut = Place::new();
+        fs::write(cut.path(), &killed[..len]).unwrap();
+        let error = cut.refusal();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+    }
+    let database = Database::open(place.path()).unwrap();
+    let txn = database.begin_write().unwrap();
+    let mut meta = txn.open_table(META).unwrap();
+    meta.insert("format", &b"2"[..]).unwrap();
+    drop(meta);
+    txn.commit().unwrap();
+    let later = Place::new();
+    fs::copy(place.path(), later.path()).unwrap();
+    let error = later.refusal();
+    assert!(matches!(error, OpenError::Newer { .. }), "{error}");
 }
 
 /// A damaged byte is refused, or is in a part of the file that holds nothing: rows are never lost without
@@ -281,7 +308,7 @@ fn damage_is_found() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x55;
         let damaged = Place::new();
-        fs::write(damaged.path(), bytes).unwrap();
+        fs::write(damaged.path(), &bytes).unwrap();
         let opened = RedbStore::open(&damaged.path(), store_id());
         match opened.map(|store| store.load()) {
             Ok(loaded) => assert_eq!(loaded.as_ref(), Ok(&stored), "byte {at}"),
@@ -290,6 +317,8 @@ fn damage_is_found() {
                     matches!(error, OpenError::Corrupt { .. } | OpenError::Foreign { .. }),
                     "byte {at}: {error}"
                 );
+                let left = fs::read(damaged.path()).unwrap() == bytes;
+                assert!(left, "byte {at}: it was left as it was");
                 refused += 1;
             }
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use gpu_lease::{DeviceKey, Rows};
+use gpu_lease::{At, BootMs, DeviceKey, Rows, WallMs};
 use gpu_store::{Batch, Hour, ReadError, RedbStore, Store, Stored, StoredEvent, UsageRow};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
@@ -44,6 +44,7 @@ fn an_old_file_is_read() {
         }),
         policy: Some(policy(4)),
         settings: settings(),
+        usage_counted: None,
     };
     assert_eq!(store.load().unwrap(), expected);
     assert_eq!(store.events(None, 100).unwrap().events, all_events());
@@ -111,9 +112,15 @@ fn rows_of_usage_are_read_and_written_as_ever() {
     restore(&again, &fixture);
     let store = RedbStore::open(&again, store_id()).unwrap();
     assert_eq!(usage_rows(&store), all_usage());
+    assert_eq!(store.load().unwrap().usage_counted, Some(COUNTED));
     let events = store.events(None, 100).unwrap().events;
     assert_eq!(events, usage_batch().events);
 }
+
+const COUNTED: At = At {
+    boot: BootMs(40_000),
+    wall: WallMs(1_767_603_600_000),
+};
 
 fn usage_batch() -> Batch<'static> {
     let of_ann = StoredEvent {
@@ -123,6 +130,7 @@ fn usage_batch() -> Batch<'static> {
     };
     Batch {
         usage: all_usage(),
+        usage_counted: Some(COUNTED),
         events: vec![of_ann],
         ..Batch::new(counters(18))
     }
