@@ -224,7 +224,7 @@ impl Client {
             amount: amount(dice),
             select: Select::default(),
             ttl: Ms(dice.pick(&[1_000, 5_000, 20_000, 60_000])),
-            wait: Ms(dice.weighted(&[(30, 0), (30, 5_000), (40, 60_000)])),
+            wait: Ms(dice.weighted(&[(30, 0), (30, 5_000), (25, 60_000), (15, 600_000)])),
             max_hold: dice.maybe(15, &[Ms(5_000), Ms(60_000)]),
             drain_grace: dice.maybe(15, &[Ms(0), Ms(10_000)]),
             load: dice.chance(15),

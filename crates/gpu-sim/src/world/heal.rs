@@ -12,8 +12,9 @@ use crate::dice::Dice;
 /// By then the longest heartbeat, grace and reclaiming are over.
 const ROUNDS_MAX: u32 = 500;
 const ROUND: Ms = Ms(500);
-/// Whoever has so much time left is served when everything works again.
-const PATIENCE: Ms = Ms(25_000);
+/// Whoever has so much time left is served when everything works again: by then also those are gone who were
+/// served before and whom nobody waits for any more.
+const PATIENCE: Ms = Ms(180_000);
 
 impl World {
     /// # Errors
