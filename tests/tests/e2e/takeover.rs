@@ -344,6 +344,26 @@ fn a_broker_that_dies_of_the_release_is_not_called_one_that_hangs() {
 }
 
 #[test]
+fn a_broker_that_still_opens_its_store_is_named() {
+    let host = Host::with_cards(1);
+    host.start().stop();
+    let store = host.state_dir().join("store.redb").display().to_string();
+    let trace = host.dir().join("strace.log").display().to_string();
+    let slow = "inject=flock:delay_enter=10000000";
+    let words = ["strace", "-D", "-f", "-o", &trace, "-P", &store, "-e", slow];
+    let host = host.under(&words);
+    let broker = host.serve(&[]);
+    eventually("it says who it is", || {
+        host.state_dir().join("broker.pid").exists().then_some(())
+    });
+    let ran = stored(&host, &["--all", "--yes"]);
+    assert_eq!(ran.code, HUNG, "{}{}", ran.stdout, ran.stderr);
+    let named = format!("the broker (pid {}", broker.pid());
+    assert!(ran.stderr.contains(&named), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("no broker runs"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_broker_that_answers_is_not_taken_over() {
     let host = Host::with_cards(1);
     let broker = host.start();
