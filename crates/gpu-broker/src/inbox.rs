@@ -90,7 +90,8 @@ impl Inbox {
     /// Whether any of the messages is to be answered.
     pub(crate) fn is_awaited(&self) -> bool {
         let lanes = self.lanes.lock();
-        let mut messages = lanes.control.iter().chain(&lanes.acquire);
+        let first = lanes.emergency.iter().chain(&lanes.control);
+        let mut messages = first.chain(&lanes.acquire);
         messages.any(|message| !matches!(message, Message::Apply(_, None)))
     }
 
@@ -153,12 +154,40 @@ impl Lanes {
     }
 
     fn batch(&mut self) -> Batch {
-        let room = BATCH_MAX.saturating_sub(self.control.len());
+        let first = self.emergency.drain(..);
+        let control: Vec<Message> = first.chain(self.control.drain(..)).collect();
+        let room = BATCH_MAX.saturating_sub(control.len());
         let requests = self.acquire.len().min(room);
-        let emergency = self.emergency.drain(..);
         Batch {
-            control: emergency.chain(self.control.drain(..)).collect(),
+            control,
             acquire: self.acquire.drain(..requests).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Message {
+        let (reply, _) = oneshot::channel();
+        Message::Settings(Settings::default(), reply)
+    }
+
+    #[test]
+    fn emergencies_go_first_are_awaited_and_take_room_of_requests() {
+        let inbox = Inbox::default();
+        inbox.push_emergency(asked()).expect("there is room");
+        assert!(inbox.is_awaited());
+        for _ in 0..BATCH_MAX {
+            inbox.push_acquire(asked()).expect("there is room");
+        }
+        let batch = inbox.take(Duration::ZERO).expect("it is open");
+        assert_eq!(
+            (batch.control.len(), batch.acquire.len()),
+            (1, BATCH_MAX - 1)
+        );
+        let batch = inbox.take(Duration::ZERO).expect("it is open");
+        assert_eq!((batch.control.len(), batch.acquire.len()), (0, 1));
     }
 }

@@ -1,20 +1,24 @@
 //! Who has a state directory: a file that names the broker's process, so that one that hangs can be named, and
 //! ended without hitting another that has its pid by now.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gpu_broker::{ProcessHandle, register_process};
 use gpu_lease::Process;
+use rustix::fs::{Mode, OFlags, open};
 
 /// Within the state directory. The pid alone is in the first line.
 const OWNER_FILE: &str = "broker.pid";
+/// A broker listens in two places.
+const TEXT_BYTES_MAX: u64 = 64 * 1024;
 
 /// The broker of a state directory, as it said itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
-    pid: u32,
+    pub(crate) pid: u32,
     start_ticks: u64,
     boot_id: String,
     /// Where it listens: `http://` and `unix:` addresses.
@@ -70,13 +74,14 @@ impl Owner {
         })
     }
 
-    /// The broker that has the state directory `dir`, if it lives, with a handle on it.
+    /// The broker that has the state directory `dir`, if it lives, with a handle on it. A file that names a process
+    /// of another user than its own names no broker: who may write there could name anybody.
     ///
     /// # Errors
-    /// The file cannot be read, or the kernel would not say.
+    /// The file cannot be read, or is a link, or the kernel would not say.
     pub(crate) fn alive(dir: &Path) -> io::Result<Option<(Self, ProcessHandle)>> {
-        let text = match fs::read_to_string(dir.join(OWNER_FILE)) {
-            Ok(text) => text,
+        let (text, uid) = match read(&dir.join(OWNER_FILE)) {
+            Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -84,6 +89,7 @@ impl Owner {
             return Ok(None);
         };
         let handle = ProcessHandle::of(&owner.process())?;
+        let handle = handle.filter(|_| register_process(owner.pid, uid, false, false).is_ok());
         Ok(handle.map(|handle| (owner, handle)))
     }
 
@@ -133,6 +139,17 @@ impl Owner {
     }
 }
 
+/// The text of a file, and the user whose it is.
+fn read(path: &Path) -> io::Result<(String, u32)> {
+    // What is put there instead of a file is not followed, and not waited for.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty())?);
+    let uid = file.metadata()?.uid();
+    let mut text = String::new();
+    file.take(TEXT_BYTES_MAX).read_to_string(&mut text)?;
+    Ok((text, uid))
+}
+
 /// The letter that `ps` shows.
 fn state_of(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -165,5 +182,28 @@ mod tests {
         assert!(dir.path().join(OWNER_FILE).exists(), "it is another's");
         fs::write(dir.path().join(OWNER_FILE), "1\n").expect("the directory is ours");
         assert!(matches!(Owner::alive(dir.path()), Ok(None)), "half a file");
+    }
+
+    #[test]
+    fn a_file_of_another_user_or_a_link_names_no_broker() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let path = dir.path().join(OWNER_FILE);
+        let elsewhere = tempfile::tempdir().expect("a directory can be made");
+        OwnerFile::write(elsewhere.path(), Vec::new()).expect("the directory is ours");
+        std::os::unix::fs::symlink(elsewhere.path().join(OWNER_FILE), &path).expect("it is ours");
+        assert!(Owner::alive(dir.path()).is_err(), "a link");
+        fs::remove_file(&path).expect("the directory is ours");
+
+        OwnerFile::write(dir.path(), Vec::new()).expect("the directory is ours");
+        assert!(matches!(Owner::alive(dir.path()), Ok(Some(_))));
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can give a file to another user");
+            return;
+        }
+        std::os::unix::fs::chown(&path, Some(65534), None).expect("this is root");
+        assert!(
+            matches!(Owner::alive(dir.path()), Ok(None)),
+            "nobody cannot say that a process of root is the broker"
+        );
     }
 }

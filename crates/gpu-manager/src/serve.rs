@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cli::args::ServeArgs;
-use crate::owner::OwnerFile;
+use crate::owner::{Owner, OwnerFile};
 use config::Config;
 use devices::{Devices, ReadNow};
 use disk::Disk;
@@ -145,8 +145,10 @@ async fn serve_as(
 ) -> Result<ExitCode, Trouble> {
     let began = Instant::now();
     allow_many_descriptors();
+    // Before the store is checked and made small, which takes its time: somebody may ask who has it.
+    let early = own_unless_owned(&config);
     let store = open_store(&config)?;
-    let owner = own(&config, Vec::new());
+    let owner = own(&config, Vec::new()).or(early);
     let notes = Warnings::default();
     let (assets, asset_watch) = assets::open(&config)?;
     let bridge_config = bridge_config(&config, assets, notes.clone(), safe.clone())?;
@@ -237,6 +239,12 @@ fn own(config: &Config, listen: Vec<String>) -> Option<OwnerFile> {
         true => None,
         false => OwnerFile::write(&config.state_dir, listen),
     }
+}
+
+/// The same where nobody else has it, as far as is known before the store says so.
+fn own_unless_owned(config: &Config) -> Option<OwnerFile> {
+    let is_free = !config.ephemeral && matches!(Owner::alive(&config.state_dir), Ok(None));
+    is_free.then(|| own(config, Vec::new())).flatten()
 }
 
 /// Every connection, watched process and store file needs a descriptor; the usual soft limit is 1024.

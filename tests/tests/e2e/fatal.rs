@@ -7,7 +7,9 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use gpu_api::{Lease, LeaseState, paths};
-use gpu_manager_tests::{Address, Broker, Host, Ran, Request, SmallDisk, eventually};
+use gpu_manager_tests::{
+    Address, Attempt, Broker, Host, Ran, Request, SmallDisk, eventually, problem,
+};
 use redb::{Database, TableDefinition};
 use serde_json::json;
 
@@ -17,6 +19,8 @@ const IN_USE: i32 = 9;
 const STORE_FAILED: i32 = 10;
 
 const CLIENTS: usize = 4;
+/// Between two looks whether a broker has ended.
+const REQUESTS: usize = 50;
 /// The store must fail under work, not before any is done.
 const ANSWERED_MIN: u64 = 20;
 
@@ -30,25 +34,26 @@ fn a_disk_that_fills_up_under_load_ends_the_broker_and_no_lease() {
     let clients = work(&broker);
     until_worked(&broker);
     disk.fill();
-    let (ran, answered) = end_of(broker, clients);
-    must_say(
-        &ran,
-        STORE_FAILED,
-        &["No space left on device", "make room"],
-    );
+    let (ran, mut answered) = end_of(broker, clients);
+    let parts = ["No space left on device", "make room"];
+    must_say(&ran, STORE_FAILED, &parts);
 
-    let ran = host.serve(&[]).wait();
-    must_say(
-        &ran,
-        STORE_UNUSABLE,
-        &["No space left on device", "make room"],
+    let nowhere = host.state_dir().join("new").display().to_string();
+    let ran = host.serve(&["--state-dir", &nowhere]).wait();
+    must_say(&ran, STORE_UNUSABLE, &parts);
+    let (ran, more) = end_of_a_start_on_a_full_disk(&host);
+    must_say(&ran, ran.code, &parts);
+    assert!(
+        [STORE_UNUSABLE, STORE_FAILED].contains(&ran.code),
+        "{ran:?}"
     );
+    answered.extend(more);
     disk.clear();
     must_hold(&host.start(), &answered);
 }
 
 #[test]
-fn a_sync_that_fails_ends_the_broker_and_what_it_was_for_is_never_answered() {
+fn a_sync_that_fails_ends_the_broker_and_no_lease() {
     let host = failing("fdatasync", "EIO");
     let broker = host.start();
     let clients = work(&broker);
@@ -208,6 +213,24 @@ fn end_of(broker: Broker, clients: Vec<JoinHandle<Vec<Lease>>>) -> (Ran, Vec<Lea
     (broker.into_process().wait(), answered)
 }
 
+/// It cannot start; or it finds room within its file for that, and ends when that is used up.
+fn end_of_a_start_on_a_full_disk(host: &Host) -> (Ran, Vec<Lease>) {
+    let mut process = host.serve(&[]);
+    let socket = Address::Unix(host.socket());
+    let request = Request::post(paths::LEASES, &json!({"memory": "1MiB", "ttl": "1h"}));
+    let mut answered = Vec::new();
+    let ran = eventually("a broker on a full disk ends", || {
+        let answers = (0..REQUESTS).map_while(|_| match request.attempt(&socket) {
+            Attempt::Answered(answer) => Some(answer),
+            Attempt::Lost | Attempt::Unsent => None,
+        });
+        let granted = answers.filter(|answer| answer.status == 201);
+        answered.extend(granted.map(|answer| answer.lease()));
+        process.ended()
+    });
+    (ran, answered)
+}
+
 /// One message, with all `parts` and a hint.
 fn must_say(ran: &Ran, code: i32, parts: &[&str]) {
     assert_eq!(ran.code, code, "{}", ran.stderr);
@@ -226,9 +249,10 @@ fn must_hold(broker: &Broker, answered: &[Lease]) {
         assert_eq!((kept.state, kept.fence), (LeaseState::Active, lease.fence));
     }
     let newest = answered.iter().map(|lease| lease.fence).max();
-    // Where one lease has the whole card, nothing else is granted.
-    if let Ok(next) = broker.acquire(&json!({"memory": "1MiB"})) {
-        assert!(Some(next.fence) > newest, "a fence repeats");
+    match broker.acquire(&json!({"memory": "1MiB"})) {
+        Ok(next) => assert!(Some(next.fence) > newest, "a fence repeats"),
+        // Where one lease has the whole card, nothing else is granted.
+        Err(error) => assert_eq!(problem(Err::<(), _>(error)).code.as_str(), "does_not_fit"),
     }
 }
 

@@ -24,20 +24,31 @@ const HUNG: i32 = 7;
 /// What a listener serves at once.
 const CONNECTIONS_MAX: usize = 512;
 const BUSY_CLIENTS: usize = 128;
-const EMERGENCIES: usize = 40;
+const EMERGENCIES: usize = 100;
+/// An operator does not wait longer, on the busiest of machines.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// A release that is not answered for so long is one of a broker that hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
+/// So many looks in a row find a client without an answer where the store hangs.
+const SILENT_LOOKS: usize = 4;
 
 /// A process that does not mind being asked to stop.
 const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.1; done";
 
 #[test]
-fn emergencies_are_answered_while_hundreds_of_clients_renew_and_ask_as_fast_as_they_can() {
+fn emergencies_are_answered_at_once_while_a_hundred_clients_renew_and_ask_as_fast_as_they_can() {
     let host = Host::with_cards(1);
     let broker = host.start();
     let held = broker.grant(&json!({"memory": "1GiB", "ttl": "1h"}));
+    let mut stuck = Vec::new();
+    stuck.resize_with(EMERGENCIES, || {
+        broker.grant(&json!({"memory": "1MiB", "ttl": "1h"}))
+    });
     let crowd = Crowd::of(BUSY_CLIENTS, &broker, &held);
     let mut took = Vec::new();
-    for _ in 0..EMERGENCIES {
-        let body = json!({"leases": [broker.grant(&json!({"memory": "1MiB", "ttl": "1h"})).id], "reason": "drill"});
+    for lease in &stuck {
+        let body = json!({"leases": [lease.id], "reason": "drill"});
         let began = Instant::now();
         let answer = Request::post(paths::EMERGENCY_RELEASE, &body).send(broker.socket());
         took.push(began.elapsed());
@@ -48,6 +59,7 @@ fn emergencies_are_answered_while_hundreds_of_clients_renew_and_ask_as_fast_as_t
     took.sort_unstable();
     let (p50, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
     eprintln!("{EMERGENCIES} emergencies beside {served} other answers: p50 {p50:?}, p99 {p99:?}");
+    assert!(p99 <= ANSWER_MAX, "p99 {p99:?}");
     assert!(served > 1000, "the broker had little to do: {served}");
 }
 
@@ -259,28 +271,17 @@ fn a_broker_that_hangs_is_named_and_left_alone_unless_it_is_to_be_taken_over() {
 
 #[test]
 fn a_broker_whose_store_hangs_is_taken_over_although_it_still_answers_reads() {
-    let host = Host::with_cards(2);
-    let store = host.state_dir().join("store.redb").display().to_string();
-    let trace = host.dir().join("strace.log").display().to_string();
-    // Longer than a release is waited for; the tracer lets a killed broker go after that.
-    let hang = "inject=fdatasync:delay_enter=14000000:when=30+";
-    let words = ["strace", "-D", "-f", "-o", &trace, "-P", &store, "-e", hang];
-    let host = host.under(&words);
-    let broker = host.start();
-    let lease = broker.grant(&json!({"ttl": "1h"}));
-    let crowd = Crowd::of(1, &broker, &lease);
-    let mut before = 0;
-    eventually("no client is answered any more", || {
-        // Nothing that works takes so long.
-        thread::sleep(Duration::from_millis(500));
-        let served = crowd.served.load(Ordering::Relaxed);
-        (served > 0 && std::mem::replace(&mut before, served) == served).then_some(())
-    });
-    assert_eq!(broker.status().leases.active, 1, "reads are answered");
-    let ran = stored(
-        &host,
-        &["--all", "--reason", "the disk hangs", "--takeover"],
-    );
+    let Hanging {
+        host,
+        broker,
+        lease,
+        crowd,
+    } = Hanging::start();
+    let state = host.state_dir().display().to_string();
+    let words = ["release", "--emergency", "--state-dir", &state, "--all"];
+    let cli = host.cli(&[&words[..], &["--reason", "the disk hangs", "--takeover"]].concat());
+    cli.until_stderr("killing the broker");
+    let ran = cli.wait();
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
     assert!(
         ran.stderr.contains("did not answer it within"),
@@ -292,6 +293,74 @@ fn a_broker_whose_store_hangs_is_taken_over_although_it_still_answers_reads() {
     let broker = host.alone().start();
     must_be_over(&broker, &lease);
     assert!(broker.grant(&json!({})).fence > lease.fence);
+}
+
+#[test]
+fn a_broker_that_was_not_asked_is_left_alone_when_the_one_that_was_hangs() {
+    let hanging = Hanging::start();
+    let other = Host::with_cards(1);
+    let broker = other.start();
+    let lease = broker.grant(&json!({"ttl": "1h"}));
+    let state = other.state_dir().display().to_string();
+    let mut command = other.command();
+    // As through a tunnel to another host.
+    command
+        .args([
+            "release",
+            "--emergency",
+            "--takeover",
+            "--state-dir",
+            &state,
+        ])
+        .args(["--lease", &hanging.lease.id])
+        .env("GPU_MANAGER_URL", hanging.broker.url());
+    let ran = Process::start(command, other.dir()).wait();
+    assert_eq!(ran.code, HUNG, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stderr.contains("it may still do it"), "{}", ran.stderr);
+    assert!(is_alive(broker.process().pid()));
+    assert_eq!(broker.lease(&lease.id).state, LeaseState::Active);
+    hanging.crowd.over.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn a_broker_that_dies_of_the_release_is_not_called_one_that_hangs() {
+    let host = Host::with_cards(1).env("GPU_MANAGER_FAIL_POINT", "emergency_applied:1");
+    let broker = host.start();
+    let lease = broker.grant(&json!({"ttl": "1h"}));
+    let ran = host.run(&["release", "--emergency", "--lease", &lease.id]);
+    assert_eq!(ran.code, HUNG, "whose it was is not known: {}", ran.stderr);
+    assert_ne!(broker.into_process().wait().code, 0);
+
+    let broker = host.start();
+    assert_eq!(broker.lease(&lease.id).state, LeaseState::Active);
+    let began = Instant::now();
+    let ran = stored(&host, &["--lease", &lease.id]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("released 1"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("no broker runs"), "{}", ran.stderr);
+    assert!(began.elapsed() < HANGS_AFTER, "it is not waited for");
+    assert_ne!(broker.into_process().wait().code, 0);
+    must_be_over(&host.env("GPU_MANAGER_FAIL_POINT", "").start(), &lease);
+}
+
+#[test]
+fn a_broker_that_still_opens_its_store_is_named() {
+    let host = Host::with_cards(1);
+    host.start().stop();
+    let store = host.state_dir().join("store.redb").display().to_string();
+    let trace = host.dir().join("strace.log").display().to_string();
+    let slow = "inject=flock:delay_enter=10000000";
+    let words = ["strace", "-D", "-f", "-o", &trace, "-P", &store, "-e", slow];
+    let host = host.under(&words);
+    let broker = host.serve(&[]);
+    eventually("it says who it is", || {
+        host.state_dir().join("broker.pid").exists().then_some(())
+    });
+    let ran = stored(&host, &["--all", "--yes"]);
+    assert_eq!(ran.code, HUNG, "{}{}", ran.stdout, ran.stderr);
+    let named = format!("the broker (pid {}", broker.pid());
+    assert!(ran.stderr.contains(&named), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("no broker runs"), "{}", ran.stderr);
 }
 
 #[test]
@@ -364,6 +433,53 @@ fn stored(host: &Host, args: &[&str]) -> Ran {
     let state = host.state_dir().display().to_string();
     let words = ["release", "--emergency", "--state-dir", &state];
     host.run(&[&words, args].concat())
+}
+
+/// A broker that answers reads, and whose store hangs for longer than a release is waited for.
+struct Hanging {
+    crowd: Crowd,
+    broker: Broker,
+    lease: Lease,
+    host: Host,
+}
+
+impl Hanging {
+    fn start() -> Self {
+        let host = Host::with_cards(2);
+        let store = host.state_dir().join("store.redb").display().to_string();
+        let trace = host.dir().join("strace.log").display().to_string();
+        // The tracer lets a killed broker go after that: the release is not answered (10 s), and what is left of
+        // it then is not more than a killed broker is waited for (10 s), however late it was seen to hang.
+        let hang = "inject=fdatasync:delay_enter=18000000:when=30+";
+        let words = ["strace", "-D", "-f", "-o", &trace, "-P", &store, "-e", hang];
+        let host = host.under(&words);
+        let broker = host.start();
+        let lease = broker.grant(&json!({"ttl": "1h", "select": "device.id == 'sim-0'"}));
+        let crowd = Crowd::of(1, &broker, &lease);
+        until_silent(&crowd);
+        assert_eq!(broker.status().leases.active, 1, "reads are answered");
+        Self {
+            crowd,
+            broker,
+            lease,
+            host,
+        }
+    }
+}
+
+/// Several looks in a row find nothing: one finds nothing on a busy machine too.
+fn until_silent(crowd: &Crowd) {
+    let (mut before, mut silent) = (0, 0);
+    eventually("no client is answered any more", || {
+        thread::sleep(Duration::from_millis(500));
+        let served = crowd.served.load(Ordering::Relaxed);
+        silent = match served > 0 && served == before {
+            true => silent + 1,
+            false => 0,
+        };
+        before = served;
+        (silent == SILENT_LOOKS).then_some(())
+    });
 }
 
 /// Clients that leave the broker no rest.

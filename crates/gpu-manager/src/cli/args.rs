@@ -400,7 +400,8 @@ pub(crate) struct ReleaseArgs {
     #[arg(long, requires = "emergency")]
     pub(crate) takeover: bool,
 
-    /// Where the store is, if no broker answers [default: the usual place]
+    /// Where the store is, if no broker answers [default: the usual place, unless --url or GPU_MANAGER_URL says
+    /// which broker is meant]
     #[arg(long, requires = "emergency", value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 

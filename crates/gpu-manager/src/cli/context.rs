@@ -17,6 +17,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// Whether output is painted.
     pub(crate) paint: Paint,
+    /// Whether somebody said where the broker is: then no other will do.
+    pub(crate) is_stated: bool,
     token: Option<String>,
 }
 
@@ -26,11 +28,13 @@ impl Context {
         // A variable that is set to nothing says nothing.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let token = given(&broker.token);
-        let client = Client::discover(given(&broker.url).as_deref(), token.as_deref())
+        let url = given(&broker.url);
+        let client = Client::discover(url.as_deref(), token.as_deref())
             .map_err(|error| Failure::usage(error.to_string()))?;
         Ok(Self {
             client,
             paint: Paint::for_stdout(),
+            is_stated: url.is_some(),
             token,
         })
     }

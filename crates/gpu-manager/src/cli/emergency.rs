@@ -5,11 +5,11 @@ mod silent;
 mod stored;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use gpu_api::{Bytes, DeviceFree, EmergencyRequest, EmergencyResult, Lease, Text};
+use gpu_api::{Bytes, DeviceFree, EmergencyRequest, EmergencyResult, ErrorCode, Lease, Text};
 use gpu_client::ClientError;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cli::Done;
 use crate::cli::args::ReleaseArgs;
@@ -17,7 +17,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output::{clean, note, print, print_json};
 use crate::cli::{ask, show, target};
-use silent::{Found, Silent};
+use silent::{ASK_AGAIN, Found, Local, Silent, Who};
 
 /// A broker that has the release to do for so long hangs.
 const RELEASE_SECS_MAX: u64 = 10;
@@ -29,18 +29,25 @@ const STEPS_MAX: usize = 8;
 /// Ends leases of others.
 pub(crate) async fn release(context: &Context, args: ReleaseArgs) -> Done {
     let mut step = Step::Next(silent::find(context, &args).await?);
+    let mut so_far = "nothing was changed";
     for _ in 0..STEPS_MAX {
         step = match step {
-            Step::Next(Found::Answers(context)) => online(&context, &args).await?,
+            Step::Next(Found::Answers(context, who)) => {
+                online(&context, &args, who.as_ref()).await?
+            }
             Step::Next(Found::Gone(dir)) => stored::release(context, &args, &dir).await?,
-            Step::Next(Found::Silent(silent)) => Step::Next(Found::Gone(take_over(&args, silent)?)),
+            Step::Next(Found::Silent(silent)) => {
+                let dir = take_over(&args, silent)?;
+                so_far = "one was killed, and nothing was released on its store";
+                Step::Next(Found::Gone(dir))
+            }
             Step::Done(result) => return report(&args, &result),
             Step::Declined => return Err(Failure::refused("nothing was released")),
         };
     }
     Err(Failure::new(
         exit::HUNG,
-        "brokers come and go on this state directory; nothing was changed",
+        format!("brokers come and go on this state directory; {so_far}"),
     )
     .hint("stop its supervisor first, such as `systemctl stop gpu-managerd`"))
 }
@@ -64,14 +71,20 @@ fn report(args: &ReleaseArgs, result: &EmergencyResult) -> Done {
 }
 
 /// Asks the broker that answers.
-async fn online(context: &Context, args: &ReleaseArgs) -> Result<Step, Failure> {
+async fn online(context: &Context, args: &ReleaseArgs, who: Option<&Who>) -> Result<Step, Failure> {
     let request = request(context, args).await?;
     let mut listed = async || Ok(context.client.all_leases(true).await?);
     if request.all && !consents(args, &mut listed, context).await? {
         return Ok(Step::Declined);
     }
+    // Before it is asked: nobody could say afterwards whose process it was.
+    let local = match who {
+        Some(who) => Local::who_is(context, args, who).await,
+        None => None,
+    };
     let patience = Duration::from_secs(RELEASE_SECS_MAX);
-    match timeout(patience, context.client.emergency_release(&request)).await {
+    let give_up = Instant::now() + patience;
+    match timeout(patience, insist(context, &request)).await {
         Ok(Ok(result)) => {
             if args.takeover {
                 let at = context.client.endpoint();
@@ -79,15 +92,51 @@ async fn online(context: &Context, args: &ReleaseArgs) -> Result<Step, Failure> 
                     "the broker answers at {at}: no takeover was needed"
                 ));
             }
-            Ok(Step::Done(result))
+            return Ok(Step::Done(result));
         }
-        Ok(Err(error)) if !is_silence(&error) => Err(error.into()),
-        // Its connections are served, and its loop is not: it may yet do it.
-        Ok(Err(_)) | Err(_) => {
-            let silent = Silent::in_release(context, args, patience)?;
-            Ok(Step::Next(Found::Silent(silent)))
+        Ok(Err(error)) if !is_silence(&error) => return Err(error.into()),
+        // Its connections are served, and its loop is not: it may yet do it, or end of it.
+        Ok(Err(_)) | Err(_) => {}
+    }
+    let Some(local) = local else {
+        return Err(unknown_silent(context));
+    };
+    let left = give_up.saturating_duration_since(Instant::now());
+    Ok(Step::Next(match local.ends_within(left) {
+        true => Found::Gone(local.into_dir()),
+        false => Found::Silent(local.silent_in_release(patience)),
+    }))
+}
+
+/// One that stops, or has no room for it now, is asked again.
+async fn insist(
+    context: &Context,
+    request: &EmergencyRequest,
+) -> Result<EmergencyResult, ClientError> {
+    loop {
+        match context.client.emergency_release(request).await {
+            Err(error) if may_yet_be_taken(&error) => sleep(ASK_AGAIN).await,
+            other => return other,
         }
     }
+}
+
+fn may_yet_be_taken(error: &ClientError) -> bool {
+    matches!(
+        error.code(),
+        Some(ErrorCode::Overloaded | ErrorCode::ShuttingDown)
+    )
+}
+
+/// A broker that did not do it and that no process of this host is known to be.
+fn unknown_silent(context: &Context) -> Failure {
+    let at = context.client.endpoint();
+    let message = format!(
+        "the broker at {at} took the release and did not answer it: it may still do it, or have done it"
+    );
+    Failure::new(exit::HUNG, message).hint(
+        "on its host, `--takeover` kills it and releases on its store; `--state-dir DIR` says where that is",
+    )
 }
 
 /// Kills a broker that lives and does not answer, if that is wanted; answers the state directory that it had.

@@ -19,7 +19,7 @@ pub(crate) const STARTED: u8 = 4;
 pub(crate) const NEEDS_CONFIRMATION: u8 = 5;
 /// The policy or the plan is not the one that was expected: nothing changed.
 pub(crate) const MOVED: u8 = 6;
-/// `release --emergency`: a broker lives and does not answer; nothing was changed.
+/// `release --emergency`: a broker lives and does not answer; what was done is said.
 pub(crate) const HUNG: u8 = 7;
 /// `serve`: the store cannot be opened, read or written at the start.
 pub(crate) const STORE_UNUSABLE: u8 = 8;
@@ -48,7 +48,7 @@ Exit codes:
   4    --hot-reload started a broker, and that one stopped well
   5    a policy waits for a confirmation: it would touch held leases
   6    the policy or the plan is not the one that was expected: nothing changed
-  7    release --emergency: a broker lives and does not answer; nothing was changed
+  7    release --emergency: a broker lives and does not answer; what was done is said
   8    serve: the store cannot be opened, read or written at the start
   9    serve: another broker has the store, the socket or a device
   10   serve: the store failed while the broker ran; what was answered before is stored

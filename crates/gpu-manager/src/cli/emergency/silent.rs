@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use gpu_api::Status;
 use gpu_broker::ProcessHandle;
 use gpu_client::{ClientError, Endpoint};
 use tokio::time::{sleep, timeout};
@@ -17,26 +18,38 @@ use crate::serve::config::default_state_dir;
 
 /// A broker says who it is within so long, whatever else it has to do.
 const ANSWER_SECS_MAX: u64 = 3;
-/// One that starts is asked again so often.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// One that starts, or has no room, is asked again so often.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// A killed process that is still there hangs in the kernel.
 const DEATH_SECS_MAX: u64 = 10;
 
 /// What was found where the broker should be.
 pub(super) enum Found {
-    /// It answers, here.
-    Answers(Context),
+    /// It answers, here, and says who it is if the caller may know.
+    Answers(Context, Option<Who>),
     /// None lives; this is its state directory.
     Gone(PathBuf),
     /// One lives and does not answer.
     Silent(Silent),
 }
 
-/// A broker of this host that lives and does not answer.
-pub(super) struct Silent {
+/// A broker as it says itself. On another host, its process may have the pid of one of this host.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Who {
+    pid: u32,
+    started_at: String,
+}
+
+/// The process of a broker of this host.
+pub(super) struct Local {
     owner: Owner,
     process: ProcessHandle,
     dir: PathBuf,
+}
+
+/// A broker of this host that lives and does not answer.
+pub(super) struct Silent {
+    local: Local,
     /// What it did not do, and for how long.
     what: String,
     /// What became of the leases.
@@ -51,84 +64,74 @@ enum Silence {
     Nothing,
 }
 
-/// Asks the broker at the usual or given address, else the one that its state directory names.
+/// Asks the broker at the usual or given address, else the one that its state directory names. Who gave an address
+/// and no state directory means that broker and no other.
 ///
 /// # Errors
 /// None is there that could be helped from here.
 pub(super) async fn find(context: &Context, args: &ReleaseArgs) -> Result<Found, Failure> {
     let endpoint = context.client.endpoint();
     let silence = match answer(context).await {
-        Ok(()) => return Ok(Found::Answers(context.clone())),
+        Ok(who) => return Ok(Found::Answers(context.clone(), who)),
         Err(silence) => silence,
     };
-    if !is_local(endpoint) {
-        return Err(match silence {
-            Silence::Nobody(error) => error.into(),
-            Silence::Nothing => Failure::new(exit::NO_BROKER, unanswered(endpoint))
-                .hint("it is on another host: go there to see what it does"),
-        });
+    if context.is_stated && args.state_dir.is_none() {
+        let message = match silence {
+            Silence::Nobody(error) => error.to_string(),
+            Silence::Nothing => unanswered(endpoint),
+        };
+        return Err(Failure::new(exit::NO_BROKER, message).hint(
+            "nothing was changed: on the host of that broker, `--state-dir DIR` says where its state is",
+        ));
     }
-    let dir = dir(args);
-    match (
-        Owner::alive(&dir).map_err(|error| unseen(&dir, &error))?,
-        silence,
-    ) {
-        (Some((owner, process)), _) => elsewhere(context, owner, process, dir).await,
-        (None, Silence::Nobody(_)) => Ok(Found::Gone(dir)),
+    match (Local::of(dir(args))?, silence) {
+        (Some(local), _) => elsewhere(context, local).await,
+        (None, Silence::Nobody(_)) => Ok(Found::Gone(dir(args))),
         (None, Silence::Nothing) => Err(Failure::new(
             exit::HUNG,
             format!("{}; nothing was changed", unanswered(endpoint)),
         )
         .hint(format!(
             "it is not the broker of `{}`: say where its state is with `--state-dir DIR`",
-            dir.display()
+            dir(args).display()
         ))),
     }
 }
 
 /// A broker that has the directory may listen elsewhere, or be on its way up.
-async fn elsewhere(
-    context: &Context,
-    owner: Owner,
-    process: ProcessHandle,
-    dir: PathBuf,
-) -> Result<Found, Failure> {
-    let asked = context.client.endpoint();
-    let parse = |at: &String| at.parse::<Endpoint>().ok();
-    let others = owner.listen.iter().filter_map(parse);
-    let others: Vec<Context> = others.filter_map(|at| context.at(at)).collect();
+async fn elsewhere(context: &Context, local: Local) -> Result<Found, Failure> {
     let give_up = Instant::now() + Duration::from_secs(ANSWER_SECS_MAX);
     while Instant::now() < give_up {
-        for other in &others {
-            if answer(other).await.is_ok() {
-                let at = other.client.endpoint();
-                if at != asked {
-                    note(&format!(
-                        "no broker answers at {asked}; that of `{}` does, at {at}",
-                        dir.display()
-                    ));
-                }
-                return Ok(Found::Answers(other.clone()));
+        let left = give_up.saturating_duration_since(Instant::now());
+        if let Ok(Some((other, who))) = timeout(left, local.answer(context)).await {
+            let (asked, at) = (context.client.endpoint(), other.client.endpoint());
+            if at != asked {
+                note(&format!(
+                    "no broker answers at {asked}; that of `{}` does, at {at}",
+                    local.dir.display()
+                ));
             }
+            return Ok(Found::Answers(other, who));
         }
-        if process.ends_within(Duration::ZERO).unwrap_or(false) {
-            return Ok(Found::Gone(dir));
+        if local.ends_within(Duration::ZERO) {
+            return Ok(Found::Gone(local.dir));
         }
         sleep(ASK_AGAIN).await;
     }
     Ok(Found::Silent(Silent {
+        local,
         what: format!("does not answer within {ANSWER_SECS_MAX} s"),
         state: "nothing was changed",
-        owner,
-        process,
-        dir,
     }))
 }
 
-async fn answer(context: &Context) -> Result<(), Silence> {
+async fn answer(context: &Context) -> Result<Option<Who>, Silence> {
     let patience = Duration::from_secs(ANSWER_SECS_MAX);
     match timeout(patience, context.client.status()).await {
-        Ok(Ok(_) | Err(ClientError::Problem(_))) => Ok(()),
+        Ok(Ok(Status {
+            pid, started_at, ..
+        })) => Ok(Some(Who { pid, started_at })),
+        Ok(Err(ClientError::Problem(_))) => Ok(None),
         Ok(Err(error @ (ClientError::Unreachable { .. } | ClientError::NotABroker { .. }))) => {
             Err(Silence::Nobody(error))
         }
@@ -138,45 +141,68 @@ async fn answer(context: &Context) -> Result<(), Silence> {
     }
 }
 
-impl Silent {
-    /// The broker answered, and then did not do the release.
-    ///
-    /// # Errors
-    /// It is not one of this host.
-    pub(super) fn in_release(
-        context: &Context,
-        args: &ReleaseArgs,
-        patience: Duration,
-    ) -> Result<Self, Failure> {
-        let (endpoint, dir) = (context.client.endpoint(), dir(args));
-        let what = format!(
-            "took the release and did not answer it within {} s",
-            patience.as_secs()
-        );
-        let owner = match is_local(endpoint) {
-            true => Owner::alive(&dir).map_err(|error| unseen(&dir, &error))?,
-            false => None,
-        };
-        let Some((owner, process)) = owner else {
-            let message = format!("the broker at {endpoint} {what}: it may still do it");
-            return Err(Failure::new(exit::HUNG, message).hint(
-                "on its host, `--takeover` kills it and releases on its store; `--state-dir DIR` says where that is",
-            ));
-        };
-        Ok(Self {
+impl Local {
+    /// The process that has the state directory, if it lives.
+    fn of(dir: PathBuf) -> Result<Option<Self>, Failure> {
+        let owner = Owner::alive(&dir).map_err(|error| unseen(&dir, &error))?;
+        Ok(owner.map(|(owner, process)| Self {
             owner,
             process,
             dir,
-            what,
-            state: "it may still do it",
-        })
+        }))
     }
 
+    /// The process of the broker that says that it is `who`, if that is the one that has the state directory: it
+    /// says the same where only that one listens.
+    pub(super) async fn who_is(context: &Context, args: &ReleaseArgs, who: &Who) -> Option<Self> {
+        let local = Self::of(dir(args)).ok().flatten();
+        let local = local.filter(|local| local.owner.pid == who.pid)?;
+        let (_, found) = local.answer(context).await?;
+        (found.as_ref() == Some(who)).then_some(local)
+    }
+
+    /// Asks it where it listens on this host; a token is sent nowhere else.
+    async fn answer(&self, context: &Context) -> Option<(Context, Option<Who>)> {
+        let parse = |at: &String| at.parse::<Endpoint>().ok();
+        let places = self.owner.listen.iter().filter_map(parse);
+        for other in places.filter(is_local).filter_map(|at| context.at(at)) {
+            if let Ok(who) = answer(&other).await
+                && who.as_ref().is_none_or(|who| who.pid == self.owner.pid)
+            {
+                return Some((other, who));
+            }
+        }
+        None
+    }
+
+    /// Whether it has ended so long from now; in doubt it has not.
+    pub(super) fn ends_within(&self, patience: Duration) -> bool {
+        self.process.ends_within(patience).unwrap_or(false)
+    }
+
+    /// Where its store is.
+    pub(super) fn into_dir(self) -> PathBuf {
+        self.dir
+    }
+
+    /// It answered, and then did not do the release.
+    pub(super) fn silent_in_release(self, patience: Duration) -> Silent {
+        Silent {
+            local: self,
+            what: format!(
+                "took the release and did not answer it within {} s",
+                patience.as_secs()
+            ),
+            state: "it may still do it",
+        }
+    }
+}
+
+impl Silent {
     /// What is said of it where nobody wants to take over.
     pub(super) fn failure(self) -> Failure {
-        let Self {
-            owner, what, state, ..
-        } = self;
+        let Self { local, what, state } = self;
+        let owner = local.owner;
         let message = format!("the broker ({}) lives, but {what}: {state}", owner.named());
         let resumed = owner.resumed_by();
         let resumed = resumed.map_or(String::new(), |how| {
@@ -192,30 +218,24 @@ impl Silent {
     /// # Errors
     /// It is another user's, or does not die.
     pub(super) fn kill(self) -> Result<PathBuf, Failure> {
-        let (name, what) = (self.owner.named(), &self.what);
+        let Self { local, what, state } = self;
+        let name = local.owner.named();
         note(&format!("killing the broker ({name}), which {what}"));
-        self.process.kill().map_err(|error| {
+        local.process.kill().map_err(|error| {
             Failure::refused(format!(
-                "the broker ({name}) cannot be killed: {error}; {}",
-                self.state
+                "the broker ({name}) cannot be killed: {error}; {state}"
             ))
             .hint("do this as root, or as the user that runs the broker")
         })?;
-        let gone = self
-            .process
-            .ends_within(Duration::from_secs(DEATH_SECS_MAX));
-        match gone {
-            Ok(true) => Ok(self.dir),
-            Ok(false) | Err(_) => Err(Failure::new(
-                exit::HUNG,
-                format!(
-                    "the broker ({}) was killed and is still there after {DEATH_SECS_MAX} s; {}",
-                    self.owner.named(),
-                    self.state
-                ),
-            )
-            .hint("a process that hangs in a driver or a disk ends when that answers, or when the host is booted anew")),
+        if local.ends_within(Duration::from_secs(DEATH_SECS_MAX)) {
+            return Ok(local.dir);
         }
+        let name = local.owner.named();
+        Err(Failure::new(
+            exit::HUNG,
+            format!("the broker ({name}) was killed and is still there after {DEATH_SECS_MAX} s; nothing was released on its store"),
+        )
+        .hint("a process that hangs in a driver or a disk ends when that answers, or when the host is booted anew"))
     }
 }
 
@@ -235,7 +255,7 @@ fn unseen(dir: &std::path::Path, error: &io::Error) -> Failure {
     .hint("do this as root, or as the user that runs the broker")
 }
 
-/// Whether the broker there could be one of this host.
+/// Whether that is an address of this host alone.
 fn is_local(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Unix(_) => true,
@@ -243,5 +263,45 @@ fn is_local(endpoint: &Endpoint) -> bool {
             let address: Option<std::net::IpAddr> = host.parse().ok();
             host == "localhost" || address.is_some_and(|address| address.is_loopback())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{BrokerArgs, Cli, Command};
+
+    fn args(line: &str) -> ReleaseArgs {
+        match Cli::try_parse_from(line.split(' ')).expect(line).command {
+            Some(Command::Release(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stated(url: &str) -> Context {
+        Context::new(&BrokerArgs {
+            url: Some(url.to_owned()),
+            ..BrokerArgs::default()
+        })
+        .expect(url)
+    }
+
+    #[tokio::test]
+    async fn who_says_where_the_broker_is_is_not_helped_with_another() {
+        let stated = stated("unix:/nowhere/at/all.sock");
+        let found = find(&stated, &args("g release --emergency --all --yes")).await;
+        let Err(failure) = found else {
+            panic!("it fell back on the usual state directory");
+        };
+        assert_eq!(failure.code, exit::NO_BROKER);
+
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let dir = dir.path().display();
+        let named = args(&format!(
+            "g release --emergency --all --yes --state-dir {dir}"
+        ));
+        assert!(matches!(find(&stated, &named).await, Ok(Found::Gone(_))));
     }
 }

@@ -9,13 +9,16 @@ use gpu_broker::{Handle, Signals, Started};
 use gpu_lease::{DeviceKey, Emergency, Lease, LeaseId, Phase, Targets};
 use tokio::time::sleep;
 
-use super::{Step, consents, selects_all, silent};
+use super::silent::{self, Found};
+use super::{Step, consents, selects_all};
 use crate::cli::args::ReleaseArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output::note;
 use crate::offline::{self, NotTaken};
 
+/// Whoever has the store and is no broker has it no longer.
+const IN_USE_SECS_MAX: u64 = 3;
 /// After each of the two signals, processes have this long to go.
 const SIGNAL_SECS_MAX: u64 = 5;
 /// It is looked this often whether they have.
@@ -49,11 +52,9 @@ pub(super) async fn release(
         true => Signals::Send,
         false => Signals::Leave,
     };
-    let taken = match offline::take(dir, signals) {
+    let taken = match take(context, args, dir, signals).await? {
         Ok(taken) => taken,
-        // Another broker was started meanwhile.
-        Err(NotTaken::InUse) => return Ok(Step::Next(silent::find(context, args).await?)),
-        Err(why) => return Err(not_taken(context, dir, why)),
+        Err(found) => return Ok(Step::Next(found)),
     };
     if taken.rebooted {
         note("the host was booted since the broker ran: every lease of before has ended");
@@ -62,6 +63,31 @@ pub(super) async fn release(
     let closed = taken.broker.stop();
     closed.map_err(|fatal| Failure::refused(fatal.to_string()).hint(fatal.0.hint()))?;
     result.map(Step::Done)
+}
+
+/// Takes the store, or finds the broker that was started meanwhile. One that is just ending, or another emergency
+/// release, may have it a little longer.
+async fn take(
+    context: &Context,
+    args: &ReleaseArgs,
+    dir: &Path,
+    signals: Signals,
+) -> Result<Result<Started, Found>, Failure> {
+    let give_up = Instant::now() + Duration::from_secs(IN_USE_SECS_MAX);
+    loop {
+        let why = match offline::take(dir, signals.clone()) {
+            Ok(taken) => return Ok(Ok(taken)),
+            Err(why) => why,
+        };
+        if !matches!(why, NotTaken::InUse) {
+            return Err(not_taken(context, dir, why));
+        }
+        match silent::find(context, args).await? {
+            Found::Gone(_) if Instant::now() < give_up => sleep(LOOK_EVERY).await,
+            Found::Gone(_) => return Err(not_taken(context, dir, why)),
+            found => return Ok(Err(found)),
+        }
+    }
 }
 
 async fn end(args: &ReleaseArgs, taken: &Started) -> Result<gpu_api::EmergencyResult, Failure> {
