@@ -119,10 +119,12 @@ fn is_on_open_devices(lease: &Lease, books: &Books) -> Checked {
     Ok(())
 }
 
-/// A request whose client is gone does not wait, and what it got is given back.
+/// A request whose client is gone does not wait, and what it got is given back. One that is a row outlives its
+/// connection, and ends for want of heartbeats.
 fn is_given_up(id: LeaseId, lease: Option<&Lease>) -> Checked {
-    let open = lease.is_some_and(|lease| match &lease.phase {
-        Phase::Waiting(_) => !lease.request.queue,
+    let bound = lease.filter(|lease| !lease.request.queue);
+    let open = bound.is_some_and(|lease| match &lease.phase {
+        Phase::Waiting(_) => true,
         Phase::Held(grant) => !grant.renewed && lease.request.idempotency.is_none(),
         Phase::Reclaiming(..) | Phase::Ended(_) => false,
     });
