@@ -28,6 +28,9 @@ pub const POLICY_LOOKS_MAX: usize = 8;
 /// Requests for history and usage that read the store at once; each reads a bounded part of it.
 pub const RECORD_LOOKS_MAX: usize = 4;
 
+/// What a broker that started safe leaves alone, as every front end says it.
+pub const SAFE_START: &str =
+    "the broker started safe: it grants nothing, looks at no device and reads no policy file";
 /// How a broker that started safe becomes one that grants.
 pub const SAFE_START_HINT: &str = "see why the broker ended (its log, `dmesg`) and mend that, then stop this one in order and start it again";
 
@@ -208,10 +211,7 @@ impl Bridge {
     /// Why nothing is granted, where that is because the broker started safe.
     pub(crate) fn safe_start(&self) -> Option<Problem> {
         let why = self.config.safe_start.as_ref()?;
-        let problem = Problem::new(
-            ErrorCode::SafeStart,
-            format!("the broker started safe and grants nothing: {why}"),
-        );
+        let problem = Problem::new(ErrorCode::SafeStart, format!("{SAFE_START} ({why})"));
         let problem = problem.with_retry_after_ms(SAFE_START_RETRY_MS);
         Some(problem.with_hint(SAFE_START_HINT))
     }
