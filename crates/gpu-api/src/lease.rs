@@ -169,9 +169,9 @@ pub struct Wanted {
 pub struct Allocation {
     /// The device's id.
     pub device: String,
-    /// The device's product name.
+    /// The device's product name; empty while the broker does not know the device.
     pub name: String,
-    /// The device's place in PCI order.
+    /// The device's place in PCI order; 0 while the broker does not know the device.
     pub index: u32,
     /// Bytes granted.
     pub memory: u64,

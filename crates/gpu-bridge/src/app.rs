@@ -29,9 +29,13 @@ pub const POLICY_LOOKS_MAX: usize = 8;
 /// Requests for history and usage that read the store at once; each reads a bounded part of it.
 pub const RECORD_LOOKS_MAX: usize = 4;
 
-/// Why a broker that started safe, for the reason `why`, grants nothing.
+/// What a broker that started safe leaves alone, as every front end says it.
+pub const SAFE_START: &str =
+    "the broker started safe: it grants nothing, looks at no device and reads no policy file";
+
+/// The same with the reason for it.
 pub(crate) fn safe_start_reason(why: &str) -> String {
-    format!("the broker started safe and grants nothing: {why}")
+    format!("{SAFE_START} ({why})")
 }
 
 /// How a broker that started safe becomes one that grants.

@@ -21,8 +21,8 @@ mod shown;
 
 pub use app::{
     App, Assets, Config, EVENT_STREAMS_MAX, Limits, POLICY_LOOKS_MAX, PolicyFiles,
-    PolicyFilesError, RECORD_LOOKS_MAX, RELOADS_IN_LINE_MAX, SAFE_START_HINT, WAITING_REQUESTS_MAX,
-    Warnings, WatchReport,
+    PolicyFilesError, RECORD_LOOKS_MAX, RELOADS_IN_LINE_MAX, SAFE_START, SAFE_START_HINT,
+    WAITING_REQUESTS_MAX, Warnings, WatchReport,
 };
 pub use convert::{
     UsageTable, event_filter, history, policy_check, rfc3339, stored_emergency, stored_leases,

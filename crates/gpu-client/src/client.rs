@@ -22,6 +22,9 @@ use crate::endpoint::{Endpoint, ParseEndpointError};
 use crate::error::ClientError;
 use crate::events::EventStream;
 
+/// How long the broker may take to say what it knows. A person waits for it, and a broker that hangs should be
+/// known soon.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the broker may take for what it does at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 const KEY_BYTES: usize = 16;
@@ -198,7 +201,7 @@ impl Client {
     pub async fn release(&self, id: &str, secret: Option<&str>) -> Result<Lease, ClientError> {
         let call = Call {
             method: Method::DELETE,
-            ..get(paths::with_id(paths::LEASE, id))
+            ..bare_post(paths::with_id(paths::LEASE, id))
         };
         self.call(with_secret(call, secret)).await
     }
@@ -592,7 +595,7 @@ pub(crate) fn get(path: String) -> Call {
         headers: Vec::new(),
         body: Bytes::new(),
         repeatable: true,
-        patience: PATIENCE,
+        patience: READ_PATIENCE,
     }
 }
 
@@ -612,6 +615,7 @@ fn with_query<const N: usize>(path: &str, query: [(&str, Option<String>); N]) ->
 fn bare_post(path: String) -> Call {
     Call {
         method: Method::POST,
+        patience: PATIENCE,
         ..get(path)
     }
 }

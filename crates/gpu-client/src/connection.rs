@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 
-const CONNECT_TIMEOUT_SECS: u64 = 5;
+/// Below the patience of every call: nobody there is not the same as somebody who does not answer.
+const CONNECT_TIMEOUT_SECS: u64 = 4;
 const IDLE_CONNECTIONS_MAX: usize = 8;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 

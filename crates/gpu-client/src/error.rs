@@ -30,7 +30,7 @@ pub enum ClientError {
     #[error("{0}")]
     Problem(Box<Problem>),
     /// The broker took the call and was silent.
-    #[error("the broker at {endpoint} did not answer within {} s", after.as_secs())]
+    #[error("the broker at {endpoint} lives, but does not answer within {} s", after.as_secs())]
     TimedOut {
         /// Where the broker is.
         endpoint: Endpoint,

@@ -298,6 +298,30 @@ async fn nobody_there_is_said_with_the_address() {
     );
 }
 
+/// Whoever asks is told soon; whoever may wait for its answer waits.
+#[tokio::test]
+async fn a_broker_that_hangs_is_told_from_one_that_is_gone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.sock");
+    // Connections are made by the kernel, and nobody takes them.
+    let _listener = UnixListener::bind(&path).expect("a new path");
+    let client = Client::new(Endpoint::Unix(path), None).expect("no token");
+    let mut events = client.events(None);
+    let wait = Span::from_ms(1000);
+    let looks = timeout(Duration::from_secs(7), client.lease_after("l-1", 1, wait));
+    let (status, event, look) = tokio::join!(client.status(), events.next(), looks);
+    for error in [status.err(), event.err()] {
+        let error = error.expect("nobody answers");
+        let said = error.to_string();
+        assert!(
+            said.contains("lives, but does not answer within 5 s"),
+            "{said}"
+        );
+        assert!(error.is_away());
+    }
+    assert!(look.is_err(), "a long poll is not cut short");
+}
+
 #[tokio::test]
 async fn a_unix_socket_serves_as_well() {
     let directory = tempfile::tempdir().expect("a directory");

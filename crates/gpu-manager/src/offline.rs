@@ -1,5 +1,6 @@
 //! What can be said without a broker: its store, and policy files.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,9 +12,11 @@ use gpu_broker::{
     BootClock, Broker, Checked, Clock, HostProcesses, Hour, ReadError, Signals, SourceFile,
     StartPolicy, Started, UsageBasis, usage_so_far,
 };
+use gpu_client::Endpoint;
 use gpu_lease::{Policy, PolicySource, WallMs};
 use gpu_store::{OpenError, RedbStore, StoreId, StoreSnapshot};
 
+use crate::owner::Owner;
 use crate::serve::STORE_FILE;
 use crate::serve::config::default_state_dir;
 
@@ -48,17 +51,31 @@ pub(crate) fn read(state_dir: Option<&Path>) -> Result<Option<Stored>, String> {
     }))
 }
 
-/// The events of that store that `query` asks for, oldest first.
+/// The events of that store that `query` asks for, oldest first; `device` finds the id of the device that is
+/// meant among those that the whole history is about.
 ///
 /// # Errors
-/// As for [`read`], or the query is none.
-pub(crate) fn history(
+/// As for [`read`], or the query is none. What `device` refuses is within.
+pub(crate) fn history<E>(
     state_dir: Option<&Path>,
     query: &HistoryQuery,
-) -> Result<Option<Vec<Event>>, String> {
+    device: impl FnOnce(&BTreeSet<String>, &str) -> Result<String, E>,
+) -> Result<Option<Result<Vec<Event>, E>>, String> {
     let Some(snapshot) = open(state_dir)? else {
         return Ok(None);
     };
+    let mut query = query.clone();
+    if let Some(text) = &query.device {
+        let all = events(&snapshot, &HistoryQuery::default())?;
+        match device(&devices(&all), text) {
+            Ok(id) => query.device = id.parse().ok(),
+            Err(refused) => return Ok(Some(Err(refused))),
+        }
+    }
+    events(&snapshot, &query).map(|events| Some(Ok(events)))
+}
+
+fn events(snapshot: &StoreSnapshot, query: &HistoryQuery) -> Result<Vec<Event>, String> {
     let store = snapshot.load().map_err(unreadable)?.store_id;
     let filter = gpu_bridge::event_filter(query, BootClock.now().wall).map_err(detail)?;
     let (mut events, mut after) = (Vec::new(), None);
@@ -68,9 +85,17 @@ pub(crate) fn history(
         events.extend(gpu_bridge::history(store, &found).events);
         after = found.next;
         if after.is_none() {
-            return Ok(Some(events));
+            return Ok(events);
         }
     }
+}
+
+/// The ids of the devices that `events` are about.
+fn devices(events: &[Event]) -> BTreeSet<String> {
+    let ids = events.iter();
+    ids.flat_map(|event| event.device.iter().chain(&event.other_devices))
+        .cloned()
+        .collect()
 }
 
 /// The usage in that store, and of what is still held by it.
@@ -124,8 +149,29 @@ fn open(state_dir: Option<&Path>) -> Result<Option<StoreSnapshot>, String> {
     match RedbStore::open_read_only(&store_path(state_dir)) {
         Ok(snapshot) => Ok(Some(snapshot)),
         Err(OpenError::Missing { .. }) => Ok(None),
+        Err(error @ OpenError::InUse { .. }) => {
+            let dir = state_dir.map_or_else(default_state_dir, Path::to_owned);
+            Err(format!("{error}{}", owner_of(&dir).unwrap_or_default()))
+        }
         Err(error) => Err(format!("{error} ({})", error.hint())),
     }
+}
+
+/// Whose the state directory `dir` is and where that broker is asked, for the end of a message; `None` if no
+/// living broker says so.
+pub(crate) fn owner_of(dir: &Path) -> Option<String> {
+    let (owner, _) = Owner::alive(dir).ok()??;
+    let at = match owner.listen.as_slice() {
+        [] => "it does not listen yet".to_owned(),
+        listen => format!("it listens at {}", listen.join(" and ")),
+    };
+    Some(format!(": {}, {at}", owner.named()))
+}
+
+/// Where the broker is that has the state directory `dir`, if one lives and listens.
+pub(crate) fn endpoint_of(dir: &Path) -> Option<Endpoint> {
+    let (owner, _) = Owner::alive(dir).ok()??;
+    owner.listen.iter().find_map(|at| at.parse().ok())
 }
 
 fn unreadable(error: ReadError) -> String {

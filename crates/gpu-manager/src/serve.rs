@@ -28,13 +28,14 @@ use gpu_broker::{
     Reloader, StartPolicy, Started, Trigger,
 };
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
-use gpu_store::{MemoryStore, RedbStore, Store, StoreId};
+use gpu_store::{MemoryStore, OpenError, RedbStore, Store, StoreId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cli::args::ServeArgs;
+use crate::offline;
 use crate::owner::{Owner, OwnerFile};
 use config::Config;
 use devices::{Devices, ReadNow};
@@ -159,7 +160,7 @@ async fn serve_as(
     let (read_now, wanted) = devices::read_now();
     let disk = Arc::new(Disk::new(config.policy_watch()));
     let files = match &safe {
-        Some(_) => Err(policy::NOT_READ.to_owned()),
+        Some(_) => Err(gpu_bridge::SAFE_START.to_owned()),
         None => policy::read(&config),
     };
     let policy = match &safe {
@@ -192,7 +193,14 @@ async fn serve_as(
         &reloader.state(),
         safe.as_deref(),
     );
-    tokio::spawn(tell_when_ready(started.handle.clone(), began, started.kept));
+    match is_safe {
+        true => tell_ready(began, started.kept, ", none is granted: safe start"),
+        false => drop(tokio::spawn(tell_when_ready(
+            started.handle.clone(),
+            began,
+            started.kept,
+        ))),
+    }
 
     let app = App {
         handle: started.handle.clone(),
@@ -349,7 +357,13 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Trouble> {
         return Ok(Arc::new(MemoryStore::new(id)));
     }
     let path = config.state_dir.join(STORE_FILE);
-    let store = RedbStore::open(&path, id)?;
+    let store = RedbStore::open(&path, id).map_err(|error| match &error {
+        OpenError::InUse { .. } => {
+            let owner = offline::owner_of(&config.state_dir).unwrap_or_default();
+            Trouble::in_use(format!("{error}{owner}\nhint: {}", error.hint()))
+        }
+        _ => Trouble::from(error),
+    })?;
     if let Some(done) = store.compacted() {
         let (before, after) = (Bytes(done.before_bytes), Bytes(done.after_bytes));
         tracing::info!("the store was mostly empty: {before} became {after}");
@@ -441,7 +455,7 @@ fn introduce(
     if let Some(socket) = &config.socket {
         eprintln!("socket    {}", socket.display());
     }
-    eprintln!("policies  {}", policies(config, reloads.watching));
+    eprintln!("policies  {}", policies(config, reloads.watching, safe));
     match config.ephemeral {
         true => eprintln!("state     none: leases die with this process"),
         false => eprintln!("state     {}", config.state_dir.display()),
@@ -449,7 +463,9 @@ fn introduce(
     introduce_settings(config, reloads);
     if config.dev {
         eprintln!("dev mode  every caller of this host may do everything, without a token");
-        eprintln!("          a saved policy is applied at once, whatever it drains or ends");
+        if safe.is_none() {
+            eprintln!("          a saved policy is applied at once, whatever it drains or ends");
+        }
     }
     if started.rebooted {
         eprintln!("the host was booted since: the leases of before have ended");
@@ -477,19 +493,24 @@ async fn tell_when_ready(handle: Handle, began: Instant, recovered: usize) {
         }
         tokio::time::sleep(READY_EVERY).await;
     }
+    tell_ready(began, recovered, "");
+}
+
+fn tell_ready(began: Instant, recovered: usize, but: &str) {
     let took = began.elapsed().as_millis();
     let leases = match recovered {
         1 => "1 lease".to_owned(),
         leases => format!("{leases} leases"),
     };
-    eprintln!("ready     in {took} ms, {leases} recovered");
+    eprintln!("ready     in {took} ms, {leases} recovered{but}");
 }
 
 /// Where policies are from and whether saves are applied.
-fn policies(config: &Config, watching: bool) -> String {
-    let watch = match watching {
-        true => "hot reload",
-        false => "read at start and on request",
+fn policies(config: &Config, watching: bool, safe: Option<&str>) -> String {
+    let watch = match (safe, watching) {
+        (Some(_), _) => "not read: safe start",
+        (None, true) => "hot reload",
+        (None, false) => "read at start and on request",
     };
     let roots = config.policy_roots.iter();
     let roots: Vec<_> = roots.map(|root| root.display().to_string()).collect();
@@ -513,9 +534,9 @@ fn introduce_settings(config: &Config, reloads: &ReloadState) {
 /// What a person has to know who finds that nothing is granted.
 fn introduce_safe_start(why: &str) {
     eprintln!("safe start: {why}");
-    eprintln!("  held leases are kept and can be renewed and released; nothing is granted,");
+    eprintln!("  {};", gpu_bridge::SAFE_START);
     eprintln!(
-        "  no device is looked at, no process is signalled; the last good policy is in force, no policy file is read"
+        "  held leases are kept and can be renewed and released, no process is signalled, the last good policy is in force"
     );
     eprintln!("hint: {}", gpu_bridge::SAFE_START_HINT);
 }

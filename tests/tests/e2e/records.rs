@@ -1,7 +1,8 @@
 //! What was: told by the broker while it runs, by its store when it does not, and by neither to be wrong.
 
 use gpu_api::{EndReason, History, UsageReport};
-use gpu_manager_tests::{Host, eventually};
+use gpu_manager_tests::{Host, Process, eventually};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// The events that `history` prints as JSON.
@@ -68,6 +69,103 @@ fn history_and_usage_outlive_the_broker() {
     let after = usage(&host, &["--by", "user,device"]);
     let sum = |report: &UsageReport| report.rows.iter().map(|row| row.held_ms).sum::<u64>();
     assert!(sum(&after) >= sum(&left), "what was counted stays counted");
+}
+
+#[test]
+fn a_device_of_the_history_is_named_by_its_id_or_said_to_be_none() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    let lease = broker.grant(&json!({"memory": "4GiB"}));
+    let unknown = host.run(&["history", "--device", "7"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (2, ""));
+    assert!(
+        unknown.stderr.contains("there is no device `7`"),
+        "{}",
+        unknown.stderr
+    );
+    broker.kill();
+
+    let id = &lease.allocations[0].device;
+    let state_dir = host.state_dir();
+    let on = |device: &str| {
+        let dir = state_dir.to_str().unwrap();
+        host.run(&["history", "--device", device, "--state-dir", dir])
+    };
+    let of_id = on(id);
+    assert!(of_id.stdout.contains(&lease.id), "{}", of_id.stdout);
+    assert_eq!(on("sim-").stdout, of_id.stdout);
+    for none in ["0", "sim", "GPU-"] {
+        let refused = on(none);
+        assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{none}");
+        assert!(
+            refused.stderr.contains("not its index"),
+            "{}",
+            refused.stderr
+        );
+    }
+    let leases = host.run(&["leases", "--state-dir", state_dir.to_str().unwrap()]);
+    assert!(
+        leases.stdout.contains(id.as_str()),
+        "no index is known: {}",
+        leases.stdout
+    );
+}
+
+#[test]
+fn a_broker_that_hangs_is_said_to_be_there_and_one_without_a_store_to_be_nowhere() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    broker.process().signal(Signal::STOP);
+    let verbs = ["status", "history", "usage", "leases", "devices", "queue"];
+    // All at once, as each has its patience.
+    for hung in verbs.map(|verb| host.cli(&[verb])) {
+        let hung = hung.wait();
+        assert_eq!((hung.code, hung.stdout.as_str()), (3, ""));
+        for part in ["lives, but does not answer within 5 s", "--takeover"] {
+            assert!(hung.stderr.contains(part), "{}", hung.stderr);
+        }
+    }
+    broker.process().signal(Signal::CONT);
+    assert_eq!(host.run(&["status"]).code, 0);
+    broker.stop();
+    let empty = host.run(&["history", "--state-dir", "/nowhere"]);
+    assert_eq!(empty.code, 3);
+    for part in ["no broker answers", "no store `/nowhere/store.redb`"] {
+        assert!(empty.stderr.contains(part), "{}", empty.stderr);
+    }
+}
+
+#[test]
+fn whoever_names_a_state_directory_is_told_whose_it_is() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    let lease = broker.grant(&json!({"memory": "4GiB"}));
+    let pid = format!("pid {}, it listens at unix:/", broker.process().pid());
+    let second = host.serve(&[]).wait();
+    assert_eq!(second.code, 9);
+    assert!(second.stderr.contains(&pid), "{}", second.stderr);
+
+    let state_dir = host.state_dir();
+    let dir = ["--state-dir", state_dir.to_str().unwrap()];
+    for verb in ["status", "leases", "history", "usage"] {
+        let mut command = host.command();
+        command.arg(verb).args(dir);
+        let found = Process::start(command, host.dir()).wait();
+        assert_eq!(found.code, 0, "{}", found.stderr);
+        assert!(
+            !found.stderr.contains("no broker answers"),
+            "{}",
+            found.stderr
+        );
+        assert!(verb != "leases" || found.stdout.contains(&lease.id));
+    }
+    let mut elsewhere = host.command();
+    elsewhere
+        .args(["status", "--url", "unix:/nowhere.sock"])
+        .args(dir);
+    let elsewhere = Process::start(elsewhere, host.dir()).wait();
+    assert_eq!(elsewhere.code, 3);
+    assert!(elsewhere.stderr.contains(&pid), "{}", elsewhere.stderr);
 }
 
 #[test]

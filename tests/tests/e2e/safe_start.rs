@@ -4,7 +4,7 @@ use std::process::Command;
 
 use gpu_api::{BrokerState, DiskState, LeaseState, paths};
 use gpu_client::IdempotencyKey;
-use gpu_manager_tests::{Host, Process, Request, eventually, is_alive, problem};
+use gpu_manager_tests::{Broker, Host, Process, Request, eventually, is_alive, problem};
 use serde_json::json;
 
 #[test]
@@ -89,15 +89,20 @@ fn after_three_kills_the_next_start_is_safe_and_after_a_stop_in_order_it_is_not(
         shown.stdout
     );
     assert!(shown.stdout.contains("hint: "), "{}", shown.stdout);
-    let reloaded = host.run(&["reload"]);
-    assert_eq!(reloaded.code, 1, "{}{}", reloaded.stdout, reloaded.stderr);
-    let refused = host.run(&["acquire", "--memory", "1GiB"]);
-    assert_eq!(refused.code, 3, "{}", refused.stderr);
-    assert!(
-        refused.stderr.contains("started safe"),
-        "{}",
-        refused.stderr
-    );
+    for verb in [&["reload"][..], &["acquire", "--memory", "1GiB"]] {
+        let refused = host.run(verb);
+        assert_eq!(
+            refused.code, 1,
+            "it answers, and says no: {}",
+            refused.stderr
+        );
+        assert!(
+            refused.stderr.contains("started safe"),
+            "{}",
+            refused.stderr
+        );
+    }
+    nothing_false_is_said(&host, &safe, &held.allocations[0].device);
 
     assert_eq!(safe.stop().code, 0);
     host.write_policy(gpu_manager_tests::POLICY);
@@ -105,6 +110,32 @@ fn after_three_kills_the_next_start_is_safe_and_after_a_stop_in_order_it_is_not(
     assert_eq!(broker.status().state, BrokerState::Serving);
     assert_eq!(broker.lease(&held.id).fence, held.fence);
     assert!(broker.grant(&json!({"memory": "1GiB"})).fence > held.fence);
+}
+
+/// What is not looked at is not said to be known, empty, or waiting for a reload.
+fn nothing_false_is_said(host: &Host, safe: &Broker, device: &str) {
+    let banner = safe.process().stderr();
+    assert!(banner.contains("(not read: safe start)"), "{banner}");
+    assert!(
+        banner.contains("1 lease recovered, none is granted"),
+        "{banner}"
+    );
+    for not in ["read at start", "hot reload", "is applied at once"] {
+        assert!(!banner.contains(not), "`{not}`: {banner}");
+    }
+    let safely = "started safe: it grants nothing, looks at no device and reads no policy file";
+    for (verb, says) in [
+        ("watches", "no policy files are watched\n"),
+        ("devices", "no devices are known\n"),
+        ("queue", ""),
+        ("leases", device),
+    ] {
+        let ran = host.run(&[verb]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(ran.stdout.contains(says), "{}", ran.stdout);
+        assert!(ran.stderr.contains(safely), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("gpu-manager reload"), "{}", ran.stderr);
+    }
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub(super) async fn trigger(
     headers: HeaderMap,
     OptionalJson(asked): OptionalJson<ReloadRequest>,
 ) -> Answer {
+    if let Some(problem) = bridge.safe_start() {
+        return Err(problem.into());
+    }
     let confirm = asked.confirm.map(gpu_api::Text::into_string);
     let options = ReloadOptions {
         confirm: confirm.map(|hash| whole_hash(&bridge, hash)),

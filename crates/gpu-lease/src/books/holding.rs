@@ -637,5 +637,10 @@ fn emergency_text(emergency: &Emergency, count: usize) -> String {
         (false, true) => " and their processes are signalled",
         (false, false) => "",
     };
-    format!("{count} leases are ended{mode}: {}", emergency.reason)
+    let leases = match count {
+        0 => return format!("no lease is ended: {}", emergency.reason),
+        1 => String::from("1 lease is ended"),
+        count => format!("{count} leases are ended"),
+    };
+    format!("{leases}{mode}: {}", emergency.reason)
 }

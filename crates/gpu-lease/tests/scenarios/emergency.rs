@@ -24,6 +24,19 @@ fn all_means_holders_and_waiters() {
 }
 
 #[test]
+fn an_emergency_counts_as_people_do() {
+    world()
+        .device("gpu-0", 24)
+        .emergency(Targets::All, |_| {})
+        .ask(whole("a"))
+        .emergency(Targets::All, |_| {})
+        .heard(
+            EventKind::EmergencyRelease,
+            &["no lease is ended: fire", "1 lease is ended: fire"],
+        );
+}
+
+#[test]
 fn devices_and_leases_can_be_named() {
     let mut named = world();
     named

@@ -1,5 +1,7 @@
 //! What every verb that talks to a broker has at hand.
 
+use std::path::Path;
+
 use gpu_api::{DiskState, PolicyStatus};
 use gpu_client::{Client, Endpoint};
 use jiff::Timestamp;
@@ -7,6 +9,7 @@ use jiff::Timestamp;
 use crate::cli::args::BrokerArgs;
 use crate::cli::exit::Failure;
 use crate::cli::output::{Paint, clean, note};
+use crate::offline;
 
 const SHORT_HASH_CHARS: usize = 12;
 
@@ -20,6 +23,8 @@ pub(crate) struct Context {
     /// Whether somebody said where the broker is: then no other will do.
     pub(crate) is_stated: bool,
     token: Option<String>,
+    /// The caller said where the broker is.
+    is_said: bool,
 }
 
 impl Context {
@@ -32,6 +37,7 @@ impl Context {
         let client = Client::discover(url.as_deref(), token.as_deref())
             .map_err(|error| Failure::usage(error.to_string()))?;
         Ok(Self {
+            is_said: url.is_some(),
             client,
             paint: Paint::for_stdout(),
             is_stated: url.is_some(),
@@ -79,25 +85,41 @@ impl Context {
         })
     }
 
+    /// The broker that has the state directory of a caller who names that and no address; else as it is.
+    pub(crate) fn of_state_dir(&self, dir: Option<&Path>) -> Self {
+        let endpoint = dir.filter(|_| !self.is_said).and_then(offline::endpoint_of);
+        let of_dir = endpoint.and_then(|endpoint| self.at(endpoint));
+        of_dir.unwrap_or_else(|| self.clone())
+    }
+
     /// Wall time, for `3m ago`.
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp::now()
     }
 
-    /// Says so in a line each if nothing is granted, and if the policy on disk is not the one in force.
+    /// Says so in a line if the broker started safe, or else if the policy on disk is not the one in force.
     pub(crate) async fn note_disk_state(&self) {
         let Ok(status) = self.client.status().await else {
             return;
         };
-        if let Some(why) = &status.safe_start {
-            note(&format!(
-                "the broker started safe and grants nothing: {}; `gpu-manager status` says what to do",
+        match &status.safe_start {
+            Some(why) => note(&format!(
+                "{} ({}); `gpu-manager status` says what to do",
+                gpu_bridge::SAFE_START,
                 clean(why)
-            ));
+            )),
+            None => {
+                if let Some(line) = disk_note(&status.policy) {
+                    note(&line);
+                }
+            }
         }
-        if let Some(line) = disk_note(&status.policy) {
-            note(&line);
-        }
+    }
+
+    /// Whether the broker started safe: what it does not know then is no news of this host.
+    pub(crate) async fn started_safe(&self) -> bool {
+        let status = self.client.status().await;
+        status.is_ok_and(|status| status.safe_start.is_some())
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) const OK: u8 = 0;
 pub(crate) const REFUSED: u8 = 1;
 /// The arguments are not understood. `run` says [`OWN_FAILURE`] instead.
 pub(crate) const USAGE: u8 = 2;
-/// No broker answers. `run` says [`OWN_FAILURE`] instead.
+/// No broker answers, or it is on its way up or out. `run` says [`OWN_FAILURE`] instead.
 pub(crate) const NO_BROKER: u8 = 3;
 /// `gpu-manager --hot-reload` found no broker, started one, and that one stopped well.
 pub(crate) const STARTED: u8 = 4;
@@ -44,7 +44,7 @@ Exit codes:
   0    done as asked
   1    the broker says no, what was checked has errors, or `policy diff` found a difference
   2    the arguments are not understood
-  3    no broker answers
+  3    no broker answers, or it is on its way up or out
   4    --hot-reload started a broker, and that one stopped well
   5    a policy waits for a confirmation: it would touch held leases
   6    the policy or the plan is not the one that was expected: nothing changed
@@ -107,6 +107,13 @@ impl Failure {
         self
     }
 
+    /// With one more thing that is so.
+    #[must_use]
+    pub(crate) fn and(mut self, also: &str) -> Self {
+        self.message = format!("{}; {also}", self.message);
+        self
+    }
+
     /// The same failure of a supervisor, whose codes below 124 are the child's.
     #[must_use]
     pub(crate) fn of_supervisor(mut self) -> Self {
@@ -136,7 +143,10 @@ impl From<ClientError> for Failure {
             ),
             ClientError::NotABroker { .. } => Self::new(NO_BROKER, error.to_string())
                 .hint("another program has this port: say where the broker is with GPU_MANAGER_URL"),
-            ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()),
+            ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()).hint(
+                "see what it does (its log, `ps`); `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host",
+            ),
+            ClientError::Lost { .. } => Self::new(NO_BROKER, error.to_string()),
             ClientError::Problem(problem) => {
                 let failure = Self::new(code_of(problem.code), problem.detail.clone());
                 match hint_of(problem.code).or(problem.hint.as_deref()) {
@@ -166,7 +176,7 @@ fn code_of(code: ErrorCode) -> u8 {
     match code {
         ErrorCode::DoesNotFit | ErrorCode::WaitOver => WAIT_OVER,
         ErrorCode::PolicyChanged => MOVED,
-        ErrorCode::Recovering | ErrorCode::SafeStart | ErrorCode::ShuttingDown => NO_BROKER,
+        ErrorCode::Recovering | ErrorCode::ShuttingDown => NO_BROKER,
         ErrorCode::BadJson
         | ErrorCode::BadRequest
         | ErrorCode::BodyTooLarge
@@ -185,6 +195,8 @@ fn code_of(code: ErrorCode) -> u8 {
         | ErrorCode::PolicyReadOnly
         | ErrorCode::QueueFull
         | ErrorCode::RequestTimeout
+        // It answers, and says no until a person has looked after it.
+        | ErrorCode::SafeStart
         | ErrorCode::TooManyReloads
         | ErrorCode::Unauthorized
         | ErrorCode::UnsupportedMediaType
@@ -219,6 +231,7 @@ mod tests {
             (ErrorCode::Denied, REFUSED, OWN_FAILURE),
             (ErrorCode::PolicyChanged, MOVED, OWN_FAILURE),
             (ErrorCode::Recovering, NO_BROKER, OWN_FAILURE),
+            (ErrorCode::SafeStart, REFUSED, OWN_FAILURE),
         ];
         for (code, alone, supervising) in table {
             let failure = Failure::from(ClientError::Problem(Box::new(Problem::new(code, "x"))));

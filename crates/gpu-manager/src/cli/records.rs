@@ -18,6 +18,7 @@ use crate::offline;
 
 /// Prints the latest events that are asked for, oldest first.
 pub(crate) async fn history(context: &Context, args: HistoryArgs) -> Done {
+    let context = &context.of_state_dir(args.stored.state_dir.as_deref());
     let mut query = HistoryQuery {
         lease: args.lease,
         device: args.device,
@@ -27,10 +28,11 @@ pub(crate) async fn history(context: &Context, args: HistoryArgs) -> Done {
     };
     let mut latest = Latest::of(args.limit);
     match all(context, &mut query, &mut latest).await {
-        Ok(()) => {}
+        Ok(Some(unknown)) if latest.events.is_empty() => return Err(unknown),
+        Ok(_) => {}
         Err(error) => {
-            let stored = |dir: Option<&_>| offline::history(dir, &query);
-            let events = show::stored(args.stored.state_dir.as_deref(), error, stored)?;
+            let stored = |dir: Option<&_>| offline::history(dir, &query, target::stored_device);
+            let events = show::stored(args.stored.state_dir.as_deref(), error, stored)??;
             latest = Latest::of(args.limit);
             latest.extend(events);
         }
@@ -54,6 +56,7 @@ pub(crate) async fn history(context: &Context, args: HistoryArgs) -> Done {
 
 /// Prints who held what for how long.
 pub(crate) async fn usage(context: &Context, args: UsageArgs) -> Done {
+    let context = &context.of_state_dir(args.stored.state_dir.as_deref());
     let query = gpu_api::UsageQuery {
         by: args.by,
         since: args.since,
@@ -72,22 +75,25 @@ pub(crate) async fn usage(context: &Context, args: UsageArgs) -> Done {
     Ok(exit::OK)
 }
 
-/// Follows the pages to the end of the history.
+/// Follows the pages to the end of the history. Answers why the device of `query` is none that there is: one
+/// that is not there any more is known by its whole id, and there may be events of it.
 async fn all(
     context: &Context,
     query: &mut HistoryQuery,
     latest: &mut Latest,
-) -> Result<(), ClientError> {
+) -> Result<Option<Failure>, ClientError> {
+    let mut unknown = None;
     if let Some(device) = &query.device {
-        let named = target::device_id(context, device).await.ok();
-        // One that is not there any more is known by its whole id.
-        query.device = named.and_then(|id| id.parse().ok()).or(query.device.take());
+        match target::resolve(&context.client.devices().await?, device) {
+            Ok(id) => query.device = id.parse().ok(),
+            Err(failure) => unknown = Some(failure),
+        }
     }
     loop {
         let page = context.client.history(query).await?;
         latest.extend(page.events);
         let Some(next) = page.next else {
-            return Ok(());
+            return Ok(unknown);
         };
         query.after = next.parse().ok();
     }
@@ -210,16 +216,23 @@ fn total(report: &UsageReport, names: usize) -> impl Iterator<Item = Cell> {
 fn amounts(held_ms: u64, byte_hours: u64) -> [String; 2] {
     const GIB: u64 = 1 << 30;
     const HOUR_MS: u64 = 3_600_000;
-    [
-        in_hundredths(held_ms, HOUR_MS),
-        in_hundredths(byte_hours, GIB),
-    ]
+    [in_units(held_ms, HOUR_MS), in_units(byte_hours, GIB)]
 }
 
-/// `number` in units of `one`, to the nearest hundredth.
-fn in_hundredths(number: u64, one: u64) -> String {
-    let hundredths = (u128::from(number) * 100 + u128::from(one) / 2) / u128::from(one);
-    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+/// `number` in units of `one`, to the nearest hundredth; of little, to the nearest hundred-thousandth.
+fn in_units(number: u64, one: u64) -> String {
+    let digits = if number < one / 10 { 5 } else { 2 };
+    let parts = 10_u128.pow(digits);
+    let count = (u128::from(number) * parts + u128::from(one) / 2) / u128::from(one);
+    match number {
+        0 => "0.00".to_owned(),
+        _ => format!(
+            "{}.{:0width$}",
+            count / parts,
+            count % parts,
+            width = digits as usize
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -255,7 +268,7 @@ mod tests {
             "held since 2026-01-01 18:00:00Z\n\
              USER   DEVICE  DEVICE HOURS  GIB HOURS\n\
              ann    GPU-1           1.50      36.00\n\
-             bo     GPU-2           0.01       0.24\n\
+             bo     GPU-2        0.01000       0.24\n\
              total                  1.51      36.24\n"
         );
         report.rows.clear();

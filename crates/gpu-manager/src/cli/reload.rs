@@ -67,6 +67,7 @@ pub(crate) async fn watches(context: &Context, args: JsonArgs) -> Done {
     match (args.json, &state.watch) {
         (true, watch) => print_json(watch)?,
         (false, Some(watch)) => print(&watch::render(watch, context.now(), context.paint))?,
+        (false, None) if context.started_safe().await => print("no policy files are watched\n")?,
         (false, None) => print("no policy files are watched: the policy is built in\n")?,
     }
     context.note_disk_state().await;

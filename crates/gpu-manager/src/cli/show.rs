@@ -30,6 +30,9 @@ pub(crate) async fn devices(context: &Context, args: JsonArgs) -> Done {
     let devices = context.client.devices().await?;
     match args.json {
         true => print_json(&DeviceList { devices })?,
+        false if devices.is_empty() && context.started_safe().await => {
+            print("no devices are known\n")?;
+        }
         false => print(&device::render(&devices, context.now(), context.paint))?,
     }
     context.note_disk_state().await;
@@ -38,6 +41,7 @@ pub(crate) async fn devices(context: &Context, args: JsonArgs) -> Done {
 
 /// Lists the leases; without a broker, those in its store.
 pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
+    let context = &context.of_state_dir(args.stored.state_dir.as_deref());
     let mut leases = match context.client.all_leases(!args.all).await {
         Ok(leases) => {
             context.note_disk_state().await;
@@ -81,11 +85,14 @@ pub(crate) async fn queue(context: &Context, args: JsonArgs) -> Done {
 
 /// Shows the broker; without one, what its store says.
 pub(crate) async fn status(context: &Context, args: StoredArgs) -> Done {
+    let context = &context.of_state_dir(args.state_dir.as_deref());
     match context.client.status().await {
         Ok(status) if args.output.json => print_json(&status)?,
         Ok(status) => {
             print(&status::render(&status, context.now(), context.paint))?;
-            if let Some(line) = disk_note(&status.policy) {
+            // A broker that started safe has said above that it reads no policy file.
+            let line = disk_note(&status.policy).filter(|_| status.safe_start.is_none());
+            if let Some(line) = line {
                 note(&line);
             }
         }
@@ -146,7 +153,11 @@ pub(crate) fn stored<T>(
             ));
             Ok(stored)
         }
-        Ok(None) => Err(error.into()),
+        Ok(None) => {
+            let path = offline::store_path(state_dir);
+            let also = format!("there is no store `{}` either", path.display());
+            Err(Failure::from(error).and(&also))
+        }
         Err(why) => Err(Failure::new(exit::NO_BROKER, format!("{error}; {why}"))),
     }
 }

@@ -1,5 +1,7 @@
 //! Which device a person means.
 
+use std::collections::BTreeSet;
+
 use gpu_api::Device;
 
 use crate::cli::context::Context;
@@ -24,7 +26,8 @@ pub(crate) async fn device_ids(
     texts.iter().map(|text| resolve(&devices, text)).collect()
 }
 
-fn resolve(devices: &[Device], text: &str) -> Result<String, Failure> {
+/// The id of the device of `devices` that `text` names: an id, an index, or the beginning of one id.
+pub(crate) fn resolve(devices: &[Device], text: &str) -> Result<String, Failure> {
     if devices.iter().any(|device| device.id == text) {
         return Ok(text.to_owned());
     }
@@ -44,6 +47,34 @@ fn resolve(devices: &[Device], text: &str) -> Result<String, Failure> {
             "more than one device begins with `{text}`"
         ))),
         (None, _) => Err(unknown(devices, text)),
+    }
+}
+
+/// The id that `text` names among the `ids` that a store knows, which has no indices: an id, or the beginning of
+/// one.
+pub(crate) fn stored_device(ids: &BTreeSet<String>, text: &str) -> Result<String, Failure> {
+    if ids.contains(text) {
+        return Ok(text.to_owned());
+    }
+    let long_enough = text.chars().count() >= PREFIX_CHARS_MIN;
+    let mut beginning = ids.iter().filter(|id| long_enough && id.starts_with(text));
+    match (beginning.next(), beginning.next()) {
+        (Some(id), None) => Ok(id.clone()),
+        _ => Err(not_stored(ids, text)),
+    }
+}
+
+fn not_stored(ids: &BTreeSet<String>, text: &str) -> Failure {
+    let failure = Failure::usage(format!(
+        "no event of the store is about one device `{text}`"
+    ));
+    let known: Vec<&str> = ids.iter().map(String::as_str).collect();
+    match known.is_empty() {
+        true => failure.hint("no event is about a device"),
+        false => failure.hint(format!(
+            "without a broker a device is named by its id or its first {PREFIX_CHARS_MIN} characters or more, not its index; there are {}",
+            known.join(", ")
+        )),
     }
 }
 
@@ -83,5 +114,17 @@ mod tests {
         assert_eq!(resolve("GPU-"), None, "two begin with it");
         assert_eq!(resolve("GP"), None, "too short");
         assert_eq!(resolve("9"), None);
+    }
+
+    #[test]
+    fn a_device_of_a_store_is_named_by_its_id_or_the_beginning() {
+        let ids = ["GPU-aaaa1111", "GPU-bbbb2222"];
+        let ids: BTreeSet<String> = ids.map(str::to_owned).into();
+        let stored = |text: &str| stored_device(&ids, text).ok();
+        assert_eq!(stored("GPU-aaaa1111"), Some("GPU-aaaa1111".to_owned()));
+        assert_eq!(stored("GPU-b"), Some("GPU-bbbb2222".to_owned()));
+        for none in ["0", "GPU-", "GP", "sim-0"] {
+            assert_eq!(stored(none), None, "{none}");
+        }
     }
 }

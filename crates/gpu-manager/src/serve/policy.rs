@@ -17,9 +17,6 @@ use parking_lot::Mutex;
 use super::config::Config;
 use super::disk::{Disk, built_in};
 
-/// Why policy files are not looked at by a broker that started safe.
-pub(super) const NOT_READ: &str =
-    "this broker started safe and reads no policy files until it is stopped and started again";
 /// How often it is looked whether something of the policy has come due.
 const TICK_EVERY: Duration = Duration::from_secs(1);
 
@@ -81,7 +78,7 @@ pub(super) fn reloader(
             watching: false,
             ..start
         };
-        let read = Box::new(|| Err(NOT_READ.to_owned()));
+        let read = Box::new(|| Err(gpu_bridge::SAFE_START.to_owned()));
         return Ok(Reloader::new(handle, read, overrides(config)?, start));
     }
     let read = Box::new(move || disk.read());

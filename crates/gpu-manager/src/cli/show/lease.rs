@@ -1,6 +1,6 @@
 //! Leases as rows and as lines.
 
-use gpu_api::{Bytes, Drain, EndReason, Lease, LeaseState, ReclaimPhase, Span};
+use gpu_api::{Allocation, Bytes, Drain, EndReason, Lease, LeaseState, ReclaimPhase, Span};
 use jiff::Timestamp;
 
 use crate::cli::output::{Tone, clean, until};
@@ -54,7 +54,10 @@ pub(crate) fn holdings(lease: &Lease) -> String {
         } else {
             Bytes(held.memory).to_string()
         };
-        format!("{size} of GPU {} ({})", held.index, held.device)
+        match is_known(held) {
+            true => format!("{size} of GPU {} ({})", held.index, held.device),
+            false => format!("{size} of {}", held.device),
+        }
     });
     match lease.allocations.is_empty() {
         true => "nothing".to_owned(),
@@ -115,7 +118,10 @@ fn row(lease: &Lease, now: Timestamp) -> [Cell; 9] {
     let devices: Vec<String> = lease
         .allocations
         .iter()
-        .map(|held| held.index.to_string())
+        .map(|held| match is_known(held) {
+            true => held.index.to_string(),
+            false => held.device.clone(),
+        })
         .collect();
     let devices = match lease.state {
         LeaseState::Waiting => "-".to_owned(),
@@ -132,6 +138,11 @@ fn row(lease: &Lease, now: Timestamp) -> [Cell; 9] {
         age(lease, now).into(),
         note(lease, now).into(),
     ]
+}
+
+/// A broker that has not seen its devices, and a store, know of one no more than its id.
+fn is_known(held: &Allocation) -> bool {
+    !held.name.is_empty()
 }
 
 fn memory(lease: &Lease) -> String {

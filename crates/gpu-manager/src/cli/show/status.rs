@@ -138,12 +138,13 @@ pub(crate) fn stored_json(stored: &Stored) -> serde_json::Value {
 
 fn policy(status: &Status) -> String {
     let policy = &status.policy;
-    let watched = if policy.watched {
-        "watched"
-    } else {
-        "not watched"
+    let watched = match (&status.safe_start, policy.watched) {
+        (Some(_), _) => "not read since the start",
+        (None, true) => "watched",
+        (None, false) => "not watched",
     };
     let disk = match policy.disk {
+        _ if status.safe_start.is_some() => "",
         DiskState::Differs => ", another one on disk",
         DiskState::Failing => ", on disk one that does not compile",
         DiskState::Pending => ", another one on disk waits for a confirmation",
