@@ -126,12 +126,13 @@ impl World {
 
     /// A life begins on the disk as it is.
     pub(super) fn begin(&mut self, dice: &mut Dice) -> Checked {
+        // A commit that was cut and got through is judged by what was done before it.
+        let store = WatchedStore::open(self.disk.clone(), self.watch.clone())?;
         // The files may be others, and a start is a switch to them.
         self.watch.lock().oracle.acts = Acts {
             operator: false,
             policy: true,
         };
-        let store = WatchedStore::open(self.disk.clone(), self.watch.clone())?;
         let config = Config {
             store: Arc::new(store),
             clock: self.clock.clone(),
