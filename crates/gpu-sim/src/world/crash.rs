@@ -39,9 +39,10 @@ impl World {
     fn end_next_commit(&mut self, ending: Ending) -> Checked {
         self.say(|| format!("the next commit ends {ending:?}"));
         self.watch.lock().ending = Some(ending);
-        if let Ending::Torn(operations) = ending {
-            self.disk.fail_after(Some(operations));
-        }
+        self.disk.fail_after(match ending {
+            Ending::Torn(operations) => Some(operations),
+            Ending::Before | Ending::After => None,
+        });
         Ok(())
     }
 

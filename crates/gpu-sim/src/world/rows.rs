@@ -206,16 +206,13 @@ impl Store for WatchedStore {
             cause: StorageFault::Io,
             detail: detail.to_owned(),
         };
-        match ending {
-            None | Some(Ending::After) => self.redb.commit(batch)?,
-            Some(Ending::Before) => return Err(died("the process died before the commit")),
-            Some(Ending::Torn(_)) => {
-                // The disk was told when to fail; what gets through is found out when it is opened again.
-                if let Err(error) = self.redb.commit(batch) {
-                    watch.perhaps = Some(Cut::of(batch));
-                    return Err(error);
-                }
-            }
+        if ending == Some(Ending::Before) {
+            return Err(died("the process died before the commit"));
+        }
+        if let Err(error) = self.redb.commit(batch) {
+            // The disk was told when to fail; what got through is found out when it is opened again.
+            watch.perhaps = Some(Cut::of(batch));
+            return Err(error);
         }
         watch.commits += 1;
         watch.was_written(batch);
