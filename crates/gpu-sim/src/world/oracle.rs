@@ -252,8 +252,9 @@ impl Oracle {
                     format!("{reason} for no reason: {before:?}")
                 })
             }
-            EndReason::Denied => require(self.acts.policy, || {
-                format!("{id} was denied, and no policy changed: {before:?}")
+            // By a policy, or by the devices that are left: a quota may be too small for those.
+            EndReason::Denied => require(before.waiting().is_some(), || {
+                format!("{id} was held and is denied: {before:?}")
             }),
             EndReason::Emergency => require(self.acts.operator, || {
                 format!("{id} ended in an emergency that nobody called")
