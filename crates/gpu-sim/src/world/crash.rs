@@ -130,10 +130,14 @@ impl World {
         // A commit that was cut and got through is judged by what was done before it.
         let store = WatchedStore::open(self.disk.clone(), self.watch.clone())?;
         // The files may be others, and a start is a switch to them.
-        self.watch.lock().oracle.acts = Acts {
-            operator: false,
-            policy: true,
-        };
+        {
+            let oracle = &mut self.watch.lock().oracle;
+            oracle.boot = self.machine.boot_id();
+            oracle.acts = Acts {
+                operator: false,
+                policy: true,
+            };
+        }
         let config = Config {
             store: Arc::new(store),
             clock: self.clock.clone(),

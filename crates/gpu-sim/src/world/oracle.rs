@@ -37,6 +37,8 @@ pub(super) struct Oracle {
     pub(super) acts: Acts,
     /// Leases that their client gave back, cancelled, or is not there for any more.
     pub(super) let_go: BTreeSet<LeaseId>,
+    /// The boot that the broker of now, or of before the crash, runs in.
+    pub(super) boot: String,
     /// The boot in which each lease was first seen.
     boots: BTreeMap<LeaseId, String>,
     /// How leases ended, by reason.
@@ -119,7 +121,7 @@ impl Oracle {
             if let Some(grant) = lease.held() {
                 self.promise(lease.id, grant.expires.boot);
             }
-            let boot = || machine.boot_id();
+            let boot = || self.boot.clone();
             self.boots.entry(lease.id).or_insert_with(boot);
             if let Some(before) = before {
                 self.ends_rightly(before, lease, at, &machine)?;
@@ -228,12 +230,9 @@ impl Oracle {
                 let let_go = self.let_go.contains(&id) || self.acts.operator;
                 require(let_go, || format!("nobody gave {id} back: {before:?}"))
             }
-            EndReason::HostRebooted => {
-                let boot = machine.boot_id();
-                require(self.boots.get(&id) != Some(&boot), || {
-                    format!("{id} is of this boot, and ended with an earlier one")
-                })
-            }
+            EndReason::HostRebooted => require(self.boots.get(&id) != Some(&self.boot), || {
+                format!("{id} is of this boot, and ended with an earlier one")
+            }),
             EndReason::MaxHold => {
                 let until = before.held().and_then(|grant| grant.hold_until);
                 let due = until.is_some_and(|until| until.boot <= at.boot);
