@@ -433,7 +433,7 @@ mod tests {
         let (code, reason) = shown(Some("3 starts"), Cause::Recovering);
         assert_eq!(code, "safe_start");
         assert!(
-            reason.contains("started safe") && reason.ends_with("3 starts"),
+            reason.contains("started safe") && reason.contains("3 starts"),
             "{reason}"
         );
         let (code, _) = shown(Some("3 starts"), Cause::Behind(LeaseId::from_bits(1)));
