@@ -3,7 +3,7 @@
 use gpu_broker::{AcquireError, LeaseCommandError, Unavailable};
 use gpu_lease::{Command, Emergency, EndReason, LeaseError, LeaseId, Ms, Targets};
 
-use crate::world::{World, patient, request, until};
+use crate::world::{Asked, Said, World, patient, request, until};
 
 /// What the lanes of the inbox hold; the numbers are part of what clients meet.
 pub(crate) const ACQUIRE_MAX: usize = 4096;
@@ -32,16 +32,21 @@ fn a_full_lane_of_requests_is_overloaded_and_heartbeats_still_pass() {
     assert_eq!(granted, 80, "every request that was let in is decided");
 }
 
+/// A loop in the middle of a commit, for a request, and as many heartbeats of `id` behind it as may wait.
+fn full_of_heartbeats(world: &World, id: LeaseId) -> (Asked, Vec<Said>) {
+    world.store.hold();
+    let (_, first) = world.ask(request(1));
+    world.store.until_held();
+    let said = (0..CONTROL_MAX).map(|_| world.say(Command::Renew { id }));
+    (first, said.collect())
+}
+
 #[test]
 fn a_full_lane_of_commands_is_overloaded_and_loses_nothing_it_took() {
     let world = World::new();
     let lease = world.acquire(request(1));
-    world.store.hold();
-    let (_, first) = world.ask(request(1));
-    world.store.until_held();
-    let renewal = || world.say(Command::Renew { id: lease.id });
-    let said: Vec<_> = (0..CONTROL_MAX).map(|_| renewal()).collect();
-    let refused = world.wait(renewal());
+    let (first, said) = full_of_heartbeats(&world, lease.id);
+    let refused = world.wait(world.say(Command::Renew { id: lease.id }));
     assert!(matches!(
         refused,
         Err(LeaseCommandError::Unavailable(Unavailable::Overloaded))
@@ -59,12 +64,9 @@ fn a_full_lane_of_commands_is_overloaded_and_loses_nothing_it_took() {
 fn an_emergency_is_taken_where_heartbeats_are_not_and_goes_before_them() {
     let world = World::new();
     let lease = world.acquire(request(1));
-    world.store.hold();
-    let (_, first) = world.ask(request(1));
-    world.store.until_held();
-    let renewal = || world.say(Command::Renew { id: lease.id });
-    let said: Vec<_> = (0..CONTROL_MAX).map(|_| renewal()).collect();
-    assert!(world.wait(renewal()).is_err(), "there is no room");
+    let (first, said) = full_of_heartbeats(&world, lease.id);
+    let one_more = world.say(Command::Renew { id: lease.id });
+    assert!(world.wait(one_more).is_err(), "there is no room");
     let called: Vec<_> = (0..EMERGENCY_MAX)
         .map(|_| world.call(emergency(lease.id)))
         .collect();

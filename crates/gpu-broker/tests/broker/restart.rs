@@ -10,21 +10,11 @@ use gpu_lease::{
 use gpu_store::Store;
 
 use crate::store::{TestStore, Unreadable};
-use crate::world::{Rows, Setup, World, device, patient, queued, request, until};
+use crate::world::{Rows, Setup, World, device, on_every_store, patient, queued, request, until};
 
 const BATCH: &str = "[[class]]\nname = \"batch\"\n";
 const DRAINS_FOR_A_MINUTE: &str =
     "[reload]\nheld = \"drain\"\ngrace = \"60s\"\nconfirm = \"never\"\n";
-
-/// Runs a scenario on rows in memory and on rows in a file.
-fn on_every_store(scenario: impl Fn(Setup)) {
-    scenario(Setup::default());
-    let directory = tempfile::tempdir().unwrap();
-    scenario(Setup {
-        rows: Rows::Redb(directory.path().join("store.redb")),
-        ..Setup::default()
-    });
-}
 
 fn batch_job() -> Request {
     Request {

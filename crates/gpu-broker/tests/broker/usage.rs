@@ -3,23 +3,13 @@
 use gpu_broker::{EventFilter, Hour, UsageRow};
 use gpu_lease::{DeviceId, DeviceKey, EndReason, Lease, Ms, Request};
 
-use crate::world::{GIB, Rows, Setup, World, device, request, rest, until};
+use crate::world::{GIB, Setup, World, device, on_every_store, request, rest, until};
 
 /// Every broker here starts ten seconds before the end of this hour.
 const HOUR: u64 = 1_767_290_390_000 / 3_600_000;
 
 fn secs(secs: u64) -> Ms {
     Ms::from_secs(secs)
-}
-
-/// Runs a scenario on rows in memory and on rows in a file.
-fn on_every_store(scenario: impl Fn(Setup)) {
-    scenario(Setup::default());
-    let directory = tempfile::tempdir().unwrap();
-    scenario(Setup {
-        rows: Rows::Redb(directory.path().join("store.redb")),
-        ..Setup::default()
-    });
 }
 
 /// Hours after the first one, with the seconds held of each.

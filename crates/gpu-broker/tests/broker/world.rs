@@ -179,6 +179,16 @@ impl Setup {
     }
 }
 
+/// Runs a scenario on rows in memory and on rows in a file.
+pub(crate) fn on_every_store(scenario: impl Fn(Setup)) {
+    scenario(Setup::default());
+    let directory = tempfile::tempdir().unwrap();
+    scenario(Setup {
+        rows: Rows::Redb(directory.path().join("store.redb")),
+        ..Setup::default()
+    });
+}
+
 /// The files of a policy that says `text` and nothing else.
 pub(crate) fn files(text: &str) -> Vec<SourceFile> {
     vec![SourceFile::new(

@@ -288,14 +288,14 @@ fn count(number: usize, one: &str, many: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use clap::Parser;
     use gpu_api::DeviceProcess;
 
     use super::*;
     use crate::cli::args::{Cli, Command};
 
-    fn args(line: &str) -> ReleaseArgs {
+    pub(in crate::cli) fn args(line: &str) -> ReleaseArgs {
         match Cli::try_parse_from(line.split(' ')).expect(line).command {
             Some(Command::Release(args)) => args,
             other => panic!("{other:?}"),

@@ -268,17 +268,9 @@ fn is_local(endpoint: &Endpoint) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::args::{BrokerArgs, Cli, Command};
-
-    fn args(line: &str) -> ReleaseArgs {
-        match Cli::try_parse_from(line.split(' ')).expect(line).command {
-            Some(Command::Release(args)) => args,
-            other => panic!("{other:?}"),
-        }
-    }
+    use crate::cli::args::BrokerArgs;
+    use crate::cli::emergency::tests::args;
 
     fn stated(url: &str) -> Context {
         Context::new(&BrokerArgs {
