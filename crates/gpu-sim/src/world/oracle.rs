@@ -2,14 +2,14 @@
 //! before it and against the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
-    At, BootMs, Device, DeviceKey, ENDED_KEPT_MAX, EndReason, Event, EventKind, Fence, Grant,
-    Lease, LeaseId, Ms, Phase,
+    At, BootMs, Deadline, Device, DeviceKey, ENDED_KEPT_MAX, EndReason, Event, EventKind, Fence,
+    Grant, Lease, LeaseId, Ms, Phase,
 };
 use gpu_store::{Batch, EventPosition};
-use std::sync::Arc;
 
 use super::machine::{HostClock, Machine};
 use super::rows::Rows;
@@ -130,16 +130,7 @@ impl Oracle {
         }
         granted.sort_unstable();
         self.fences_rise(&granted, batch)?;
-        for id in &batch.pruned {
-            let row = rows.leases.get(id);
-            let old = row.is_none_or(|row| match &row.phase {
-                Phase::Ended(ending) => {
-                    ending.at.boot + KEPT <= at.boot || rows.leases.len() > ENDED_KEPT_MAX
-                }
-                Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) => false,
-            });
-            require(old, || format!("{id} is forgotten too early: {row:?}"))?;
-        }
+        forgets_rightly(batch, rows, at)?;
         self.granted += granted.len() as u64;
         self.grants.extend(granted.into_iter().map(|(_, id)| id));
         Ok(())
@@ -193,72 +184,79 @@ impl Oracle {
             return Ok(());
         };
         *self.ends.entry(reason).or_default() += 1;
-        let id = after.id;
         match reason {
-            EndReason::Expired => {
+            EndReason::Expired | EndReason::WaitTimeout => self.ends_in_time(before, reason, at),
+            EndReason::ProcessGone | EndReason::DeviceLost | EndReason::HostRebooted => {
+                self.ends_with_its_host(before, reason, at, machine)
+            }
+            EndReason::Cancelled
+            | EndReason::Denied
+            | EndReason::Emergency
+            | EndReason::MaxHold
+            | EndReason::Policy
+            | EndReason::Preempted
+            | EndReason::Released
+            | EndReason::Revoked => self.ends_as_asked(before, reason, at),
+        }
+    }
+
+    fn ends_in_time(&self, before: &Lease, reason: EndReason, at: At) -> Checked {
+        let (id, wait) = (before.id, before.waiting());
+        let due = match reason {
+            EndReason::WaitTimeout => wait.and_then(|wait| wait.until),
+            _ => {
                 let promised = self.promised.get(&id).copied();
-                let due = promised.or(before.waiting().and_then(|wait| wait.renew_by));
-                require(due.is_none_or(|due| due <= at.boot), || {
-                    format!("{id} was promised until {due:?} and expired at {at:?}")
-                })?;
-                let process = before.held().and(before.process());
-                require(process.is_none(), || {
-                    format!("{id} expired, but its process is registered: {before:?}")
-                })
+                promised.or(wait.and_then(|wait| wait.renew_by))
             }
+        };
+        require(due.is_some_and(|due| due <= at.boot), || {
+            format!("{id} had until {due:?} and ended at {at:?}: {reason}")
+        })?;
+        let process = before.held().and(before.process());
+        require(process.is_none(), || {
+            format!("{id} expired, but its process is registered: {before:?}")
+        })
+    }
+
+    fn ends_with_its_host(
+        &self,
+        before: &Lease,
+        reason: EndReason,
+        at: At,
+        machine: &Machine,
+    ) -> Checked {
+        let id = before.id;
+        let fine = match reason {
             EndReason::ProcessGone => {
-                let lives = before
-                    .process()
-                    .is_none_or(|process| machine.is_alive(process));
-                require(!lives, || {
-                    format!("{id} ended as process_gone, and it lives")
-                })
+                let process = before.process();
+                process.is_some_and(|process| machine.is_gone(process))
             }
-            EndReason::DeviceLost => {
+            EndReason::HostRebooted => self.boots.get(&id) != Some(&self.boot),
+            _ => {
                 let parts = before.occupying().map(|grant| grant.allocations.as_slice());
                 let mut parts = parts.unwrap_or_default().iter();
-                let lost = parts.any(|part| self.is_lost(&part.device, at.boot));
-                require(lost, || format!("no device was lost of {before:?}"))
+                parts.any(|part| self.is_lost(&part.device, at.boot))
             }
-            EndReason::WaitTimeout => {
-                let until = before.waiting().and_then(|wait| wait.until);
-                require(until.is_some_and(|until| until <= at.boot), || {
-                    format!("{id} waited until {until:?} and gave up at {at:?}")
-                })
-            }
+        };
+        require(fine, || format!("{reason} is not so: {before:?}"))
+    }
+
+    /// Somebody did something that ends it, or its known end has come.
+    fn ends_as_asked(&self, before: &Lease, reason: EndReason, at: At) -> Checked {
+        let passed = |until: Option<Deadline>| until.is_some_and(|until| until.boot <= at.boot);
+        let (held, acts) = (before.held(), self.acts);
+        let fine = match reason {
             EndReason::Released | EndReason::Cancelled => {
-                let let_go = self.let_go.contains(&id) || self.acts.operator;
-                require(let_go, || format!("nobody gave {id} back: {before:?}"))
+                acts.operator || self.let_go.contains(&before.id)
             }
-            EndReason::HostRebooted => require(self.boots.get(&id) != Some(&self.boot), || {
-                format!("{id} is of this boot, and ended with an earlier one")
-            }),
-            EndReason::MaxHold => {
-                let until = before.held().and_then(|grant| grant.hold_until);
-                let due = until.is_some_and(|until| until.boot <= at.boot);
-                require(due || self.acts.policy, || {
-                    format!("{id} may be held until {until:?} and ended at {at:?}")
-                })
-            }
-            EndReason::Revoked | EndReason::Policy | EndReason::Preempted => {
-                let due = before.held().and_then(Grant::known_end);
-                let asked = match reason {
-                    EndReason::Policy => self.acts.policy,
-                    _ => self.acts.operator,
-                };
-                let due = due.is_some_and(|due| due.boot <= at.boot);
-                require(due || asked, || {
-                    format!("{reason} for no reason: {before:?}")
-                })
-            }
+            EndReason::MaxHold => acts.policy || passed(held.and_then(|grant| grant.hold_until)),
+            EndReason::Policy => acts.policy || passed(held.and_then(Grant::known_end)),
             // By a policy, or by the devices that are left: a quota may be too small for those.
-            EndReason::Denied => require(before.waiting().is_some(), || {
-                format!("{id} was held and is denied: {before:?}")
-            }),
-            EndReason::Emergency => require(self.acts.operator, || {
-                format!("{id} ended in an emergency that nobody called")
-            }),
-        }
+            EndReason::Denied => before.waiting().is_some(),
+            EndReason::Emergency => acts.operator,
+            _ => acts.operator || passed(held.and_then(Grant::known_end)),
+        };
+        require(fine, || format!("{reason} for no reason: {before:?}"))
     }
 
     /// What a holder with a process held is free after a forced end only once that process is gone.
@@ -302,6 +300,21 @@ fn counters_rise(batch: &Batch<'_>, rows: &Rows) -> Checked {
     require(rises, || {
         format!("counters went from {before:?} to {now:?}")
     })
+}
+
+/// What ended can be asked for long enough.
+fn forgets_rightly(batch: &Batch<'_>, rows: &Rows, at: At) -> Checked {
+    for id in &batch.pruned {
+        let row = rows.leases.get(id);
+        let old = row.is_none_or(|row| match &row.phase {
+            Phase::Ended(ending) => {
+                ending.at.boot + KEPT <= at.boot || rows.leases.len() > ENDED_KEPT_MAX
+            }
+            Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) => false,
+        });
+        require(old, || format!("{id} is forgotten too early: {row:?}"))?;
+    }
+    Ok(())
 }
 
 /// Waiting, held, reclaiming, ended: never back; a grant stays what it is, an end keeps its reason.
