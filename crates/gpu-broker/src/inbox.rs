@@ -1,4 +1,5 @@
-//! What waits for the loop, bounded, in two lanes: control is drained before requests for leases.
+//! What waits for the loop, bounded, in three lanes: emergencies are drained before control, and that before
+//! requests for leases.
 
 use std::collections::VecDeque;
 use std::thread;
