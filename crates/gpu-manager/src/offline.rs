@@ -171,7 +171,7 @@ pub(crate) fn owner_of(dir: &Path) -> Option<String> {
 /// Where the broker is that has the state directory `dir`, if one lives and listens.
 pub(crate) fn endpoint_of(dir: &Path) -> Option<Endpoint> {
     let (owner, _) = Owner::alive(dir).ok()??;
-    owner.listen.iter().find_map(|at| at.parse().ok())
+    owner.endpoints().next()
 }
 
 fn unreadable(error: ReadError) -> String {

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gpu_broker::{ProcessHandle, register_process};
+use gpu_client::Endpoint;
 use gpu_lease::Process;
 use rustix::fs::{Mode, OFlags, open};
 
@@ -93,6 +94,13 @@ impl Owner {
         Ok(handle.map(|handle| (owner, handle)))
     }
 
+    /// Where it is asked. Only places of this host: the file is written by whoever has the directory, and a token
+    /// goes nowhere else because of it.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        let said = self.listen.iter().filter_map(|at| at.parse().ok());
+        said.filter(is_local)
+    }
+
     /// Its process, for a message: `pid 42, which is stopped`.
     pub(crate) fn named(&self) -> String {
         let pid = self.pid;
@@ -150,6 +158,17 @@ fn read(path: &Path) -> io::Result<(String, u32)> {
     Ok((text, uid))
 }
 
+/// Whether that is an address of this host alone.
+fn is_local(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Unix(_) => true,
+        Endpoint::Tcp { host, .. } => {
+            let address: Option<std::net::IpAddr> = host.parse().ok();
+            host == "localhost" || address.is_some_and(|address| address.is_loopback())
+        }
+    }
+}
+
 /// The letter that `ps` shows.
 fn state_of(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -182,6 +201,19 @@ mod tests {
         assert!(dir.path().join(OWNER_FILE).exists(), "it is another's");
         fs::write(dir.path().join(OWNER_FILE), "1\n").expect("the directory is ours");
         assert!(matches!(Owner::alive(dir.path()), Ok(None)), "half a file");
+    }
+
+    #[test]
+    fn nobody_is_asked_on_another_host() {
+        let listen = [
+            "http://192.0.2.1:80",
+            "http://127.0.0.1:8080",
+            "unix:/run/x.sock",
+            "?",
+        ];
+        let owner = Owner::this(listen.map(str::to_owned).to_vec()).expect("there is a /proc");
+        let asked: Vec<String> = owner.endpoints().map(|at| at.to_string()).collect();
+        assert_eq!(asked, ["http://127.0.0.1:8080", "unix:/run/x.sock"]);
     }
 
     #[test]

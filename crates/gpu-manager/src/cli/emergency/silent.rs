@@ -161,11 +161,9 @@ impl Local {
         (found.as_ref() == Some(who)).then_some(local)
     }
 
-    /// Asks it where it listens on this host; a token is sent nowhere else.
+    /// Asks it where it listens.
     async fn answer(&self, context: &Context) -> Option<(Context, Option<Who>)> {
-        let parse = |at: &String| at.parse::<Endpoint>().ok();
-        let places = self.owner.listen.iter().filter_map(parse);
-        for other in places.filter(is_local).filter_map(|at| context.at(at)) {
+        for other in self.owner.endpoints().filter_map(|at| context.at(at)) {
             if let Ok(who) = answer(&other).await
                 && who.as_ref().is_none_or(|who| who.pid == self.owner.pid)
             {
@@ -253,17 +251,6 @@ fn unseen(dir: &std::path::Path, error: &io::Error) -> Failure {
         dir.display()
     ))
     .hint("do this as root, or as the user that runs the broker")
-}
-
-/// Whether that is an address of this host alone.
-fn is_local(endpoint: &Endpoint) -> bool {
-    match endpoint {
-        Endpoint::Unix(_) => true,
-        Endpoint::Tcp { host, .. } => {
-            let address: Option<std::net::IpAddr> = host.parse().ok();
-            host == "localhost" || address.is_some_and(|address| address.is_loopback())
-        }
-    }
 }
 
 #[cfg(test)]
