@@ -23,8 +23,6 @@ pub(crate) struct Context {
     /// Whether somebody said where the broker is: then no other will do.
     pub(crate) is_stated: bool,
     token: Option<String>,
-    /// The caller said where the broker is.
-    is_said: bool,
 }
 
 impl Context {
@@ -37,7 +35,6 @@ impl Context {
         let client = Client::discover(url.as_deref(), token.as_deref())
             .map_err(|error| Failure::usage(error.to_string()))?;
         Ok(Self {
-            is_said: url.is_some(),
             client,
             paint: Paint::for_stdout(),
             is_stated: url.is_some(),
@@ -87,7 +84,7 @@ impl Context {
 
     /// The broker that has the state directory of a caller who names that and no address; else as it is.
     pub(crate) fn of_state_dir(&self, dir: Option<&Path>) -> Self {
-        let endpoint = dir.filter(|_| !self.is_said).and_then(offline::endpoint_of);
+        let endpoint = dir.filter(|_| !self.is_stated).and_then(offline::endpoint_of);
         let of_dir = endpoint.and_then(|endpoint| self.at(endpoint));
         of_dir.unwrap_or_else(|| self.clone())
     }
