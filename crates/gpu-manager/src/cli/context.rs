@@ -84,7 +84,9 @@ impl Context {
 
     /// The broker that has the state directory of a caller who names that and no address; else as it is.
     pub(crate) fn of_state_dir(&self, dir: Option<&Path>) -> Self {
-        let endpoint = dir.filter(|_| !self.is_stated).and_then(offline::endpoint_of);
+        let endpoint = dir
+            .filter(|_| !self.is_stated)
+            .and_then(offline::endpoint_of);
         let of_dir = endpoint.and_then(|endpoint| self.at(endpoint));
         of_dir.unwrap_or_else(|| self.clone())
     }
