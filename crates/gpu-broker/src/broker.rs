@@ -29,6 +29,8 @@ pub struct Config {
     pub boot_id: String,
     /// The policy to start with.
     pub policy: StartPolicy,
+    /// Who runs it, as the history tells it, such as `gpu-manager 0.1.0`.
+    pub introduction: String,
 }
 
 /// A broker that runs, and how its start went.

@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::attribute::attribute;
+use crate::broker::Config;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Message, Reload};
 use crate::process::Processes;
@@ -85,6 +86,21 @@ pub enum DeviceCommandError {
     /// By the books.
     #[error(transparent)]
     Unknown(UnknownDevice),
+}
+
+impl Shared {
+    pub(crate) fn of(config: &Config, view: Arc<View>, store_id: StoreId) -> Self {
+        Self {
+            inbox: Arc::default(),
+            view,
+            store: config.store.clone(),
+            clock: config.clock.clone(),
+            processes: config.processes.clone(),
+            boot_id: config.boot_id.clone(),
+            store_id,
+            stopping: watch::Sender::new(false),
+        }
+    }
 }
 
 impl Handle {

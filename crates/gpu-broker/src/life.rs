@@ -5,18 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_lease::canary::{Canary, is_planted};
 use gpu_lease::{At, Books, BootMs, Command, Effect, Ms};
-use tokio::sync::watch;
+use gpu_store::Store;
 
 use crate::broker::{Config, Started};
 use crate::fail_point::{FailPoint, reach};
 use crate::handle::{Handle, Shared, Unavailable};
-use crate::inbox::{self, Inbox, Message};
-use crate::start::{
-    Chosen, Start, StartError, grace_at_start, opening_commands, recover, still_true,
-};
-use crate::turn::{Fatal, Turn};
+use crate::inbox::{self, Message};
+use crate::start::{Beginning, StartError, Under};
+use crate::turn::{Fatal, Opening, Turn};
 use crate::view::View;
 
 /// After a pause of the loop holders have this long to send the heartbeats that nobody took.
@@ -33,15 +30,6 @@ pub struct Life {
     /// When the last turn began.
     turned: BootMs,
     wake_at: BootMs,
-}
-
-/// Which policy a life begins under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Under {
-    /// That of the files.
-    Files,
-    /// The one that was live when the last life ended.
-    LastGood,
 }
 
 impl Life {
@@ -68,93 +56,41 @@ impl Life {
         under: Under,
     ) -> Result<(Started<Self>, Vec<Effect>), StartError> {
         let mut stored = config.store.load()?;
-        let rows = stored.rows.take();
         let at = config.clock.now();
-        let rebooted = stored
-            .boot_id
-            .as_ref()
-            .is_some_and(|boot| *boot != config.boot_id)
-            || (stored.boot_id.is_some() && is_planted(Canary::RestartTakenForReboot));
-        let mut settings = still_true(&stored.settings, rebooted, at);
-        let start = Start::of(&config.policy, &settings);
-        let mut chosen = match under {
-            Under::Files => start.choose_policy(stored.policy.as_ref())?,
-            Under::LastGood => start.keep_policy(stored.policy.as_ref())?,
+        let beginning = Beginning::of(&mut stored, &config, under, at)?;
+        let opening = beginning.opening(&stored, &config, at);
+        let counted = stored.usage_counted;
+        let (turn, view, effects) = open(beginning.books, counted, &config.store, opening, at)?;
+        let life = Self::new(turn, Arc::new(Shared::of(&config, view, stored.store_id)));
+        let held = life.books().leases().filter(|lease| lease.held().is_some());
+        let chosen = beginning.chosen;
+        let live = &chosen.policy.source.hash;
+        let started = Started {
+            handle: Handle::new(life.shared.clone()),
+            kept: held.count(),
+            previous: stored.policy.filter(|last| last.source.hash != *live),
+            broker: life,
+            degraded: chosen.degraded,
+            rebooted: beginning.rebooted,
+            files_hash: beginning.files_hash,
+            dev: config.policy.dev,
+            waiting: chosen.waiting,
+            settings: beginning.settings,
         };
-        let mut books = recover(&stored, rows, &chosen.policy, &start.layers, at);
-        // What another boot held has ended and cannot be asked to go.
-        if under == Under::Files
-            && !rebooted
-            && let Some(safe) = start.gate(&chosen, &stored, &books, at)
-        {
-            // Also overrides that ended meanwhile stay until their end is confirmed.
-            settings = stored.settings.clone();
-            chosen = safe;
-            let layers = Start::of(&config.policy, &settings).layers;
-            books = recover(&stored, Some(books.rows()), &chosen.policy, &layers, at);
-        }
-        let start = Start::of(&config.policy, &settings);
-        let Chosen {
-            policy,
-            degraded,
-            waiting,
-        } = chosen;
-        let previous = stored.policy.clone();
-        let previous = previous.filter(|last| last.source.hash != policy.source.hash);
-        // Before anything is decided, so that what is decided now is not begun twice.
-        let mut effects = books.standing_effects();
-        let grace = grace_at_start(&books, at);
-        let view = Arc::new(View::of(&books, stored.usage_counted, at));
-        let mut turn = Turn::new(
-            books,
-            config.store.clone(),
-            view.clone(),
-            stored.usage_counted,
-            at,
-        );
-        reach(FailPoint::Opening);
-        effects.extend(turn.open(
-            at,
-            config.boot_id.clone(),
-            (settings != stored.settings).then(|| settings.clone()),
-            opening_commands(rebooted, grace, policy),
-        )?);
-        reach(FailPoint::Opened);
-        let books = turn.books();
-        let held = books.leases().filter(|lease| lease.held().is_some());
-        let kept = held.count();
-        let shared = Arc::new(Shared {
-            inbox: Arc::new(Inbox::default()),
-            view,
-            store: config.store,
-            clock: config.clock,
-            processes: config.processes,
-            boot_id: config.boot_id,
-            store_id: stored.store_id,
-            stopping: watch::Sender::new(false),
-        });
-        // Recovery may have taken a while: that is no pause of the loop.
+        Ok((started, effects))
+    }
+
+    /// The loop at rest. Recovery may have taken a while: that is no pause of the loop.
+    fn new(turn: Turn, shared: Arc<Shared>) -> Self {
         let now = shared.clock.now().boot;
         let mut life = Self {
             turn,
-            shared: shared.clone(),
+            shared,
             turned: now,
             wake_at: now,
         };
         life.rest(now);
-        let started = Started {
-            broker: life,
-            handle: Handle::new(shared),
-            degraded,
-            kept,
-            rebooted,
-            files_hash: start.files_hash,
-            dev: config.policy.dev,
-            previous,
-            waiting,
-            settings,
-        };
-        Ok((started, effects))
+        life
     }
 
     /// Waits for messages, at most for `patience`, and does one turn with them and with what has come due.
@@ -163,10 +99,12 @@ impl Life {
     /// # Errors
     /// The store failed: nothing of this turn was answered, and nothing may be any more.
     pub fn turn(&mut self, patience: Duration) -> Result<Option<Vec<Effect>>, Fatal> {
-        let Some(batch) = self.shared.inbox.take(patience) else {
+        let batch = self.shared.inbox.take(patience);
+        let at = self.shared.clock.now();
+        let Some(batch) = batch else {
+            self.turn.close(at)?;
             return Ok(None);
         };
-        let at = self.shared.clock.now();
         // What was due before the last turn was not late because of a pause after it.
         let batch = with_grace_after_pause(batch, self.wake_at.max(self.turned), at);
         self.turned = at.boot;
@@ -213,6 +151,25 @@ impl Life {
             None => due,
         };
     }
+}
+
+/// Makes durable what the start means. Beside it what readers see from there on, and the effects: those that
+/// the rows call for, and those of the start.
+fn open(
+    books: Books,
+    counted: Option<At>,
+    store: &Arc<dyn Store>,
+    opening: Opening,
+    at: At,
+) -> Result<(Turn, Arc<View>, Vec<Effect>), Fatal> {
+    // Before anything is decided, so that what is decided now is not begun twice.
+    let mut effects = books.standing_effects();
+    let view = Arc::new(View::of(&books, counted, at));
+    let mut turn = Turn::new(books, store.clone(), view.clone(), counted, at);
+    reach(FailPoint::Opening);
+    effects.extend(turn.open(at, opening)?);
+    reach(FailPoint::Opened);
+    Ok((turn, view, effects))
 }
 
 impl Drop for Life {

@@ -3,13 +3,19 @@
 use std::io;
 use std::sync::Arc;
 
-use gpu_lease::{At, Books, Command, Confirm, Expect, Fence, Ms, Phase, Policy, Rows, Switch};
+use gpu_lease::canary::{Canary, is_planted};
+use gpu_lease::{
+    At, Books, Command, Confirm, Event, EventKind, Expect, Fence, Ms, Phase, Policy, Rows, Switch,
+};
 use gpu_policy::{Diagnostics, Override, SourceFile, compile};
-use gpu_store::{BreakerRow, LastGood, ReadError, RejectedFiles, Settings, Stored};
+use gpu_store::{
+    BreakerRow, EventPosition, LastGood, ReadError, RejectedFiles, Settings, Store, Stored,
+};
 use thiserror::Error;
 
+use crate::broker::Config;
 use crate::reload::{api_layers, depends_on_devices, files_hash, unexpired};
-use crate::turn::Fatal;
+use crate::turn::{Fatal, Opening};
 
 /// After a start holders have this long to send the heartbeats that nobody took.
 const START_GRACE_MS: Ms = Ms::from_secs(30);
@@ -51,14 +57,36 @@ pub enum StartError {
     Thread(#[from] io::Error),
 }
 
-/// What to start with, all layers known.
-pub(crate) struct Start<'a> {
-    files: Result<&'a [SourceFile], &'a String>,
+/// Which policy a life begins under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Under {
+    /// That of the files.
+    Files,
+    /// The one that was live when the last life ended.
+    LastGood,
+}
+
+/// What a life begins with: found in the store, decided, and not durable yet.
+pub(crate) struct Beginning {
+    /// As they were found, under the policy that they decided by.
+    pub(crate) books: Books,
+    pub(crate) chosen: Chosen,
+    /// What is stored beside the rows, without what ended meanwhile.
+    pub(crate) settings: Settings,
+    pub(crate) rebooted: bool,
     pub(crate) files_hash: String,
+    /// Whether the life before, if there was one, wrote down that it ends.
+    in_order: bool,
+}
+
+/// What to start with, all layers known.
+struct Start<'a> {
+    files: Result<&'a [SourceFile], &'a String>,
+    files_hash: String,
     /// The layers above the files that last as long as the broker.
     base: &'a [Override],
     /// All of them.
-    pub(crate) layers: Vec<Override>,
+    layers: Vec<Override>,
     rejected: Option<&'a RejectedFiles>,
     dev: bool,
 }
@@ -72,8 +100,125 @@ pub(crate) struct Chosen {
     pub(crate) waiting: Option<Vec<SourceFile>>,
 }
 
+impl Beginning {
+    /// Takes the rows out of `stored`.
+    pub(crate) fn of(
+        stored: &mut Stored,
+        config: &Config,
+        under: Under,
+        at: At,
+    ) -> Result<Self, StartError> {
+        let rows = stored.rows.take();
+        let in_order = stopped_in_order(&*config.store, rows.as_ref())?;
+        let rebooted = is_rebooted(stored, &config.boot_id);
+        let mut settings = still_true(&stored.settings, rebooted, at);
+        let start = Start::of(&config.policy, &settings);
+        let mut chosen = start.choose(under, stored.policy.as_ref())?;
+        let mut books = recover(stored, rows, &chosen.policy, &start.layers, at);
+        // What another boot held has ended and cannot be asked to go.
+        if under == Under::Files
+            && !rebooted
+            && let Some(safe) = start.gate(&chosen, stored, &books, at)
+        {
+            // Also overrides that ended meanwhile stay until their end is confirmed.
+            settings = stored.settings.clone();
+            chosen = safe;
+            let layers = Start::of(&config.policy, &settings).layers;
+            books = recover(stored, Some(books.rows()), &chosen.policy, &layers, at);
+        }
+        Ok(Self {
+            files_hash: Start::of(&config.policy, &settings).files_hash,
+            books,
+            chosen,
+            settings,
+            rebooted,
+            in_order,
+        })
+    }
+
+    /// What is to be made durable first of all.
+    pub(crate) fn opening(&self, stored: &Stored, config: &Config, at: At) -> Opening {
+        let settings = &self.settings;
+        Opening {
+            boot_id: config.boot_id.clone(),
+            settings: (*settings != stored.settings).then(|| settings.clone()),
+            commands: self.commands(&config.introduction, at),
+        }
+    }
+
+    fn commands(&self, introduction: &str, at: At) -> Vec<Command> {
+        let started = Command::Note(self.introduce(introduction));
+        let reboot = self.rebooted.then_some(Command::HostRebooted);
+        let grace = grace_at_start(&self.books, at);
+        let switch = Command::SetPolicy(Box::new(Switch {
+            policy: self.chosen.policy.clone(),
+            changes: "the files changed while no broker ran".to_owned(),
+            planned: None,
+            expect: Expect::default(),
+        }));
+        let commands = [Some(started), reboot, grace, Some(switch)];
+        commands.into_iter().flatten().collect()
+    }
+
+    fn introduce(&self, introduction: &str) -> Event {
+        let how = match (self.rebooted, self.in_order) {
+            (true, _) => "the host was booted since, so what was held has ended".to_owned(),
+            (false, true) => held(&self.books),
+            (false, false) => format!(
+                "{}; the one before did not stop in order",
+                held(&self.books)
+            ),
+        };
+        Event {
+            kind: EventKind::BrokerStarted,
+            lease: None,
+            device: None,
+            by: None,
+            text: format!("{introduction} started: {how}"),
+        }
+    }
+}
+
+/// That nothing more comes of this life.
+pub(crate) fn farewell(books: &Books) -> Event {
+    Event {
+        kind: EventKind::BrokerStopped,
+        lease: None,
+        device: None,
+        by: None,
+        text: format!("stopped in order: {}", held(books)),
+    }
+}
+
+fn held(books: &Books) -> String {
+    let held = books.leases().filter(|lease| lease.held().is_some());
+    match held.count() {
+        1 => "1 lease held".to_owned(),
+        held => format!("{held} leases held"),
+    }
+}
+
+fn is_rebooted(stored: &Stored, boot_id: &str) -> bool {
+    let boot = stored.boot_id.as_deref();
+    boot.is_some_and(|boot| boot != boot_id || is_planted(Canary::RestartTakenForReboot))
+}
+
+/// Whether the last thing that was written with `rows` is that the broker stopped.
+fn stopped_in_order(store: &dyn Store, rows: Option<&Rows>) -> Result<bool, ReadError> {
+    let Some(rows) = rows else {
+        return Ok(true);
+    };
+    let before = EventPosition {
+        revision: rows.counters.revision.saturating_sub(1),
+        n: u32::MAX,
+    };
+    let page = store.events(Some(before), 1)?;
+    let last = page.events.first().filter(|_| !page.reset);
+    Ok(last.is_some_and(|last| last.event.kind == EventKind::BrokerStopped))
+}
+
 impl<'a> Start<'a> {
-    pub(crate) fn of(policy: &'a StartPolicy, settings: &'a Settings) -> Self {
+    fn of(policy: &'a StartPolicy, settings: &'a Settings) -> Self {
         let base = policy.overrides.iter().cloned();
         let files = policy.files.as_deref();
         Self {
@@ -86,8 +231,15 @@ impl<'a> Start<'a> {
         }
     }
 
+    fn choose(&self, under: Under, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
+        match under {
+            Under::Files => self.choose_policy(last_good),
+            Under::LastGood => self.keep_policy(last_good),
+        }
+    }
+
     /// The files if they compile and were not taken back, else what was last good.
-    pub(crate) fn choose_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
+    fn choose_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
         match self.compiled() {
             Ok(policy) => {
                 let taken_back = last_good.filter(|_| self.is_taken_back());
@@ -116,7 +268,7 @@ impl<'a> Start<'a> {
 
     /// What was last good, said to be the very same whatever lies over it now. One that this version does not
     /// understand leaves its name to what is given: what is held is kept under any policy.
-    pub(crate) fn keep_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
+    fn keep_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
         let given = || self.compiled().map_err(StartError::Policy);
         let policy = match last_good {
             None => Arc::new(given()?),
@@ -149,13 +301,7 @@ impl<'a> Start<'a> {
     /// that. Devices are not known yet: a policy of which the plan depends on them is planned once they are.
     /// Settings of the command line are not held back: whoever starts the broker sets them.
     /// `books` are those that were found.
-    pub(crate) fn gate(
-        &self,
-        chosen: &Chosen,
-        stored: &Stored,
-        books: &Books,
-        at: At,
-    ) -> Option<Chosen> {
+    fn gate(&self, chosen: &Chosen, stored: &Stored, books: &Books, at: At) -> Option<Chosen> {
         let good = stored.policy.as_ref()?;
         if self.dev || chosen.degraded.is_some() || chosen.waiting.is_some() {
             return None;
@@ -196,7 +342,7 @@ impl<'a> Start<'a> {
 }
 
 /// What is stored of settings, without what ended with its boot or by its time.
-pub(crate) fn still_true(stored: &Settings, rebooted: bool, at: At) -> Settings {
+fn still_true(stored: &Settings, rebooted: bool, at: At) -> Settings {
     match rebooted {
         true => Settings {
             overrides: Vec::new(),
@@ -219,7 +365,7 @@ fn recompile(good: &LastGood, overrides: &[Override]) -> Result<Arc<Policy>, Dia
 
 /// The books that wrote the rows, under the policy that they decided by, so that a policy which changed
 /// while no broker ran is switched to like any other.
-pub(crate) fn recover(
+fn recover(
     stored: &Stored,
     rows: Option<Rows>,
     policy: &Arc<Policy>,
@@ -257,25 +403,10 @@ fn first_fence(at: At) -> Fence {
 }
 
 /// For holders and waiters of before, who could not send heartbeats. Where there are none, nothing is late.
-pub(crate) fn grace_at_start(books: &Books, at: At) -> Option<Command> {
+fn grace_at_start(books: &Books, at: At) -> Option<Command> {
     let mut leases = books.leases();
     let waited_for = leases.any(|lease| !matches!(lease.phase, Phase::Ended(_)));
     waited_for.then_some(Command::Grace {
         until: at.boot + START_GRACE_MS,
     })
-}
-
-pub(crate) fn opening_commands(
-    rebooted: bool,
-    grace: Option<Command>,
-    policy: Arc<Policy>,
-) -> Vec<Command> {
-    let reboot = rebooted.then_some(Command::HostRebooted);
-    let switch = Command::SetPolicy(Box::new(Switch {
-        policy,
-        changes: "the files changed while no broker ran".to_owned(),
-        planned: None,
-        expect: Expect::default(),
-    }));
-    reboot.into_iter().chain(grace).chain([switch]).collect()
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gpu_lease::canary::{Canary, is_planted};
 use gpu_lease::{
-    Answer, At, Books, BootMs, Changes, Command, Cordon, DeviceKey, Effect, Event, Lease, LeaseId,
-    Ms, Outcome,
+    Answer, At, Books, BootMs, Breach, Changes, Command, Cordon, DeviceKey, Effect, Event, Lease,
+    LeaseId, Ledger, Ms, Outcome,
 };
 use gpu_store::{Batch, CommitError, EventPosition, Hour, LastGood, Settings, Store, StoredEvent};
 use thiserror::Error;
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::fail_point::{FailPoint, reach};
 use crate::inbox::{self, Message, Reload};
+use crate::start::farewell;
 use crate::usage::{UsageBasis, UsageSums};
 use crate::view::{Snapshot, View};
 
@@ -25,14 +26,34 @@ const REVIEW_MS: Ms = Ms::from_secs(15);
 const NAMED_AT_ONCE_MAX: usize = 4096;
 const NAMED_PER_MS: usize = 256;
 
-/// The broker cannot go on: what it would answer might not be durable.
+/// The broker cannot go on. Nothing of the turn was answered.
 #[derive(Debug, Error)]
-#[error("the store failed, so nothing more is answered: {0}")]
-pub struct Fatal(#[from] pub CommitError);
+pub enum Fatal {
+    /// What it would answer might not be durable.
+    #[error("the store failed, so nothing more is answered: {0}")]
+    Store(#[from] CommitError),
+    /// What it would store must not be.
+    #[error("the books contradict themselves, so nothing more is granted: {0}")]
+    Books(#[from] Breach),
+}
+
+impl Fatal {
+    /// What a person can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Books(_) => {
+                "this is a fault of gpu-manager: what was answered before is stored, nothing of this was; start it again, and report the line above with what `gpu-manager store dump` says"
+            }
+        }
+    }
+}
 
 /// The books with everything that one turn of the loop touches.
 pub(crate) struct Turn {
     books: Books,
+    /// What the books grant, counted once more.
+    ledger: Ledger,
     store: Arc<dyn Store>,
     view: Arc<View>,
     reviewed: BootMs,
@@ -44,6 +65,16 @@ pub(crate) struct Turn {
     reasons_rest: BootMs,
     /// The reasons that are published are of an earlier turn.
     reasons_stale: bool,
+}
+
+/// What a start means.
+pub(crate) struct Opening {
+    /// The boot that the rows belong to from here on.
+    pub(crate) boot_id: String,
+    /// All of them, if one changed.
+    pub(crate) settings: Option<Settings>,
+    /// For the books, in order.
+    pub(crate) commands: Vec<Command>,
 }
 
 /// What the messages of a turn add up to, before it is durable.
@@ -61,6 +92,8 @@ struct Work {
     effects: Vec<Effect>,
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     stored: Vec<oneshot::Sender<()>>,
+    /// Nothing of this may be stored.
+    breach: Option<Breach>,
     /// Devices or the queue may look different.
     touched: bool,
 }
@@ -75,6 +108,7 @@ impl Turn {
         at: At,
     ) -> Self {
         let mut turn = Self {
+            ledger: Ledger::of(&books),
             books,
             store,
             view,
@@ -92,23 +126,16 @@ impl Turn {
         &self.books
     }
 
-    /// The first turn of a life: what the start means for the rows, durable together with the boot
-    /// that they belong to from here on, the policy that they are decided by, and settings that changed.
-    pub(crate) fn open(
-        &mut self,
-        at: At,
-        boot_id: String,
-        settings: Option<Settings>,
-        commands: Vec<Command>,
-    ) -> Result<Vec<Effect>, Fatal> {
+    /// The first turn of a life: durable together with the policy that the rows are decided by from here on.
+    pub(crate) fn open(&mut self, at: At, opening: Opening) -> Result<Vec<Effect>, Fatal> {
         let mut work = Work {
-            boot_id: Some(boot_id),
-            settings,
+            boot_id: Some(opening.boot_id),
+            settings: opening.settings,
             policy: Some(self.live_policy()),
             touched: true,
             ..Work::default()
         };
-        for command in commands {
+        for command in opening.commands {
             self.apply(&mut work, at, command);
         }
         self.look_ahead(at);
@@ -117,10 +144,17 @@ impl Turn {
         self.settle(work, at)
     }
 
+    /// The last turn of a life that ends in order.
+    pub(crate) fn close(&mut self, at: At) -> Result<(), Fatal> {
+        let mut work = Work::default();
+        self.apply(&mut work, at, Command::Note(farewell(&self.books)));
+        self.settle(work, at).map(drop)
+    }
+
     /// Applies a batch at one moment and answers it. The effects are to be started now.
     ///
     /// # Errors
-    /// The store failed; nothing was answered or published.
+    /// The store failed, or the books did; nothing was answered or published.
     pub(crate) fn run(&mut self, at: At, mut batch: inbox::Batch) -> Result<Vec<Effect>, Fatal> {
         let mut work = Work::default();
         if is_planted(Canary::BatchReordering) {
@@ -150,6 +184,9 @@ impl Turn {
 
     /// Makes `work` durable, then lets the world see it.
     fn settle(&mut self, mut work: Work, at: At) -> Result<Vec<Effect>, Fatal> {
+        if let Some(breach) = work.breach.take() {
+            return Err(breach.into());
+        }
         let view = self.view.clone();
         let mut counted = view.unsettle();
         self.commit(&mut work)?;
@@ -251,21 +288,37 @@ impl Turn {
             events,
             effects,
         } = outcome;
-        self.count_usage(work, &changes.leases);
+        self.account(work, &changes.leases);
         work.effects.extend(effects);
         work.add(changes, self.books.counters().generation);
         self.note(work, at, events);
         answer
     }
 
-    /// What ended is counted in the commit that ends it, so that it is counted once, whatever happens.
-    fn count_usage(&self, work: &mut Work, leases: &[Lease]) {
-        let basis = self.usage_basis();
-        for lease in leases.iter().filter(|lease| lease.end_reason().is_some()) {
-            let earlier = work.leases.get(&lease.id).cloned();
-            let before = earlier.or_else(|| self.view.find(lease.id));
-            work.usage.count_end(before.as_deref(), lease, &basis);
+    /// Enters what changed in the ledger and in the usage.
+    fn account(&mut self, work: &mut Work, leases: &[Lease]) {
+        let before: Vec<_> = leases
+            .iter()
+            .map(|lease| self.before(work, lease.id))
+            .collect();
+        let before = before.iter().map(Option::as_deref);
+        let changes: Vec<_> = before.zip(leases).collect();
+        if let Err(breach) = self.ledger.enter(&changes, &self.books) {
+            work.breach.get_or_insert(breach);
         }
+        // What ended is counted in the commit that ends it, so that it is counted once, whatever happens.
+        let basis = self.usage_basis();
+        for (before, lease) in changes {
+            if lease.end_reason().is_some() {
+                work.usage.count_end(before, lease, &basis);
+            }
+        }
+    }
+
+    /// A lease as it was before the command that was just applied.
+    fn before(&self, work: &Work, id: LeaseId) -> Option<Arc<Lease>> {
+        let earlier = work.leases.get(&id).cloned();
+        earlier.or_else(|| self.view.find(id))
     }
 
     fn usage_basis(&self) -> UsageBasis<'_> {

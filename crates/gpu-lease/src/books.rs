@@ -163,6 +163,11 @@ impl Books {
         self.devices.iter().flat_map(BTreeMap::values)
     }
 
+    /// A device of the inventory.
+    pub fn device(&self, key: &DeviceKey) -> Option<&DeviceState> {
+        self.devices.as_ref()?.get(key)
+    }
+
     /// Whether nothing is granted because the devices are not known yet.
     pub fn is_recovering(&self) -> bool {
         self.devices.is_none()
@@ -190,7 +195,7 @@ impl Books {
             .collect()
     }
 
-    /// Does what `command` says, then serves the queue. Time never goes back between calls.
+    /// Does what `command` says, then serves the queue if it says anything. Time never goes back between calls.
     pub fn apply(&mut self, at: At, command: Command) -> Outcome {
         let mut turn = Turn::new(at);
         let answer = match command {
@@ -199,6 +204,10 @@ impl Books {
             }
             Command::Explain { request, wall } => {
                 Answer::Explain(Box::new(self.explain(at, *request, wall)))
+            }
+            Command::Note(event) => {
+                turn.events.push(event);
+                Answer::Nothing
             }
             other => {
                 let is_release = matches!(other, Command::Release { .. });
@@ -215,8 +224,8 @@ impl Books {
     fn dispatch(&mut self, turn: &mut Turn, command: Command) -> Answer {
         match command {
             Command::Abandon { id } => self.abandon(turn, id),
-            Command::Acquire { .. } | Command::Explain { .. } => {
-                unreachable!("`apply` takes requests itself")
+            Command::Acquire { .. } | Command::Explain { .. } | Command::Note(_) => {
+                unreachable!("`apply` takes these itself")
             }
             Command::ClearQuarantine { device, by } => {
                 return Answer::Device(self.clear_quarantine(turn, &device, &by));
@@ -237,7 +246,6 @@ impl Books {
             Command::Grace { until } => self.grace(until),
             Command::HostRebooted => self.host_rebooted(turn),
             Command::Inventory(devices) => self.inventory(turn, devices),
-            Command::Note(event) => turn.events.push(event),
             Command::ProcessGone { id, fence } => self.process_gone(turn, id, fence),
             Command::Ready { id } => return Answer::Lease(self.ready(turn, id)),
             Command::Release { id } => return Answer::Lease(self.release(turn, id)),

@@ -33,11 +33,13 @@ pub enum Canary {
     RecoveryDropsUnknownDevice,
     /// A restart takes itself for a boot of the host, and every lease for one of before.
     RestartTakenForReboot,
+    /// What is granted of a device counts for nothing when the next request comes.
+    GrantedTwice,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AnswerBeforeCommit,
         Self::ExpiryByWallClock,
         Self::FenceNotStored,
@@ -51,6 +53,7 @@ impl Canary {
         Self::EmergencyForgetsFence,
         Self::RecoveryDropsUnknownDevice,
         Self::RestartTakenForReboot,
+        Self::GrantedTwice,
     ];
 }
 

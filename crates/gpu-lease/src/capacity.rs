@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use core::mem;
 
+use crate::canary::{Canary, is_planted};
 use crate::command::Cordon;
 use crate::device::{Device, Reading, Telemetry};
 use crate::ids::LeaseId;
@@ -91,6 +92,9 @@ impl DeviceState {
 
     /// Bytes that can be granted now: total - reserve - the charge of every lease - foreign use.
     pub fn free(&self) -> u64 {
+        if is_planted(Canary::GrantedTwice) {
+            return self.grantable();
+        }
         let taken = self.usage.charged.saturating_add(self.usage.foreign);
         self.grantable().saturating_sub(taken)
     }

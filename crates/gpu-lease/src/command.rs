@@ -346,6 +346,10 @@ pub struct Event {
 /// What sort of thing happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventKind {
+    /// A broker began to run on these rows.
+    BrokerStarted,
+    /// It ended in order.
+    BrokerStopped,
     /// A device takes no new leases.
     DeviceCordoned,
     /// A device was found.
@@ -398,6 +402,8 @@ impl EventKind {
     /// The word for it in every interface.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::BrokerStarted => "broker_started",
+            Self::BrokerStopped => "broker_stopped",
             Self::DeviceCordoned => "device_cordoned",
             Self::DeviceFound => "device_found",
             Self::DeviceLost => "device_lost",

@@ -15,6 +15,7 @@ mod device;
 mod fair;
 mod ids;
 mod lease;
+mod ledger;
 mod plan;
 mod policy;
 mod request;
@@ -36,6 +37,7 @@ pub use lease::{
     Allocation, Deadline, Drain, DrainSource, EndReason, Ending, Grant, Lease, Phase, Reclaim,
     ReclaimStage, Wait,
 };
+pub use ledger::{Breach, Change, Ledger};
 pub use plan::{Fate, LeaseFate, Plan, Planned, Refusal, plan};
 pub use policy::{
     Class, Confirm, Defaults, DeviceRule, DeviceSettings, Held, NoRules, OnShrink, Placement,

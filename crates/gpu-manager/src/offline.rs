@@ -223,10 +223,11 @@ pub(crate) fn take(dir: &Path, signals: Signals) -> Result<Started, NotTaken> {
             overrides: Vec::new(),
             dev: false,
         },
+        introduction: "`gpu-manager release --emergency`".to_owned(),
     };
     Broker::resume(config, signals).map_err(|error| match &error {
         gpu_broker::StartError::Read(why) => unusable(why, why.hint()),
-        gpu_broker::StartError::Write(fatal) => unusable(fatal, fatal.0.hint()),
+        gpu_broker::StartError::Write(fatal) => unusable(fatal, fatal.hint()),
         other => NotTaken::Unusable(other.to_string()),
     })
 }

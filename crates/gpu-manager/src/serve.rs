@@ -127,12 +127,12 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Trouble> {
             starts.clear();
         });
     }
-    // A panic or a kill leaves what was written down as it is.
+    // A panic, a kill or a fault of its own leaves what was written down as it is.
     let ended = serve_as(args, config, (hangup, signals), safe).await;
     match (&starts, &ended) {
         (Some(starts), Ok(_)) => starts.clear(),
-        (Some(starts), Err(_)) => starts.take_back(),
-        (None, _) => {}
+        (Some(starts), Err(trouble)) if !trouble.is_own_fault() => starts.take_back(),
+        _ => {}
     }
     ended
 }
@@ -305,7 +305,7 @@ async fn take_apart(
     let leases = started.handle.page(None, usize::MAX);
     let held = leases.iter().filter(|lease| lease.held().is_some()).count();
     match (stop, started.broker.stop()) {
-        (_, Err(fatal)) => Err(Trouble::store_failed(&fatal)),
+        (_, Err(fatal)) => Err(Trouble::from(&fatal)),
         (Stop::Broken(trouble), Ok(())) => Err(trouble),
         (Stop::Fatal, Ok(())) => Err("the loop ended by itself".to_owned().into()),
         (Stop::Asked, Ok(())) => {
@@ -398,6 +398,7 @@ fn start_broker(
         processes: Arc::new(HostProcesses::of_boot(boot_id.clone())),
         boot_id,
         policy,
+        introduction: introduction(safe),
     };
     let started = match safe {
         Some(why) => Broker::resume(
@@ -409,6 +410,15 @@ fn start_broker(
         None => Broker::start(config, Box::new(move || read_now.ask())),
     };
     Ok(started?)
+}
+
+/// How the history names this broker.
+fn introduction(safe: Option<&str>) -> String {
+    let name = concat!("gpu-manager ", env!("CARGO_PKG_VERSION"));
+    match safe {
+        Some(why) => format!("{name}, safe ({why}),"),
+        None => name.to_owned(),
+    }
 }
 
 fn start_devices(

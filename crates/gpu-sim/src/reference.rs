@@ -103,6 +103,7 @@ impl Reference {
             Command::Explain { request, wall } => {
                 Answer::Explain(Box::new(self.explain(at, *request, wall)))
             }
+            Command::Note(_) => Answer::Nothing,
             other => {
                 let answer = self.dispatch(at, other, &mut effects);
                 self.serve(at, &mut effects);
@@ -140,8 +141,9 @@ impl Reference {
 
     fn dispatch(&mut self, at: At, command: Command, effects: &mut Vec<Effect>) -> Answer {
         match command {
-            Command::Acquire { .. } | Command::Explain { .. } => unreachable!("handled apart"),
-            Command::Note(_) => {}
+            Command::Acquire { .. } | Command::Explain { .. } | Command::Note(_) => {
+                unreachable!("handled apart")
+            }
             Command::Abandon { id } => self.abandon(at, id),
             Command::Expire => self.expire(at, effects),
             Command::Grace { until } => self.grace_until = self.grace_until.max(until),

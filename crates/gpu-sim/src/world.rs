@@ -21,7 +21,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_broker::{Clock, Handle, Life, Reloader, SourceFile};
+use gpu_broker::{Clock, Fatal, Handle, Life, Reloader, SourceFile};
 use gpu_lease::{BootMs, Command, DeviceKey, Effect, Fence, LeaseId, Ms, Process, Signal, WallMs};
 use gpu_store::CrashDisk;
 use parking_lot::Mutex;
@@ -231,7 +231,8 @@ impl World {
                 self.check()
             }
             Ok(None) => Err("the loop ended, and nobody asked it to".to_owned()),
-            Err(fatal) => {
+            Err(fatal @ Fatal::Books(_)) => Err(fatal.to_string()),
+            Err(fatal @ Fatal::Store(_)) => {
                 self.say(|| fatal.to_string());
                 // Whoever was answered all the same has heard it.
                 self.listen()?;

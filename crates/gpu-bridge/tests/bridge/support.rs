@@ -62,6 +62,7 @@ impl Bench {
             clock: Arc::new(BootClock),
             processes: Arc::new(HostProcesses::of_boot(boot_id().expect("/proc"))),
             boot_id: boot_id().expect("/proc"),
+            introduction: "gpu-manager".to_owned(),
             policy: StartPolicy {
                 files: Ok(read()),
                 overrides: vec![],

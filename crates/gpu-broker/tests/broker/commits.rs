@@ -3,12 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use gpu_broker::{AcquireError, LeaseCommandError, Unavailable};
-use gpu_lease::{BootMs, Command, LeaseId, Request};
-use gpu_store::Store;
+use gpu_broker::{AcquireError, Fatal, LeaseCommandError, Unavailable};
+use gpu_lease::{BootMs, Breach, Command, Counters, LeaseId, Request};
+use gpu_store::{Batch, Store};
 use tokio::sync::broadcast::error::TryRecvError;
 
-use crate::world::{World, reading, request, rest, until};
+use crate::world::{World, device, reading, request, rest, until};
 
 #[test]
 fn a_grant_is_seen_by_nobody_before_it_is_durable() {
@@ -137,6 +137,43 @@ fn a_failed_commit_is_the_end() {
     assert_eq!(stored.leases, [held], "nothing was granted or freed after");
     let error = world.started.broker.stop().unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
+}
+
+#[test]
+fn what_contradicts_the_rows_is_neither_stored_nor_answered() {
+    let world = World::new();
+    let held = world.acquire(request(1));
+    let setup = world.stop();
+    // As after a store that was put together from two: the next fence is one that was given.
+    let store = setup.rows.open();
+    let stored = store.load().unwrap().rows.unwrap();
+    let counters = Counters {
+        next_fence: held.held().unwrap().fence,
+        ..stored.counters
+    };
+    store.commit(&Batch::new(counters)).unwrap();
+
+    let world = World::with(setup);
+    world.inventory(&[device("gpu-0", 80)]);
+    let before = world.store.load().unwrap();
+    assert!(world.renew(held.id).is_ok(), "what is held stays held");
+    let asked = world.try_acquire(request(1));
+    assert!(
+        matches!(asked, Err(AcquireError::Unavailable(Unavailable::Stopping))),
+        "{asked:?}"
+    );
+    let after = world.store.load().unwrap().rows.unwrap();
+    assert_eq!(
+        after.counters.next_fence,
+        before.rows.unwrap().counters.next_fence
+    );
+    assert_eq!(after.leases.len(), 1);
+    let error = world.started.broker.stop().unwrap_err();
+    assert!(
+        matches!(error, Fatal::Books(Breach::Fence { .. })),
+        "{error}"
+    );
+    assert!(error.to_string().ends_with("which is not new"), "{error}");
 }
 
 #[test]

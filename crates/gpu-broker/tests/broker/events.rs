@@ -3,7 +3,7 @@
 use gpu_lease::{Command, DeviceKey, DrainNotice, Emergency, EventKind, Targets};
 use gpu_store::{EventPosition, StoredEvent};
 
-use crate::world::{Setup, World, device, patient, request};
+use crate::world::{Setup, World, device, on_every_store, patient, request};
 
 fn positions(events: &[StoredEvent]) -> Vec<EventPosition> {
     events.iter().map(|event| event.position).collect()
@@ -99,5 +99,47 @@ fn a_reader_goes_on_where_it_was_after_a_restart() {
     assert!(positions(&whole).is_sorted_by(|a, b| a < b));
     assert!(rest.iter().all(|event| event.position > last));
     assert_eq!(whole[whole.len() - rest.len()..], rest);
-    assert_eq!(rest[0].event.kind, EventKind::DeviceFound);
+    let kinds = rest.iter().map(|event| event.event.kind);
+    assert_eq!(
+        kinds.take(3).collect::<Vec<_>>(),
+        [
+            EventKind::BrokerStopped,
+            EventKind::BrokerStarted,
+            EventKind::DeviceFound
+        ]
+    );
+}
+
+#[test]
+fn the_history_tells_how_each_life_began_and_ended() {
+    on_every_store(|setup| {
+        let world = World::with(setup);
+        world.acquire(request(1));
+        let world = world.restart(|_| ());
+        world.store.fail();
+        assert!(world.try_acquire(request(1)).is_err());
+        let world = world.crashed().run();
+        let world = world.restart(|setup| setup.boot_id = "another".to_owned());
+        let of_broker = |event: &StoredEvent| {
+            let kind = event.event.kind;
+            kind == EventKind::BrokerStarted || kind == EventKind::BrokerStopped
+        };
+        let events = world.events_after(None);
+        let told: Vec<&str> = events
+            .iter()
+            .filter(|event| of_broker(event))
+            .map(|event| event.event.text.as_str())
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "gpu-manager started: 0 leases held",
+                "stopped in order: 1 lease held",
+                "gpu-manager started: 1 lease held",
+                "gpu-manager started: 1 lease held; the one before did not stop in order",
+                "stopped in order: 1 lease held",
+                "gpu-manager started: the host was booted since, so what was held has ended",
+            ]
+        );
+    });
 }

@@ -198,7 +198,10 @@ fn a_policy_that_changed_meanwhile_is_switched_to_with_fates() {
         assert!(!asked_to_go(&world, standard.id));
         let events = world.events_after(Some(last));
         let kinds: Vec<EventKind> = events.iter().map(|event| event.event.kind).collect();
-        assert_eq!(kinds, [EventKind::PolicySwitched, EventKind::LeaseDraining]);
+        assert_eq!(
+            kinds[2..],
+            [EventKind::PolicySwitched, EventKind::LeaseDraining]
+        );
         world.pass(secs(30));
         world.renew(batch.id).unwrap();
         world.pass(secs(31));
@@ -219,11 +222,18 @@ fn the_same_policy_is_no_new_generation_whatever_lies_over_the_files() {
     });
     let generation = |world: &World| world.handle.snapshot().counters.generation;
     let first = generation(&world);
-    let events = world.events_after(None).len();
+    let switches = |world: &World| {
+        let events = world.events_after(None);
+        let kinds = events.iter().map(|event| event.event.kind);
+        kinds
+            .filter(|kind| *kind == EventKind::PolicySwitched)
+            .count()
+    };
+    let before = switches(&world);
 
     let world = world.restart(|_| ());
     assert_eq!(generation(&world), first, "nothing changed");
-    assert_eq!(world.events_after(None).len(), events);
+    assert_eq!(switches(&world), before);
 
     let world = world.restart(|setup| setup.overrides = over("placement.strategy=pack"));
     assert_eq!(generation(&world), first + 1, "another setting");

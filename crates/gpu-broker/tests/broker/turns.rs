@@ -19,6 +19,7 @@ fn life(clock: &Arc<ManualClock>) -> Started<Life> {
         clock: clock.clone(),
         processes: Arc::new(HostProcesses::of_boot("a boot".to_owned())),
         boot_id: "a boot".to_owned(),
+        introduction: "gpu-manager".to_owned(),
         policy: StartPolicy {
             files: Ok(files("")),
             overrides: Vec::new(),

@@ -147,6 +147,7 @@ impl Setup {
             clock: self.clock.clone(),
             processes: Arc::new(HostProcesses::of_boot(self.boot_id.clone())),
             boot_id: self.boot_id.clone(),
+            introduction: "gpu-manager".to_owned(),
             policy: StartPolicy {
                 files: match &self.unreadable {
                     Some(why) => Err(why.clone()),

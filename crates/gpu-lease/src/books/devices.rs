@@ -312,7 +312,7 @@ impl Books {
 
     /// Computes what is taken of a device anew.
     pub(super) fn charge(&mut self, key: &DeviceKey) {
-        let Some(state) = self.devices.as_ref().and_then(|devices| devices.get(key)) else {
+        let Some(state) = self.device(key) else {
             return;
         };
         let leases = state.occupants.iter().map(|id| &self.leases[id]);
@@ -334,10 +334,7 @@ impl Books {
     }
 
     fn require(&self, device: &DeviceKey) -> Result<&DeviceState, UnknownDevice> {
-        let known = self
-            .devices
-            .as_ref()
-            .and_then(|devices| devices.get(device));
+        let known = self.device(device);
         known.ok_or_else(|| UnknownDevice(device.clone()))
     }
 

@@ -6,6 +6,7 @@ mod drain;
 mod emergency;
 mod explain;
 mod fates;
+mod ledger;
 mod placement;
 mod policy;
 mod queue;

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use gpu_lease::{
     Answer, At, Books, BootMs, Changes, Command, Cordon, Deadline, Device, DeviceKey, DeviceKind,
     DeviceProcess, DeviceRule, DeviceState, DrainNotice, Effect, Emergency, Event, EventKind,
-    Expect, Explanation, Fence, Grant, Lease, LeaseId, Ms, Outcome, Phase, Plan, Planned, Policy,
-    PolicySource, Reading, ReclaimStage, Refusal, Request, RuleHit, Rules, Sets, Signal, Standing,
-    Switch, Switched, Targets, Telemetry, Tenant, Unexpected, Vendor, Verdict, WallMs,
+    Expect, Explanation, Fence, Grant, Lease, LeaseId, Ledger, Ms, Outcome, Phase, Plan, Planned,
+    Policy, PolicySource, Reading, ReclaimStage, Refusal, Request, RuleHit, Rules, Sets, Signal,
+    Standing, Switch, Switched, Targets, Telemetry, Tenant, Unexpected, Vendor, Verdict, WallMs,
 };
 
 pub(crate) use job::{Job, memory, whole};
@@ -27,6 +27,9 @@ pub(crate) const FIRST_FENCE: u64 = 1_000;
 /// A broker's books with everything around them.
 pub(crate) struct World {
     books: Books,
+    ledger: Ledger,
+    /// The leases as the ledger was told of them.
+    entered: BTreeMap<LeaseId, Lease>,
     now: At,
     asked: u64,
     names: BTreeMap<String, LeaseId>,
@@ -261,8 +264,11 @@ pub(crate) fn world() -> World {
 /// The same with an edited policy.
 pub(crate) fn world_by(edit: impl FnOnce(&mut Edit)) -> World {
     let policy = edited(1, edit);
+    let books = Books::new(Arc::new(policy), Fence(FIRST_FENCE));
     World {
-        books: Books::new(Arc::new(policy), Fence(FIRST_FENCE)),
+        ledger: Ledger::of(&books),
+        entered: BTreeMap::new(),
+        books,
         now: At::default(),
         asked: 0,
         names: BTreeMap::new(),
@@ -475,6 +481,7 @@ impl World {
     /// The broker dies and starts again on what was stored; devices are not known yet.
     pub(crate) fn restart(&mut self) -> &mut Self {
         self.books = Books::from_rows(self.books.policy().clone(), self.books.rows());
+        self.ledger = Ledger::of(&self.books);
         self.refusals.clear();
         self
     }
@@ -760,6 +767,7 @@ impl World {
     fn apply(&mut self, command: Command) -> &Answer {
         let quiet = matches!(command, Command::Telemetry(_));
         let mut outcome = self.books.apply(self.now, command);
+        self.enter(&outcome.changes);
         for effect in &outcome.effects {
             self.note_effect(effect);
         }
@@ -774,6 +782,18 @@ impl World {
             return &Answer::Nothing;
         }
         &self.last.insert(outcome).answer
+    }
+
+    /// Whatever a scenario is about, nothing is granted twice in it.
+    fn enter(&mut self, changes: &Changes) {
+        let leases = changes.leases.iter();
+        let before = |lease: &Lease| self.entered.get(&lease.id);
+        let changed: Vec<_> = leases.clone().map(|lease| (before(lease), lease)).collect();
+        if let Err(breach) = self.ledger.enter(&changed, &self.books) {
+            panic!("{breach}");
+        }
+        let leases = leases.map(|lease| (lease.id, lease.clone()));
+        self.entered.extend(leases);
     }
 
     fn note_effect(&mut self, effect: &Effect) {

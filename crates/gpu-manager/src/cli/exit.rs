@@ -27,6 +27,8 @@ pub(crate) const STORE_UNUSABLE: u8 = 8;
 pub(crate) const IN_USE: u8 = 9;
 /// `serve`: the store failed while the broker ran. What was answered before is stored.
 pub(crate) const STORE_FAILED: u8 = 10;
+/// `serve`: the books contradicted themselves. Nothing of that was stored or answered.
+pub(crate) const BOOKS_BROKEN: u8 = 11;
 /// `run` and `acquire`: the wait ended without a grant.
 pub(crate) const WAIT_OVER: u8 = 124;
 /// `run`: gpu-manager itself failed. Any code that is not listed here is the child's.
@@ -52,6 +54,7 @@ Exit codes:
   8    serve: the store cannot be opened, read or written at the start
   9    serve: another broker has the store, the socket or a device
   10   serve: the store failed while the broker ran; what was answered before is stored
+  11   serve: the books contradicted themselves; nothing of that was stored or answered
   124  run, acquire: the wait ended without a grant
   125  run: gpu-manager itself failed
   126  run: the command cannot be executed

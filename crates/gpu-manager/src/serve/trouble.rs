@@ -26,9 +26,9 @@ impl Trouble {
         Self::new(exit::STORE_UNUSABLE, text)
     }
 
-    /// The store failed after the broker had started.
-    pub(super) fn store_failed(fatal: &Fatal) -> Self {
-        Self::new(exit::STORE_FAILED, with_hint(fatal, fatal.0.hint()))
+    /// Whether this is no accident of the host, but a fault of the broker, like a crash.
+    pub(super) fn is_own_fault(&self) -> bool {
+        self.code == exit::BOOKS_BROKEN
     }
 
     fn new(code: u8, text: impl Into<String>) -> Self {
@@ -72,11 +72,25 @@ impl From<OpenError> for Trouble {
     }
 }
 
+/// Of a broker that had started.
+impl From<&Fatal> for Trouble {
+    fn from(fatal: &Fatal) -> Self {
+        let code = match fatal {
+            Fatal::Books(_) => exit::BOOKS_BROKEN,
+            Fatal::Store(_) => exit::STORE_FAILED,
+        };
+        Self::new(code, with_hint(fatal, fatal.hint()))
+    }
+}
+
 impl From<StartError> for Trouble {
     fn from(error: StartError) -> Self {
         match &error {
             StartError::Read(why) => Self::store_unusable(with_hint(why, why.hint())),
-            StartError::Write(fatal) => Self::store_unusable(with_hint(fatal, fatal.0.hint())),
+            StartError::Write(fatal @ Fatal::Store(_)) => {
+                Self::store_unusable(with_hint(fatal, fatal.hint()))
+            }
+            StartError::Write(fatal @ Fatal::Books(_)) => Self::from(fatal),
             StartError::LastGood { .. } | StartError::Policy(_) | StartError::Thread(_) => {
                 Self::from(error.to_string())
             }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use gpu_broker::{Clock, Config, Life, ReloadStart, Reloader, SourceFile, StartPolicy, Started};
+use gpu_broker::{
+    Clock, Config, Fatal, Life, ReloadStart, Reloader, SourceFile, StartPolicy, Started,
+};
 use gpu_lease::{Effect, Ms};
 
 use super::acts::lose_connections;
@@ -24,7 +26,9 @@ impl World {
             2 => {
                 let turned = self.life().turn(std::time::Duration::ZERO);
                 self.disk.fail_after(None);
-                drop(turned);
+                if let Err(fatal @ Fatal::Books(_)) = turned {
+                    return Err(fatal.to_string());
+                }
                 self.recover(dice)
             }
             3 => self.end_next_commit(Ending::Before),
@@ -143,6 +147,7 @@ impl World {
             clock: self.clock.clone(),
             processes: Arc::new(self.machine.clone()),
             boot_id: self.machine.boot_id(),
+            introduction: "gpu-manager".to_owned(),
             policy: StartPolicy {
                 files: Ok(self.files.lock().clone()),
                 overrides: Vec::new(),

@@ -43,6 +43,8 @@ words! {
     }
 
     EventKind {
+        BrokerStarted,
+        BrokerStopped,
         DeviceCordoned,
         DeviceFound,
         DeviceLost,

@@ -61,7 +61,7 @@ pub(super) async fn release(
     }
     let result = end(args, &taken).await;
     let closed = taken.broker.stop();
-    closed.map_err(|fatal| Failure::refused(fatal.to_string()).hint(fatal.0.hint()))?;
+    closed.map_err(|fatal| Failure::refused(fatal.to_string()).hint(fatal.hint()))?;
     result.map(Step::Done)
 }
 
