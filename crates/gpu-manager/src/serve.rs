@@ -4,6 +4,7 @@ mod assets;
 pub(crate) mod config;
 mod devices;
 mod disk;
+mod introduce;
 mod listen;
 mod log;
 mod notify;
@@ -12,7 +13,7 @@ mod reconfigure;
 mod starts;
 mod trouble;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,10 +23,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use gpu_api::Bytes;
-use gpu_bridge::{App, Assets, Origin, Secrets, Warnings};
+use gpu_bridge::{App, Assets, Listeners, Origin, Secrets, Warnings};
 use gpu_broker::{
-    BootClock, Broker, CandidateState, Clock, Handle, HostProcesses, ReloadOptions, ReloadState,
-    Reloader, StartPolicy, Started, Trigger,
+    BootClock, Broker, Clock, HostProcesses, ReloadOptions, Reloader, StartPolicy, Started, Trigger,
 };
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, OpenError, RedbStore, Store, StoreId};
@@ -40,7 +40,8 @@ use crate::owner::{Owner, OwnerFile};
 use config::Config;
 use devices::{Devices, ReadNow};
 use disk::Disk;
-use policy::{PolicyWatch, Ticks};
+use introduce::{introduce, tell_when_ready};
+use policy::Policies;
 use reconfigure::Reconfigure;
 use starts::Starts;
 use trouble::Trouble;
@@ -49,8 +50,6 @@ use trouble::Trouble;
 pub(crate) const STORE_FILE: &str = "store.redb";
 /// After SIGTERM, everything is over by then.
 const STOP_MAX: Duration = Duration::from_secs(9);
-/// How often it is looked whether the devices are known.
-const READY_EVERY: Duration = Duration::from_millis(5);
 /// Members of this group may use operator verbs on the socket.
 const ADMIN_GROUP: &str = "gpu-admin";
 /// Where devices are locked instead of [`LOCK_DIR`], for tests that must not meet a real broker.
@@ -146,79 +145,46 @@ async fn serve_as(
 ) -> Result<ExitCode, Trouble> {
     let began = Instant::now();
     allow_many_descriptors();
-    // Before the store is checked and made small, which takes its time: somebody may ask who has it.
-    let early = own_unless_owned(&config);
-    let store = open_store(&config)?;
-    let owner = own(&config, Vec::new()).or(early);
+    let Claim {
+        store,
+        owner,
+        listeners,
+        address,
+    } = claim(&config).await?;
     let notes = Warnings::default();
     let (assets, asset_watch) = assets::open(&config)?;
     let bridge_config = bridge_config(&config, assets, notes.clone(), safe.clone())?;
-    let listeners = listen::open(&config).await?;
-    let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
-    let address = address.unwrap_or(config.listen);
-    let owner = own(&config, listen::addresses(&config, address)).or(owner);
     let (read_now, wanted) = devices::read_now();
     let disk = Arc::new(Disk::new(config.policy_watch()));
-    let files = match &safe {
-        Some(_) => Err(gpu_bridge::SAFE_START.to_owned()),
-        None => policy::read(&config),
-    };
-    let policy = match &safe {
-        Some(_) => policy::without_files(&config)?,
-        None => policy::start(&config, &disk, &files)?,
-    };
+    let (policy, files) = policy::start_policy(&config, &disk, safe.is_some())?;
     let started = start_broker(policy, store, read_now, safe.as_deref())?;
-    let is_safe = safe.is_some();
-    // Files that the start left waiting are looked at by it, and that waits for the broker.
-    let reloader =
-        tokio::task::block_in_place(|| policy::reloader(&config, disk.clone(), &started, is_safe));
-    let reloader = Arc::new(reloader?);
-    // Where they could not be read, whatever can be is news.
-    let known = files.ok().flatten();
-    let policy_watch = match is_safe {
-        true => PolicyWatch::off(reloader.clone(), disk.clone()),
-        false => PolicyWatch::start(reloader.clone(), disk.clone(), known.as_ref())?,
-    };
-    let policy_watch = Arc::new(policy_watch);
+    let policies = Policies::start(&config, &disk, &started, files, safe.is_some())?;
     let (broken, mut trouble) = mpsc::channel::<Trouble>(1);
-    let mut ticks = None;
-    if !is_safe {
-        ticks = Some(Ticks::start(reloader.clone())?);
+    if safe.is_none() {
         start_devices(&config, &started, (wanted, broken.clone()), notes)?;
     }
-    introduce(
-        &config,
-        address,
-        &started,
-        &reloader.state(),
-        safe.as_deref(),
-    );
-    match is_safe {
-        true => tell_ready(began, started.kept, ", none is granted: safe start"),
-        false => drop(tokio::spawn(tell_when_ready(
-            started.handle.clone(),
-            began,
-            started.kept,
-        ))),
-    }
+    let reloads = policies.reloader.state();
+    introduce(&config, address, &started, &reloads, safe.as_deref());
+    tell_when_ready(&started, began, safe.is_some());
 
     let app = App {
         handle: started.handle.clone(),
-        reloader: reloader.clone(),
+        reloader: policies.reloader.clone(),
         config: bridge_config,
-        watch: policy::watch_report(&policy_watch),
+        watch: policy::watch_report(&policies.watch),
         policy_files: disk,
     };
     let socket = config.socket.clone();
-    let reconfigure = Arc::new(Reconfigure::new(args, config, policy_watch.clone()));
+    let reconfigure = Arc::new(Reconfigure::new(args, config, policies.watch.clone()));
     let config_watch = reconfigure.watch()?;
-    tokio::spawn(reload_on_hangup(hangup, reloader.clone(), reconfigure));
+    let reloader = policies.reloader.clone();
+    tokio::spawn(reload_on_hangup(hangup, reloader, reconfigure));
     let handle = started.handle.clone();
     let closing = async move { handle.stopped().await };
     let bridge = tokio::spawn(gpu_bridge::serve(listeners, app, closing));
-    notify::ready(match is_safe {
-        true => "started safe: grants nothing, see `gpu-manager status`",
-        false => "serving",
+    notify::ready(match safe {
+        Some(_) => "started safe: grants nothing, see `gpu-manager status`",
+        None => "serving",
     });
     let stop = tokio::select! {
         () = signals.stop() => Stop::Asked,
@@ -226,11 +192,8 @@ async fn serve_as(
         () = started.handle.stopped() => Stop::Fatal,
     };
     notify::stopping();
-    drop(broken);
-    drop(config_watch);
-    drop(asset_watch);
-    drop(ticks);
-    policy_watch.stop();
+    drop((broken, config_watch, asset_watch));
+    policies.stop();
     let code = take_apart(started, bridge, &mut signals, stop).await;
     if let Some(socket) = &socket {
         listen::remove_socket(socket);
@@ -239,6 +202,33 @@ async fn serve_as(
         owner.remove();
     }
     code
+}
+
+/// What only one broker can have.
+struct Claim {
+    store: Arc<dyn Store>,
+    owner: Option<OwnerFile>,
+    listeners: Listeners,
+    /// Where it listens on TCP, or would.
+    address: SocketAddr,
+}
+
+/// Takes the store first: who has that has the state directory.
+async fn claim(config: &Config) -> Result<Claim, Trouble> {
+    // Before the store is checked and made small, which takes its time: somebody may ask who has it.
+    let early = own_unless_owned(config);
+    let store = open_store(config)?;
+    let owner = own(config, Vec::new()).or(early);
+    let listeners = listen::open(config).await?;
+    let address = listeners.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
+    let address = address.unwrap_or(config.listen);
+    let owner = own(config, listen::addresses(config, address)).or(owner);
+    Ok(Claim {
+        store,
+        owner,
+        listeners,
+        address,
+    })
 }
 
 /// Says who has the state directory, where there is one.
@@ -450,128 +440,6 @@ fn locked(error: &gpu_device::LockError) -> Trouble {
             "{error}\nhint: without its locks two brokers could grant one device: let this user write there"
         )),
     }
-}
-
-/// The first lines that a person sees.
-fn introduce(
-    config: &Config,
-    address: SocketAddr,
-    started: &Started,
-    reloads: &ReloadState,
-    safe: Option<&str>,
-) {
-    eprintln!("gpu-manager {}", env!("CARGO_PKG_VERSION"));
-    eprintln!("page      http://{address}/");
-    if let Some(socket) = &config.socket {
-        eprintln!("socket    {}", socket.display());
-    }
-    eprintln!("policies  {}", policies(config, reloads.watching, safe));
-    match config.ephemeral {
-        true => eprintln!("state     none: leases die with this process"),
-        false => eprintln!("state     {}", config.state_dir.display()),
-    }
-    introduce_settings(config, reloads);
-    if config.dev {
-        eprintln!("dev mode  every caller of this host may do everything, without a token");
-        if safe.is_none() {
-            eprintln!("          a saved policy is applied at once, whatever it drains or ends");
-        }
-    }
-    if started.rebooted {
-        eprintln!("the host was booted since: the leases of before have ended");
-    } else {
-        match started.kept {
-            0 => {}
-            1 => eprintln!("1 lease is still held"),
-            kept => eprintln!("{kept} leases are still held"),
-        }
-    }
-    match safe {
-        Some(why) => introduce_safe_start(why),
-        None => introduce_troubles(started, reloads),
-    }
-    if io::stdin().is_terminal() && !config.dev {
-        eprintln!("hint: Ctrl-C stops the broker; what is held stays held");
-    }
-}
-
-/// Says how long the start took, once the devices are known and so something can be granted.
-async fn tell_when_ready(handle: Handle, began: Instant, recovered: usize) {
-    while handle.snapshot().recovering {
-        if handle.is_stopping() {
-            return;
-        }
-        tokio::time::sleep(READY_EVERY).await;
-    }
-    tell_ready(began, recovered, "");
-}
-
-fn tell_ready(began: Instant, recovered: usize, but: &str) {
-    let took = began.elapsed().as_millis();
-    let leases = match recovered {
-        1 => "1 lease".to_owned(),
-        leases => format!("{leases} leases"),
-    };
-    eprintln!("ready     in {took} ms, {leases} recovered{but}");
-}
-
-/// Where policies are from and whether saves are applied.
-fn policies(config: &Config, watching: bool, safe: Option<&str>) -> String {
-    let watch = match (safe, watching) {
-        (Some(_), _) => "not read: safe start",
-        (None, true) => "hot reload",
-        (None, false) => "read at start and on request",
-    };
-    let roots = config.policy_roots.iter();
-    let roots: Vec<_> = roots.map(|root| root.display().to_string()).collect();
-    match roots.as_slice() {
-        [] => format!("built-in ({watch})"),
-        roots => format!("{} ({watch})", roots.join(", ")),
-    }
-}
-
-/// What stands above the policy files: editing them there changes nothing.
-fn introduce_settings(config: &Config, reloads: &ReloadState) {
-    for set in policy::shown_overrides(config).unwrap_or_default() {
-        eprintln!("override  {} = {} ({})", set.setting, set.value, set.origin);
-    }
-    for set in &reloads.overrides {
-        let until = gpu_bridge::rfc3339(set.until.wall);
-        eprintln!("override  {} (by {} until {until})", set.text, set.by);
-    }
-}
-
-/// What a person has to know who finds that nothing is granted.
-fn introduce_safe_start(why: &str) {
-    eprintln!("safe start: {why}");
-    eprintln!("  {};", gpu_bridge::SAFE_START);
-    eprintln!(
-        "  held leases are kept and can be renewed and released, no process is signalled, the last good policy is in force"
-    );
-    eprintln!("hint: {}", gpu_bridge::SAFE_START_HINT);
-}
-
-/// What is on disk and is not live.
-fn introduce_troubles(started: &Started, reloads: &ReloadState) {
-    if let Some(diagnostics) = &started.degraded {
-        eprintln!(
-            "degraded: the policy files are bad, the last good policy is live\n{diagnostics}"
-        );
-    }
-    let Some(candidate) = &reloads.candidate else {
-        return;
-    };
-    let hint = match candidate.state {
-        CandidateState::NeedsConfirmation => "`gpu-manager reload --confirm HASH` applies them",
-        CandidateState::Failing | CandidateState::Rejected => {
-            "`gpu-manager policy check` says what is wrong"
-        }
-        CandidateState::NotLoaded | CandidateState::Resting | CandidateState::RolledBack => {
-            "`gpu-manager reload` applies them"
-        }
-    };
-    let state = candidate.state.as_str().replace('_', " ");
-    eprintln!("the policy files on disk are not live: {state}; {hint}");
 }
 
 /// Who wants the process to end.

@@ -30,6 +30,20 @@ pub(super) fn read(config: &Config) -> Result<Option<FileSet>, String> {
         .map_err(|error| format!("policy files cannot be read: {error}"))
 }
 
+/// What the broker starts with, and the files as they were read for that, if they were. A safe start leaves them.
+pub(super) fn start_policy(
+    config: &Config,
+    disk: &Arc<Disk>,
+    is_safe: bool,
+) -> Result<(StartPolicy, Option<FileSet>), String> {
+    if is_safe {
+        return Ok((without_files(config)?, None));
+    }
+    let files = read(config);
+    let policy = start(config, disk, &files)?;
+    Ok((policy, files.ok().flatten()))
+}
+
 /// The policy that `files` say, with what goes over them; also where they cannot be read.
 pub(super) fn start(
     config: &Config,
@@ -46,7 +60,7 @@ pub(super) fn start(
 }
 
 /// The policy of a safe start, where nothing was ever live: nobody looks at the files.
-pub(super) fn without_files(config: &Config) -> Result<StartPolicy, String> {
+fn without_files(config: &Config) -> Result<StartPolicy, String> {
     Ok(StartPolicy {
         files: Ok(built_in()),
         overrides: overrides(config)?,
@@ -60,7 +74,7 @@ pub(super) fn compile(start: &StartPolicy) -> Result<Policy, String> {
     policy.map_err(|diagnostics| diagnostics.to_string())
 }
 
-pub(super) fn reloader(
+fn reloader(
     config: &Config,
     disk: Arc<Disk>,
     started: &Started,
@@ -85,6 +99,46 @@ pub(super) fn reloader(
     Ok(Reloader::new(handle, read, overrides(config)?, start))
 }
 
+/// Reloads of policies, and what asks for them.
+pub(super) struct Policies {
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) watch: Arc<PolicyWatch>,
+    ticks: Option<Ticks>,
+}
+
+impl Policies {
+    /// Where `known` files could not be read, whatever can be is news.
+    pub(super) fn start(
+        config: &Config,
+        disk: &Arc<Disk>,
+        started: &Started,
+        known: Option<FileSet>,
+        is_safe: bool,
+    ) -> Result<Self, String> {
+        // Files that the start left waiting are looked at by it, and that waits for the broker.
+        let reloader =
+            tokio::task::block_in_place(|| reloader(config, disk.clone(), started, is_safe));
+        let reloader = Arc::new(reloader?);
+        let (watch, ticks) = match is_safe {
+            true => (PolicyWatch::off(reloader.clone(), disk.clone()), None),
+            false => (
+                PolicyWatch::start(reloader.clone(), disk.clone(), known.as_ref())?,
+                Some(Ticks::start(reloader.clone())?),
+            ),
+        };
+        Ok(Self {
+            reloader,
+            watch: Arc::new(watch),
+            ticks,
+        })
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.ticks);
+        self.watch.stop();
+    }
+}
+
 /// Offers every set that changed to the reloader. Can begin again with another configuration.
 pub(super) struct PolicyWatch {
     reloader: Arc<Reloader>,
@@ -96,7 +150,7 @@ pub(super) struct PolicyWatch {
 
 impl PolicyWatch {
     /// Watches for sets that differ from `known`.
-    pub(super) fn start(
+    fn start(
         reloader: Arc<Reloader>,
         disk: Arc<Disk>,
         known: Option<&FileSet>,
@@ -111,7 +165,7 @@ impl PolicyWatch {
     }
 
     /// Watches nothing, ever.
-    pub(super) fn off(reloader: Arc<Reloader>, disk: Arc<Disk>) -> Self {
+    fn off(reloader: Arc<Reloader>, disk: Arc<Disk>) -> Self {
         Self {
             reloader,
             disk,
@@ -139,7 +193,7 @@ impl PolicyWatch {
     }
 
     /// Ends it.
-    pub(super) fn stop(&self) {
+    fn stop(&self) {
         let watch = self.watch.lock().take();
         drop(watch);
     }
@@ -183,13 +237,13 @@ fn timing(change: &Change) -> WatchTiming {
 }
 
 /// Looks once a second at what has come due, on a thread of its own; ends when it is dropped.
-pub(super) struct Ticks {
+struct Ticks {
     /// Its end is the sign.
     _kept: mpsc::Sender<()>,
 }
 
 impl Ticks {
-    pub(super) fn start(reloader: Arc<Reloader>) -> Result<Self, String> {
+    fn start(reloader: Arc<Reloader>) -> Result<Self, String> {
         let (_kept, over) = mpsc::channel();
         let tick = move || {
             while over.recv_timeout(TICK_EVERY) == Err(RecvTimeoutError::Timeout) {
