@@ -110,10 +110,11 @@ fn a_file_that_is_no_sound_store_of_this_version_stops_every_start() {
         bytes
     };
     let newer = newer(&host.dir().join("newer.redb"), &good);
-    let half = good[..good.len() / 2].to_vec();
+    // The end of a file may be room that nothing was written to.
+    let beginning = good[..good.len() / 8].to_vec();
     for (bytes, parts) in [
         (damaged, ["is not a store", "--state-dir"]),
-        (half, ["is damaged", "restore a copy"]),
+        (beginning, ["is damaged", "restore a copy"]),
         (Vec::new(), ["is an empty file", "restore a copy"]),
         (newer, ["has format 2", "a later one"]),
     ] {

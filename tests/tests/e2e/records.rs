@@ -224,7 +224,8 @@ fn a_store_that_is_cut_short_is_not_sound() {
     broker.stop();
     let path = host.state_dir().join("store.redb");
     let whole = std::fs::read(&path).unwrap();
-    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    // The end of a file may be room that nothing was written to.
+    std::fs::write(&path, &whole[..whole.len() / 8]).unwrap();
     let state_dir = host.state_dir();
     let checked = host.run(&["store", "check", "--state-dir", state_dir.to_str().unwrap()]);
     assert_eq!(checked.code, 1, "{}", checked.stdout);
