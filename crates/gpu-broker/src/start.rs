@@ -1,21 +1,24 @@
 //! What a life of the broker starts from: which policy, which books, and what the start itself does to them.
 
+mod choice;
+
 use std::io;
 use std::sync::Arc;
 
 use gpu_lease::canary::{Canary, is_planted};
 use gpu_lease::{
-    At, Books, Command, Confirm, Event, EventKind, Expect, Fence, Ms, Phase, Policy, Rows, Switch,
+    At, Books, Command, Event, EventKind, Expect, Fence, Ms, Phase, Policy, Rows, Switch,
 };
-use gpu_policy::{Diagnostics, Override, SourceFile, compile};
-use gpu_store::{
-    BreakerRow, EventPosition, LastGood, ReadError, RejectedFiles, Settings, Store, Stored,
-};
+use gpu_policy::{Diagnostics, Override, SourceFile};
+use gpu_store::{BreakerRow, EventPosition, LastGood, ReadError, Settings, Store, Stored};
 use thiserror::Error;
 
 use crate::broker::Config;
-use crate::reload::{api_layers, depends_on_devices, files_hash, unexpired};
+use crate::reload::unexpired;
 use crate::turn::{Fatal, Opening};
+use choice::{Start, recompile};
+
+pub(crate) use choice::{Chosen, Under};
 
 /// After a start holders have this long to send the heartbeats that nobody took.
 const START_GRACE_MS: Ms = Ms::from_secs(30);
@@ -57,15 +60,6 @@ pub enum StartError {
     Thread(#[from] io::Error),
 }
 
-/// Which policy a life begins under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Under {
-    /// That of the files.
-    Files,
-    /// The one that was live when the last life ended.
-    LastGood,
-}
-
 /// What a life begins with: found in the store, decided, and not durable yet.
 pub(crate) struct Beginning {
     /// As they were found, under the policy that they decided by.
@@ -77,27 +71,6 @@ pub(crate) struct Beginning {
     pub(crate) files_hash: String,
     /// Whether the life before, if there was one, wrote down that it ends.
     in_order: bool,
-}
-
-/// What to start with, all layers known.
-struct Start<'a> {
-    files: Result<&'a [SourceFile], &'a String>,
-    files_hash: String,
-    /// The layers above the files that last as long as the broker.
-    base: &'a [Override],
-    /// All of them.
-    layers: Vec<Override>,
-    rejected: Option<&'a RejectedFiles>,
-    dev: bool,
-}
-
-/// The policy to start with.
-pub(crate) struct Chosen {
-    pub(crate) policy: Arc<Policy>,
-    /// Why it is not that of the files, where they are bad.
-    pub(crate) degraded: Option<String>,
-    /// The files, where they are good and something else is live.
-    pub(crate) waiting: Option<Vec<SourceFile>>,
 }
 
 impl Beginning {
@@ -217,130 +190,6 @@ fn stopped_in_order(store: &dyn Store, rows: Option<&Rows>) -> Result<bool, Read
     Ok(last.is_some_and(|last| last.event.kind == EventKind::BrokerStopped))
 }
 
-impl<'a> Start<'a> {
-    fn of(policy: &'a StartPolicy, settings: &'a Settings) -> Self {
-        let base = policy.overrides.iter().cloned();
-        let files = policy.files.as_deref();
-        Self {
-            files,
-            files_hash: files.map_or_else(|_| String::new(), files_hash),
-            base: &policy.overrides,
-            layers: base.chain(api_layers(&settings.overrides)).collect(),
-            rejected: settings.rejected.as_ref(),
-            dev: policy.dev,
-        }
-    }
-
-    fn choose(&self, under: Under, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
-        match under {
-            Under::Files => self.choose_policy(last_good),
-            Under::LastGood => self.keep_policy(last_good),
-        }
-    }
-
-    /// The files if they compile and were not taken back, else what was last good.
-    fn choose_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
-        match self.compiled() {
-            Ok(policy) => {
-                let taken_back = last_good.filter(|_| self.is_taken_back());
-                let good = taken_back.and_then(|good| recompile(good, &self.layers).ok());
-                Ok(Chosen {
-                    waiting: good.as_ref().and(self.waiting()),
-                    policy: good.unwrap_or_else(|| Arc::new(policy)),
-                    degraded: None,
-                })
-            }
-            Err(files) => {
-                let Some(good) = last_good else {
-                    return Err(StartError::Policy(files));
-                };
-                match self.recompile_last(good) {
-                    Ok(policy) => Ok(Chosen {
-                        policy,
-                        degraded: Some(files),
-                        waiting: None,
-                    }),
-                    Err(last_good) => Err(StartError::LastGood { files, last_good }),
-                }
-            }
-        }
-    }
-
-    /// What was last good, said to be the very same whatever lies over it now. One that this version does not
-    /// understand leaves its name to what is given: what is held is kept under any policy.
-    fn keep_policy(&self, last_good: Option<&LastGood>) -> Result<Chosen, StartError> {
-        let given = || self.compiled().map_err(StartError::Policy);
-        let policy = match last_good {
-            None => Arc::new(given()?),
-            Some(good) => {
-                let kept = match self.recompile_last(good) {
-                    Ok(policy) => Policy::clone(&policy),
-                    Err(_) => given()?,
-                };
-                let source = good.source.clone();
-                Arc::new(Policy { source, ..kept })
-            }
-        };
-        Ok(Chosen {
-            policy,
-            degraded: None,
-            waiting: None,
-        })
-    }
-
-    fn compiled(&self) -> Result<Policy, String> {
-        let files = self.files.map_err(Clone::clone)?;
-        compile(files, &self.layers).map_err(|errors| errors.to_string())
-    }
-
-    fn waiting(&self) -> Option<Vec<SourceFile>> {
-        self.files.ok().map(<[SourceFile]>::to_vec)
-    }
-
-    /// What to start with instead, if a reload to `chosen` had to be confirmed: a restart is no way around
-    /// that. Devices are not known yet: a policy of which the plan depends on them is planned once they are.
-    /// Settings of the command line are not held back: whoever starts the broker sets them.
-    /// `books` are those that were found.
-    fn gate(&self, chosen: &Chosen, stored: &Stored, books: &Books, at: At) -> Option<Chosen> {
-        let good = stored.policy.as_ref()?;
-        if self.dev || chosen.degraded.is_some() || chosen.waiting.is_some() {
-            return None;
-        }
-        let confirm = (books.policy().reload.confirm).max(chosen.policy.reload.confirm);
-        let holds = books.leases().any(|lease| lease.held().is_some());
-        let is_blind = holds
-            && confirm != Confirm::Never
-            && *books.policy() != chosen.policy
-            && depends_on_devices(&chosen.policy);
-        if !is_blind && !books.plan(at, &chosen.policy).needs(confirm) {
-            return None;
-        }
-        let before = self.base.iter().cloned();
-        let before: Vec<_> = before
-            .chain(api_layers(&stored.settings.overrides))
-            .collect();
-        Some(Chosen {
-            policy: recompile(good, &before).ok()?,
-            degraded: None,
-            waiting: self.waiting(),
-        })
-    }
-
-    /// Whether these very files were live and are to be no more; those that only failed may be good by now.
-    fn is_taken_back(&self) -> bool {
-        self.rejected
-            .is_some_and(|rejected| rejected.hash == self.files_hash && rejected.attempt == 0)
-    }
-
-    /// With the API overrides, or without them if they do not fit.
-    fn recompile_last(&self, good: &LastGood) -> Result<Arc<Policy>, Diagnostics> {
-        recompile(good, &self.layers).or_else(|errors| {
-            let bare = recompile(good, self.base);
-            bare.map_err(|_| errors)
-        })
-    }
-}
-
 /// What is stored of settings, without what ended with its boot or by its time.
 fn still_true(stored: &Settings, rebooted: bool, at: At) -> Settings {
     match rebooted {
@@ -354,13 +203,6 @@ fn still_true(stored: &Settings, rebooted: bool, at: At) -> Settings {
             ..stored.clone()
         },
     }
-}
-
-fn recompile(good: &LastGood, overrides: &[Override]) -> Result<Arc<Policy>, Diagnostics> {
-    let files = good.source.files.iter();
-    let file = |(name, text): &(String, String)| SourceFile::new(name.clone(), text.clone());
-    let files: Vec<SourceFile> = files.map(file).collect();
-    compile(&files, overrides).map(Arc::new)
 }
 
 /// The books that wrote the rows, under the policy that they decided by, so that a policy which changed
