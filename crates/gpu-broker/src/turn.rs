@@ -43,7 +43,7 @@ impl Fatal {
         match self {
             Self::Store(error) => error.hint(),
             Self::Books(_) => {
-                "this is a fault of gpu-manager: what was answered before is stored, nothing of this was; start it again, and report the line above with what `gpu-manager store dump` says"
+                "nothing of this was stored or answered, and everything before is; see what `gpu-manager store check` says, start it again, and report the line above: it is a fault of gpu-manager unless the store is damaged"
             }
         }
     }

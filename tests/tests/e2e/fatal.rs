@@ -17,6 +17,9 @@ use serde_json::json;
 const STORE_UNUSABLE: i32 = 8;
 const IN_USE: i32 = 9;
 const STORE_FAILED: i32 = 10;
+const BOOKS_BROKEN: i32 = 11;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const CLIENTS: usize = 4;
 /// Between two looks whether a broker has ended.
@@ -94,6 +97,32 @@ fn a_start_on_a_read_only_file_system_says_so_and_changes_nothing() {
     );
     disk.make_writable();
     must_hold(&host.start(), &[lease]);
+}
+
+#[test]
+fn a_grant_that_contradicts_the_rows_ends_the_broker_and_the_third_start_after_is_safe() {
+    let host = Host::with_cards(1).safe_starts();
+    let broker = host.start();
+    let held = broker.grant(&json!({"memory": "1GiB", "ttl": "1h"}));
+    broker.stop();
+    // As a store that was put together from two of them: the next fence is one that was given.
+    let counters = json!({"generation": 1, "next_fence": held.fence, "revision": 100});
+    let store = host.state_dir().join("store.redb");
+    write_meta(&store, "counters", counters.to_string().as_bytes());
+    for _ in 0..3 {
+        let broker = host.start();
+        let request = Request::post(paths::LEASES, &json!({"memory": "1GiB"}));
+        let answered = match request.attempt(broker.address()) {
+            Attempt::Answered(answer) => answer.status,
+            Attempt::Lost | Attempt::Unsent => 503,
+        };
+        assert_eq!(answered, 503);
+        let ran = broker.into_process().wait();
+        must_say(&ran, BOOKS_BROKEN, &["which is not new", "store check"]);
+    }
+    let safe = host.start_safe();
+    assert_eq!(safe.lease(&held.id).fence, held.fence);
+    assert_eq!(safe.live_leases().len(), 1);
 }
 
 #[test]
@@ -259,15 +288,17 @@ fn must_hold(broker: &Broker, answered: &[Lease]) {
 
 /// The store `good` as a later version would leave it.
 fn newer(path: &Path, good: &[u8]) -> Vec<u8> {
-    const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
     fs::write(path, good).expect("the directory is ours");
-    let database = Database::open(path).expect("it is good");
+    write_meta(path, "format", b"2");
+    fs::read(path).expect("it was just written")
+}
+
+fn write_meta(store: &Path, key: &str, value: &[u8]) {
+    let database = Database::open(store).expect("it is good");
     let txn = database.begin_write().expect("nobody else has it");
     txn.open_table(META)
         .expect("every store has it")
-        .insert("format", &b"2"[..])
+        .insert(key, value)
         .expect("it can be written");
     txn.commit().expect("it can be written");
-    drop(database);
-    fs::read(path).expect("it was just written")
 }
