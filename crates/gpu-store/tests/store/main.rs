@@ -11,3 +11,4 @@ mod inspect;
 mod plateau;
 #[cfg(feature = "crash-disk")]
 mod power_cuts;
+mod remains;
