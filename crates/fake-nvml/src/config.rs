@@ -75,6 +75,7 @@ pub(crate) enum Fault {
     NotFound,
     NoPermission,
     NotSupported,
+    TakeMemory,
 }
 
 impl Default for Config {

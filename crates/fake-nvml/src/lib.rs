@@ -51,8 +51,10 @@
 //! ```
 //!
 //! Faults: `hang` (blocks until the file says otherwise), `crash` (aborts the process that called),
-//! `lost`, `reset_required`, `unknown`, `driver_mismatch`, `driver_not_loaded`, `not_found`,
-//! `no_permission`, `not_supported`.
+//! `take_memory` (takes address space, and touches none of it, until there is no more, which aborts the
+//! process; where nothing limits it, it stops at 64 GiB and says "unknown error"), `lost`,
+//! `reset_required`, `unknown`, `driver_mismatch`, `driver_not_loaded`, `not_found`, `no_permission`,
+//! `not_supported`.
 //!
 //! MIG instances, events, NVLink and everything that changes a card are not there: where the tools ask
 //! for one it says "not supported".

@@ -12,6 +12,9 @@ use crate::config::{Card, Config, Fault};
 
 /// How often a call that hangs looks whether the file still says so.
 const HANG_POLL: Duration = Duration::from_millis(20);
+/// What a call takes at once that takes all memory, and how often if nothing stops it.
+const TAKEN_BYTES: usize = 1 << 30;
+const TAKEN_TIMES_MAX: usize = 64;
 
 /// Counts one more user; fails as the file says.
 pub(crate) fn init() -> Code {
@@ -59,7 +62,7 @@ pub(crate) fn on_card(handle: Handle, body: impl FnOnce(&Card, usize) -> Result<
 pub(crate) fn handle_of(config: &Config, place: usize) -> Result<Handle, Code> {
     let card = config.devices.get(place).ok_or(Code::INVALID_ARGUMENT)?;
     match card.fault {
-        None | Some(Fault::Hang | Fault::Crash) => Ok(Handle::of(place)),
+        None | Some(Fault::Hang | Fault::Crash | Fault::TakeMemory) => Ok(Handle::of(place)),
         Some(fault) => Err(code_for(fault)),
     }
 }
@@ -128,8 +131,19 @@ fn suffer(
     match fault_now {
         None => Ok(()),
         Some(Fault::Crash) => std::process::abort(),
-        Some(fault) => Err(code_for(fault)),
+        Some(fault) => {
+            if fault == Fault::TakeMemory {
+                take_memory();
+            }
+            Err(code_for(fault))
+        }
     }
+}
+
+/// Ends the process where its address space has a limit below what is taken at most.
+fn take_memory() {
+    let taken = (0..TAKEN_TIMES_MAX).map(|_| Vec::<u8>::with_capacity(TAKEN_BYTES));
+    drop(std::hint::black_box(taken.collect::<Vec<_>>()));
 }
 
 fn code_for(fault: Fault) -> Code {
@@ -141,6 +155,6 @@ fn code_for(fault: Fault) -> Code {
         Fault::NotFound => Code::NOT_FOUND,
         Fault::NoPermission => Code::NO_PERMISSION,
         Fault::NotSupported => Code::NOT_SUPPORTED,
-        Fault::Hang | Fault::Crash | Fault::Unknown => Code::UNKNOWN,
+        Fault::Hang | Fault::Crash | Fault::TakeMemory | Fault::Unknown => Code::UNKNOWN,
     }
 }

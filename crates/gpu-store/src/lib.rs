@@ -25,7 +25,9 @@ pub use event::{
 };
 pub use history::{EVENTS_PER_LOOK_MAX, EventFilter, FoundEvents};
 pub use memory::MemoryStore;
-pub use redb_store::{Compacted, FORMAT, OpenError, RedbStore, StoreSnapshot};
+pub use redb_store::{
+    Compacted, FORMAT, OpenError, RedbStore, Remains, RemainsReport, StoreSnapshot, TableRemains,
+};
 pub use store::{
     ApiOverride, Batch, BreakerRow, CommitError, LastGood, ReadError, RejectedFiles, Settings,
     StorageFault, Store, Stored, SwitchedBy,

@@ -5,6 +5,7 @@ mod held_back;
 mod inspect;
 mod open;
 mod read;
+mod remains;
 mod tables;
 mod write;
 
@@ -17,6 +18,7 @@ use crate::usage::{Hour, UsageRow};
 
 pub use compact::Compacted;
 pub use open::OpenError;
+pub use remains::{Remains, RemainsReport, TableRemains};
 pub use tables::FORMAT;
 
 /// The broker's store: a file that is this process's alone while it is open.

@@ -58,6 +58,9 @@ impl Asking {
         let mut nvml = None;
         for Said { source, result } in said {
             match result {
+                Ok(discovery) if self.has_lost_its_driver(source, &discovery) => {
+                    failures.push(Note::new(source, discovery.notes.join("; ")));
+                }
                 Ok(discovery) => {
                     if source == SourceName::Nvml {
                         nvml = Some(discovery.standing);
@@ -89,6 +92,14 @@ impl Asking {
             });
         }
         (said, failures)
+    }
+
+    /// A driver that had devices and is not there: it is being replaced, or was taken away under them. What is
+    /// certain is only that they cannot be read.
+    fn has_lost_its_driver(&self, source: SourceName, discovery: &Discovery) -> bool {
+        let before = self.known.get(&source);
+        discovery.standing == Standing::Absent
+            && before.is_some_and(|before| !before.found.is_empty())
     }
 
     /// A partial answer adds to what was known; any other replaces it.

@@ -151,9 +151,8 @@ struct Rest {
 
 impl Rest {
     fn start(&mut self, cause: &LinkError, limits: Limits) {
-        let doubled = limits.first_rest * 2_u32.saturating_pow(self.failures.min(16));
+        self.until = Some(Instant::now() + length(self.failures, limits));
         self.failures += 1;
-        self.until = Some(Instant::now() + doubled.min(limits.longest_rest));
         self.cause = cause.to_string();
     }
 
@@ -170,5 +169,23 @@ impl Rest {
                 cause: self.cause.clone(),
             }),
         }
+    }
+}
+
+/// How long a rest is after so many before it.
+fn length(failures: u32, limits: Limits) -> Duration {
+    let doubled = limits.first_rest * 2_u32.saturating_pow(failures.min(16));
+    doubled.min(limits.longest_rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rest_is_twice_as_long_as_the_one_before_up_to_a_bound() {
+        let limits = Limits::default();
+        let lengths = [0, 1, 2, 5, 6, 7, 1000].map(|failures| length(failures, limits).as_secs());
+        assert_eq!(lengths, [1, 2, 4, 32, 60, 60, 60]);
     }
 }

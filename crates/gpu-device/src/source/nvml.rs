@@ -30,7 +30,8 @@ const MAX_CARDS: u32 = 256;
 pub(crate) struct Nvml {
     path: PathBuf,
     handle: Option<Library>,
-    failed: Option<Instant>,
+    /// When it could last not be initialised, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Nvml {
@@ -45,9 +46,10 @@ impl Nvml {
 
     fn opened(&mut self) -> Result<&Library, NvmlError> {
         if self.handle.is_none() {
-            self.failed = Some(Instant::now());
-            self.handle = Some(Library::builder().lib_path(self.path.as_os_str()).init()?);
-            self.failed = None;
+            let opened = Library::builder().lib_path(self.path.as_os_str()).init();
+            let failure = opened.as_ref().err();
+            self.failed = failure.map(|error| (Instant::now(), why(error)));
+            self.handle = Some(opened?);
         }
         self.handle.as_ref().ok_or(NvmlError::Uninitialized)
     }
@@ -74,9 +76,10 @@ impl Nvml {
         })
     }
 
-    fn failed_lately(&self) -> bool {
-        self.failed
-            .is_some_and(|at| at.elapsed() < RETRY_INITIALISATION)
+    fn failed_lately(&self) -> Option<SourceError> {
+        let failed = self.failed.as_ref();
+        let lately = failed.filter(|(at, _)| at.elapsed() < RETRY_INITIALISATION);
+        lately.map(|(_, why)| SourceError(why.clone()))
     }
 
     /// Asks every card. A library that says "unknown error" is let go, to be initialised anew.
@@ -124,8 +127,8 @@ impl Source for Nvml {
     }
 
     fn read(&mut self) -> Result<Readings, SourceError> {
-        if self.failed_lately() {
-            return Err(SourceError("is not initialised".to_owned()));
+        if let Some(error) = self.failed_lately() {
+            return Err(error);
         }
         let mut answer = Readings {
             present: Some(Vec::new()),
@@ -262,10 +265,14 @@ fn is_gone(error: &NvmlError) -> bool {
 }
 
 fn trouble(error: &NvmlError) -> SourceError {
-    SourceError(match error {
+    SourceError(why(error))
+}
+
+fn why(error: &NvmlError) -> String {
+    match error {
         NvmlError::LibRmVersionMismatch => {
             "driver and library have different versions: reboot, or load the driver anew".to_owned()
         }
         error => error.to_string(),
-    })
+    }
 }

@@ -226,6 +226,125 @@ fn a_driver_that_crashes_takes_only_the_child_with_it() {
     eventually("readings again", || probe.read().ok());
 }
 
+/// The child has a bound on its address space, so that the memory of the host is not taken with it.
+#[test]
+fn a_driver_that_takes_all_memory_ends_only_the_child() {
+    let host = Host::new(&two_cards("", ""));
+    let probe = host.probe();
+    let before = probe.inventory().unwrap().devices;
+
+    host.write(&two_cards("fault = 'take_memory'", ""));
+    for start in 0..2 {
+        // The second time in a new child, after a rest.
+        let text = eventually("the end of a child", || match probe.read().unwrap_err() {
+            ReadError::Probe(LinkError::Resting { .. }) if start > 0 => None,
+            ReadError::Probe(ended @ LinkError::Ended { .. }) => Some(ended.to_string()),
+            other => panic!("{other:?}"),
+        });
+        assert!(text.contains("memory allocation of"), "{text}");
+        assert!(text.contains("signal: 6"), "{text}");
+        assert_eq!(probe.health().state, ProbeState::Restarting);
+    }
+    let resting = probe.read().unwrap_err().to_string();
+    assert!(resting.contains("is started again in"), "{resting}");
+    assert!(resting.contains("memory allocation of"), "{resting}");
+    let inventory = probe.inventory().unwrap();
+    assert_eq!(inventory.devices, before, "nothing is lost meanwhile");
+
+    host.write(&two_cards("memory_used = '2GiB'", ""));
+    let readings = eventually("readings again", || probe.read().ok());
+    assert_eq!(readings[0].memory_used, 2 * GIB);
+}
+
+/// After an upgrade under a running host. The child lives on, and the reason is said for as long as it is so.
+#[test]
+fn a_driver_that_does_not_match_its_library_is_named_until_it_does() {
+    const MISMATCH: &str = "init_fault = 'driver_mismatch'\nfault = 'driver_mismatch'\n";
+    let host = Host::new(MISMATCH);
+    let probe = host.probe();
+    let inventory = probe.inventory().unwrap();
+    assert_eq!(inventory.devices, []);
+    let note = inventory.notes[0].to_string();
+    assert!(note.contains("reboot, or load the driver anew"), "{note}");
+
+    host.write(&two_cards("", ""));
+    let before = probe.inventory().unwrap().devices;
+    assert_eq!(read_ids(&probe), [FIRST, SECOND]);
+    host.write(&format!("{MISMATCH}{}", two_cards("", "")));
+    for _ in 0..3 {
+        let error = probe.read().unwrap_err().to_string();
+        assert!(error.contains("reboot, or load the driver anew"), "{error}");
+        assert_eq!(probe.health().state, ProbeState::Ok, "no new child");
+    }
+    assert_eq!(probe.inventory().unwrap().devices, before);
+    assert!(probe.health().rediscover, "it is tried again");
+
+    host.write(&two_cards("", ""));
+    assert_eq!(probe.inventory().unwrap().devices, before);
+    assert_eq!(read_ids(&probe), [FIRST, SECOND]);
+}
+
+#[test]
+fn an_unknown_error_has_the_library_initialised_anew() {
+    let host = Host::new(&two_cards("", ""));
+    let probe = host.probe();
+    probe.inventory().unwrap();
+
+    // The fault of the initialisation shows only when there is one.
+    let confused = two_cards("", "fault = 'unknown'");
+    host.write(&format!("init_fault = 'no_permission'\n{confused}"));
+    assert_eq!(read_ids(&probe), [FIRST]);
+    let error = probe.read().unwrap_err().to_string();
+    assert!(error.contains("permission"), "{error}");
+    assert_eq!(probe.inventory().unwrap().devices.len(), 2);
+
+    host.write(&two_cards("", ""));
+    probe.inventory().unwrap();
+    assert_eq!(read_ids(&probe), [FIRST, SECOND]);
+}
+
+/// It is being replaced, or was taken away: whoever computes there goes on until the kernel says otherwise.
+#[test]
+fn a_driver_that_goes_away_under_its_cards_loses_none() {
+    let host = Host::new(&two_cards("", ""));
+    let probe = host.probe();
+    let before = probe.inventory().unwrap().devices;
+
+    let gone = "init_fault = 'driver_not_loaded'\nfault = 'driver_not_loaded'\n";
+    host.write(&format!("{gone}{}", two_cards("", "")));
+    probe.read().unwrap_err();
+    let inventory = probe.inventory().unwrap();
+    assert_eq!(inventory.devices, before);
+    let note = inventory.notes[0].to_string();
+    assert_eq!(note, "nvml: the NVIDIA driver is not loaded");
+    assert!(probe.health().rediscover, "it is looked for again");
+    probe.read().unwrap_err();
+
+    host.write(&two_cards("", ""));
+    assert_eq!(probe.inventory().unwrap().devices, before);
+    assert_eq!(read_ids(&probe), [FIRST, SECOND]);
+}
+
+/// That the devices have changed is said until somebody looks, not once.
+#[test]
+fn a_change_is_said_until_the_inventory_is_made_again() {
+    let host = Host::new(&two_cards("", ""));
+    let probe = host.probe();
+    probe.inventory().unwrap();
+
+    host.write(&two_cards("", "fault = 'lost'"));
+    assert_eq!(read_ids(&probe), [FIRST]);
+    host.write(&two_cards("", ""));
+    assert_eq!(read_ids(&probe), [FIRST, SECOND]);
+    host.write(&format!("fault = 'unknown'\n{}", two_cards("", "")));
+    probe.read().unwrap_err();
+    host.write(&two_cards("", ""));
+    read_ids(&probe);
+    assert!(probe.health().rediscover);
+    probe.inventory().unwrap();
+    assert!(!probe.health().rediscover);
+}
+
 #[test]
 fn poisonous_values_are_not_believed() {
     let host = Host::new(&two_cards("", ""));

@@ -36,7 +36,9 @@ impl Host {
     pub(crate) fn command(&self) -> ProbeCommand {
         let file = format!("FAKE_NVML_CONFIG={}", self.nvml_toml().display());
         let program = env!("CARGO_BIN_EXE_gpu-device-probe").to_owned();
-        ProbeCommand::new("/usr/bin/env", [file, program])
+        // Of what a child says only the end is kept, which should not be a backtrace.
+        let brief = "RUST_BACKTRACE=0".to_owned();
+        ProbeCommand::new("/usr/bin/env", [file, brief, program])
     }
 
     pub(crate) fn probe(&self) -> Probe {

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use gpu_api::Bytes;
-use gpu_store::{CheckReport, OpenError, ReadError, RedbStore};
+use gpu_store::{
+    CheckReport, Fault, OpenError, ReadError, RedbStore, Remains, RemainsReport, TableRemains,
+};
 use serde_json::json;
 
 use crate::cli::Done;
@@ -23,7 +25,11 @@ pub(crate) fn store(command: StoreCommand) -> Done {
 
 fn check(args: &StoredArgs) -> Done {
     let path = store_path(args.state_dir.as_deref());
-    let snapshot = RedbStore::open_read_only(&path).map_err(refused)?;
+    let snapshot = match RedbStore::open_read_only(&path) {
+        Ok(snapshot) => snapshot,
+        Err(error @ OpenError::Corrupt { .. }) => return check_remains(args, &path, &error),
+        Err(error) => return Err(refused(error)),
+    };
     let report = snapshot.check().map_err(unreadable)?;
     match args.output.json {
         true => print_json(&report_json(&path, &report))?,
@@ -37,9 +43,22 @@ fn check(args: &StoredArgs) -> Done {
     }
 }
 
+fn check_remains(args: &StoredArgs, path: &Path, damage: &OpenError) -> Done {
+    let report = remains(path, damage)?.check();
+    match args.output.json {
+        true => print_json(&remains_json(path, damage, &report))?,
+        false => print(&render_remains(path, &report))?,
+    }
+    Err(Failure::refused(damage.to_string()).hint(AFTER_DAMAGE))
+}
+
 fn dump(args: &StateDirArgs) -> Done {
     let path = store_path(args.state_dir.as_deref());
-    let snapshot = RedbStore::open_read_only(&path).map_err(refused)?;
+    let snapshot = match RedbStore::open_read_only(&path) {
+        Ok(snapshot) => snapshot,
+        Err(error @ OpenError::Corrupt { .. }) => return dump_remains(&path, &error),
+        Err(error) => return Err(refused(error)),
+    };
     let printed: Result<(), Stopped> =
         snapshot.dump(|line| print(&format!("{line}\n")).map_err(Stopped::Printing));
     match printed {
@@ -47,6 +66,30 @@ fn dump(args: &StateDirArgs) -> Done {
         Err(Stopped::Printing(failure)) => Err(failure),
         Err(Stopped::Reading(error)) => Err(unreadable(error)),
     }
+}
+
+fn dump_remains(path: &Path, damage: &OpenError) -> Done {
+    let tables = remains(path, damage)?.dump(|line| print(&format!("{line}\n")))?;
+    let hurt = tables.iter().filter(|left| !left.is_whole());
+    let hurt: Vec<_> = hurt
+        .map(|left| format!("{} {}", left.table, amounts(left)))
+        .collect();
+    let said = match hurt.is_empty() {
+        true => "every row could be read".to_owned(),
+        false => hurt.join("; "),
+    };
+    Err(Failure::refused(format!("{damage}; {said}")).hint(AFTER_DAMAGE))
+}
+
+/// What to do when redb does not open a file.
+const AFTER_DAMAGE: &str = "keep this file; `gpu-manager store dump` prints what can be read of it; then restore a copy, or move it away to start with no leases: holders that still run are then unknown";
+
+fn remains(path: &Path, damage: &OpenError) -> Result<Remains, Failure> {
+    let remains = Remains::read(path).map_err(refused)?;
+    remains.ok_or_else(|| {
+        let text = format!("{damage}; no row of it can be read");
+        Failure::refused(text).hint(damage.hint())
+    })
 }
 
 /// Why a dump stopped.
@@ -109,23 +152,72 @@ fn render(path: &Path, report: &CheckReport) -> String {
         1 => "1 fault".to_owned(),
         faults => format!("{faults} faults"),
     };
-    let faults = report.faults.iter();
-    let faults: String = faults
-        .map(|fault| format!("  {}\n", clean(&fault.to_string())))
-        .collect();
     let path = path.display();
+    let faults = render_faults(&report.faults);
     format!("{path}: {verdict} (rows: {})\n{faults}", rows.join(", "))
 }
 
-fn report_json(path: &Path, report: &CheckReport) -> serde_json::Value {
-    let faults = report.faults.iter();
-    let faults: Vec<_> = faults
-        .map(|fault| json!({"table": fault.table, "key": fault.key, "detail": fault.detail}))
+fn render_remains(path: &Path, report: &RemainsReport) -> String {
+    let tables = report.tables.iter();
+    let tables: String = tables
+        .map(|left| format!("  {:<10}{}{}\n", left.table, amounts(left), places(left)))
         .collect();
+    let faults = render_faults(&report.faults);
+    format!("{}: damaged\n{tables}{faults}", path.display())
+}
+
+fn render_faults(faults: &[Fault]) -> String {
+    let lines = faults
+        .iter()
+        .map(|fault| format!("  {}\n", clean(&fault.to_string())));
+    lines.collect()
+}
+
+/// `97 readable, 5 unsure, 18 lost`.
+fn amounts(left: &TableRemains) -> String {
+    let lost = match left.lost {
+        Some(lost) => format!("{lost} lost"),
+        None => "nobody knows how many lost".to_owned(),
+    };
+    format!("{} readable, {} unsure, {lost}", left.readable, left.unsure)
+}
+
+/// Where the disk, or whatever wrote to it, should be looked at.
+fn places(left: &TableRemains) -> String {
+    let places = left.damaged.iter();
+    let places: Vec<_> = places
+        .map(|place| format!("{}..{}", place.start, place.end))
+        .collect();
+    match places.is_empty() {
+        true => String::new(),
+        false => format!("; damaged bytes {}", places.join(", ")),
+    }
+}
+
+fn report_json(path: &Path, report: &CheckReport) -> serde_json::Value {
     let rows: serde_json::Map<_, _> = report
         .rows
         .iter()
         .map(|(table, rows)| ((*table).to_owned(), json!(rows)))
         .collect();
+    let faults = faults_json(&report.faults);
     json!({"path": path, "sound": faults.is_empty(), "rows": rows, "faults": faults})
+}
+
+fn remains_json(path: &Path, damage: &OpenError, report: &RemainsReport) -> serde_json::Value {
+    let tables = report.tables.iter().map(|left| {
+        let places = left.damaged.iter();
+        let places: Vec<_> = places.map(|place| [place.start, place.end]).collect();
+        json!({"readable": left.readable, "unsure": left.unsure, "lost": left.lost, "damaged_bytes": places})
+    });
+    let names = report.tables.iter().map(|left| left.table.to_owned());
+    let tables: serde_json::Map<_, _> = names.zip(tables).collect();
+    let faults = faults_json(&report.faults);
+    json!({"path": path, "sound": false, "damage": damage.to_string(), "tables": tables, "faults": faults})
+}
+
+fn faults_json(faults: &[Fault]) -> Vec<serde_json::Value> {
+    let one =
+        |fault: &Fault| json!({"table": fault.table, "key": fault.key, "detail": fault.detail});
+    faults.iter().map(one).collect()
 }

@@ -107,7 +107,7 @@ fn rows_bytes(database: &Database, path: &Path) -> Result<u64, OpenError> {
     Ok(stats.stored_bytes().saturating_add(stats.metadata_bytes()))
 }
 
-fn compact(database: &mut Database, path: &Path) -> Result<(), OpenError> {
+pub(super) fn compact(database: &mut Database, path: &Path) -> Result<(), OpenError> {
     let compacted = database.compact().map(drop);
     compacted.map_err(|error| failed(path, &error))
 }

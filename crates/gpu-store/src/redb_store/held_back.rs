@@ -10,16 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 /// The file, shared with whoever says when it may be written.
-#[derive(Clone, Debug)]
-pub(super) struct HeldBack(Arc<Inner>);
+#[derive(Debug)]
+pub(super) struct HeldBack<F>(Arc<Inner<F>>);
 
 #[derive(Debug)]
-struct Inner {
-    file: FileBackend,
+struct Inner<F> {
+    file: F,
     /// Nothing is held back any more.
     through: AtomicBool,
     held: RwLock<Held>,
@@ -43,8 +42,14 @@ enum Done {
     Write(u64, Vec<u8>),
 }
 
-impl HeldBack {
-    pub(super) fn new(file: FileBackend) -> io::Result<Self> {
+impl<F> Clone for HeldBack<F> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<F: StorageBackend> HeldBack<F> {
+    pub(super) fn new(file: F) -> io::Result<Self> {
         let len = file.len()?;
         Ok(Self(Arc::new(Inner {
             file,
@@ -92,13 +97,15 @@ impl HeldBack {
 }
 
 impl Held {
-    fn read(&self, file: &FileBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    fn read(&self, file: &impl StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if offset + out.len() as u64 > self.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         out.fill(0);
         let in_file = self.in_file.saturating_sub(offset).min(out.len() as u64);
-        file.read(offset, &mut out[..bytes(in_file)])?;
+        if in_file > 0 {
+            file.read(offset, &mut out[..bytes(in_file)])?;
+        }
         for done in &self.done {
             match done {
                 Done::Sync => {}
@@ -128,7 +135,7 @@ fn bytes(count: u64) -> usize {
     usize::try_from(count).expect("it is within a buffer")
 }
 
-impl StorageBackend for HeldBack {
+impl<F: StorageBackend> StorageBackend for HeldBack<F> {
     fn len(&self) -> io::Result<u64> {
         match self.is_through() {
             true => self.0.file.len(),
@@ -197,5 +204,54 @@ impl StorageBackend for HeldBack {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.0.file.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
+
+    use super::HeldBack;
+
+    /// What is read is what was done, before and after it is let through, and the file has none of it before.
+    #[test]
+    fn what_is_held_back_is_read_and_not_written() {
+        let (file, plain) = (file(), file());
+        let held_back = HeldBack::new(file).expect("memory has a length");
+        let both: [&dyn StorageBackend; 2] = [&held_back, &plain];
+        for disk in both {
+            disk.write(90, &[1; 20]).expect("it is within");
+            disk.sync_data().expect("memory syncs");
+            disk.set_len(100).expect("it can be cut");
+            disk.set_len(300).expect("it can grow");
+            disk.write(250, &[2; 50]).expect("it is within");
+            disk.write(0, &[3; 5]).expect("it is within");
+        }
+        for (offset, len) in [(0, 300), (80, 40), (95, 10), (99, 2), (240, 60), (290, 10)] {
+            assert_eq!(read(&held_back, offset, len), read(&plain, offset, len));
+        }
+        assert!(held_back.read(290, &mut [0; 11]).is_err(), "beyond the end");
+        assert_eq!(held_back.0.file.len().expect("memory has a length"), 200);
+        assert_eq!(read(&held_back.0.file, 0, 200), [9; 200]);
+
+        held_back.let_through().expect("memory does not fail");
+        assert_eq!(held_back.len().expect("memory has a length"), 300);
+        assert_eq!(read(&held_back.0.file, 0, 300), read(&plain, 0, 300));
+        held_back.write(0, &[4]).expect("it is within");
+        assert_eq!(read(&held_back.0.file, 0, 1), [4], "nothing is held back");
+    }
+
+    fn file() -> InMemoryBackend {
+        let file = InMemoryBackend::new();
+        file.set_len(200).expect("memory grows");
+        file.write(0, &[9; 200]).expect("it is within");
+        file
+    }
+
+    fn read(disk: &dyn StorageBackend, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        disk.read(offset, &mut bytes).expect("it is within");
+        bytes
     }
 }

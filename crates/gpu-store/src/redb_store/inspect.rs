@@ -42,24 +42,26 @@ pub(super) fn dump<E: From<ReadError>>(
     mut each: impl FnMut(&str) -> Result<(), E>,
 ) -> Result<(), E> {
     walk(txn, |table, key, row| {
-        let (table, key) = (json!(table), json!(key.to_string()));
-        // As it is written, so that nothing is lost on the way.
-        let text = std::str::from_utf8(row).ok();
-        match text.filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok()) {
-            Some(row) => each(&format!(r#"{{"table":{table},"key":{key},"row":{row}}}"#)),
-            None => {
-                let row = json!(String::from_utf8_lossy(row));
-                each(&format!(
-                    r#"{{"table":{table},"key":{key},"unreadable":{row}}}"#
-                ))
-            }
-        }
+        each(&row_line(table, key, "row", row))
     })
+}
+
+/// A row as it is written, so that nothing is lost on the way; `name` says what it is.
+pub(super) fn row_line(table: &str, key: &RowKey, name: &str, row: &[u8]) -> String {
+    let (table, key, name) = (json!(table), json!(key.to_string()), json!(name));
+    let text = std::str::from_utf8(row).ok();
+    match text.filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok()) {
+        Some(row) => format!(r#"{{"table":{table},"key":{key},{name}:{row}}}"#),
+        None => {
+            let row = json!(String::from_utf8_lossy(row));
+            format!(r#"{{"table":{table},"key":{key},"unreadable":{row}}}"#)
+        }
+    }
 }
 
 /// What is known of the rows seen so far.
 #[derive(Default)]
-struct Look {
+pub(super) struct Look {
     report: CheckReport,
     meta: Vec<String>,
     trimmed: Option<EventPosition>,
@@ -68,7 +70,7 @@ struct Look {
 }
 
 impl Look {
-    fn at(&mut self, table: &'static str, key: &RowKey, row: &[u8]) {
+    pub(super) fn at(&mut self, table: &'static str, key: &RowKey, row: &[u8]) {
         self.count(table);
         let understood = match (table, key) {
             ("leases", _) => read::<stored::Lease>(row),
@@ -105,6 +107,10 @@ impl Look {
             }
             _ => Err("nothing is known of such a row".to_owned()),
         }
+    }
+
+    pub(super) fn into_faults(self) -> Vec<Fault> {
+        self.report.faults
     }
 
     fn count(&mut self, table: &'static str) {
@@ -149,7 +155,7 @@ fn understand<T: for<'de> Deserialize<'de>>(row: &[u8]) -> Result<T, String> {
 }
 
 /// Which row, as people write it.
-enum RowKey {
+pub(super) enum RowKey {
     Name(String),
     Lease(LeaseId),
     Event(EventPosition),

@@ -10,6 +10,8 @@ use std::time::Duration;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
+#[cfg(feature = "crash-disk")]
+use super::compact::compact;
 use super::compact::compact_if_it_pays;
 use super::held_back::HeldBack;
 use super::tables::{FORMAT, META, META_FORMAT};
@@ -114,7 +116,7 @@ impl OpenError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Corrupt { .. } | Self::Empty { .. } => {
-                "restore a copy, or move the file away to start with no leases; holders that still run are then unknown"
+                "`gpu-manager store check` says what can still be read; restore a copy, or move the file away to start with no leases; holders that still run are then unknown"
             }
             Self::Compact { .. } => "nothing is lost; look at the disk and try again",
             Self::Create { source, .. } => fault_hint(source)
@@ -170,24 +172,31 @@ impl RedbStore {
     /// As for [`Self::open`].
     #[cfg(feature = "crash-disk")]
     pub fn open_on(disk: crate::CrashDisk, new_store_id: StoreId) -> Result<Self, OpenError> {
-        let path = Path::new("a disk of a test");
-        let refused = |error| refusal(path, error);
+        let path = Path::new(TEST_DISK);
         let is_new = disk.len().is_ok_and(|len| len == 0);
-        let mut builder = builder();
-        builder.set_check_integrity_on_open(!is_new);
-        let database = builder.create_with_backend(disk).map_err(refused)?;
-        if is_new {
-            write::create_tables(&database, new_store_id).map_err(|error| OpenError::Corrupt {
-                path: path.to_owned(),
-                detail: error.to_string(),
-            })?;
-        }
-        check_format(&database, path)?;
+        let database = match is_new {
+            true => create_on(disk, new_store_id),
+            false => open_sound(disk, path),
+        };
         Ok(Self {
-            database,
+            database: database?,
             two_phase: false,
             compacted: None,
         })
+    }
+
+    /// The same, made as small as its rows before it is given out, as [`Self::open`] does with a large file.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    #[cfg(feature = "crash-disk")]
+    pub fn open_compacted_on(
+        disk: crate::CrashDisk,
+        new_store_id: StoreId,
+    ) -> Result<Self, OpenError> {
+        let mut store = Self::open_on(disk, new_store_id)?;
+        compact(&mut store.database, Path::new(TEST_DISK))?;
+        Ok(store)
     }
 
     /// What is in the file `path` now, for a command that finds no broker. Needs no right to write, and
@@ -206,6 +215,23 @@ impl RedbStore {
         check_format(&database, path)?;
         Ok(StoreSnapshot { database })
     }
+}
+
+/// What an error calls it.
+#[cfg(feature = "crash-disk")]
+const TEST_DISK: &str = "a disk of a test";
+
+#[cfg(feature = "crash-disk")]
+fn create_on(disk: crate::CrashDisk, store_id: StoreId) -> Result<Database, OpenError> {
+    let path = Path::new(TEST_DISK);
+    let created = builder().create_with_backend(disk);
+    let database = created.map_err(|error| refusal(path, error))?;
+    let made = write::create_tables(&database, store_id);
+    made.map_err(|error| OpenError::Corrupt {
+        path: path.to_owned(),
+        detail: error.to_string(),
+    })?;
+    Ok(database)
 }
 
 pub(super) fn is_there(path: &Path) -> Result<bool, OpenError> {
@@ -275,36 +301,40 @@ fn publish(draft: &Path, path: &Path) -> io::Result<()> {
 
 /// The sound store of this version in `path`, for this process alone.
 pub(super) fn open_locked(path: &Path) -> Result<Database, OpenError> {
-    let unreadable = |source| OpenError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let mut builder = builder();
-    builder.set_check_integrity_on_open(true);
-    for attempt in 1.. {
-        let held_back = held_back(path).map_err(|error| refusal(path, error))?;
-        match builder.create_with_backend(held_back.clone()) {
-            Ok(database) => {
-                check_format(&database, path)?;
-                held_back.let_through().map_err(unreadable)?;
-                return Ok(database);
-            }
-            Err(DatabaseError::DatabaseAlreadyOpen) if attempt < LOCK_ATTEMPTS => {
-                thread::sleep(Duration::from_millis(LOCK_RETRY_MS));
-            }
-            Err(error) => return Err(refusal(path, error)),
+    for _ in 1..LOCK_ATTEMPTS {
+        match open_file(path) {
+            Err(OpenError::InUse { .. }) => thread::sleep(Duration::from_millis(LOCK_RETRY_MS)),
+            opened => return opened,
         }
     }
-    unreachable!("the last attempt returns")
+    open_file(path)
+}
+
+fn open_file(path: &Path) -> Result<Database, OpenError> {
+    let file = || -> Result<FileBackend, DatabaseError> {
+        FileBackend::new(OpenOptions::new().read(true).write(true).open(path)?)
+    };
+    open_sound(file().map_err(|error| refusal(path, error))?, path)
 }
 
 /// What is refused is not written to.
-fn held_back(path: &Path) -> Result<HeldBack, DatabaseError> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    Ok(HeldBack::new(FileBackend::new(file)?)?)
+fn open_sound(file: impl StorageBackend, path: &Path) -> Result<Database, OpenError> {
+    let held_back = HeldBack::new(file).map_err(|error| refusal(path, error.into()))?;
+    let database = builder()
+        .set_check_integrity_on_open(true)
+        .create_with_backend(held_back.clone())
+        .map_err(|error| refusal(path, error))?;
+    check_format(&database, path)?;
+    let written = held_back.let_through();
+    written.map_err(|source| OpenError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(database)
 }
 
-fn read_locked(path: &Path) -> Result<Vec<u8>, OpenError> {
+/// The bytes of the file `path`, which no broker has open.
+pub(super) fn read_locked(path: &Path) -> Result<Vec<u8>, OpenError> {
     let unreadable = |source| OpenError::Unreadable {
         path: path.to_owned(),
         source,

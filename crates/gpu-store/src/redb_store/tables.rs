@@ -30,6 +30,9 @@ pub(super) const EVENTS: TableDefinition<'_, EventKey, &[u8]> = TableDefinition:
 /// Usage by hour, user, tenant (empty: none), host and device id. Files from before usage have no such table.
 pub(super) const USAGE: TableDefinition<'_, UsageRowKey, &[u8]> = TableDefinition::new("usage");
 
+/// Every table by its name.
+pub(super) const TABLES: [&str; 6] = ["meta", "leases", "cordons", "policies", "events", "usage"];
+
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_STORE_ID: &str = "store_id";
 pub(super) const META_BOOT_ID: &str = "boot_id";

@@ -9,3 +9,6 @@ mod generated;
 mod history;
 mod inspect;
 mod plateau;
+#[cfg(feature = "crash-disk")]
+mod power_cuts;
+mod remains;
