@@ -23,6 +23,10 @@ pub(crate) use choice::{Chosen, Under};
 /// After a start holders have this long to send the heartbeats that nobody took.
 const START_GRACE_MS: Ms = Ms::from_secs(30);
 
+/// After a life that did not end in order the next fence is so much higher: a disk that lied, or that damaged its
+/// last pages, may have lost commits that were answered, and no fence is given twice even then.
+const FENCES_SKIPPED: u64 = 1 << 16;
+
 /// The policy to start with: the files as they are now, with what goes over them.
 pub struct StartPolicy {
     /// The files, in the order in which they apply, or why they cannot be read.
@@ -81,8 +85,11 @@ impl Beginning {
         under: Under,
         at: At,
     ) -> Result<Self, StartError> {
-        let rows = stored.rows.take();
+        let mut rows = stored.rows.take();
         let in_order = stopped_in_order(&*config.store, rows.as_ref())?;
+        if let Some(rows) = rows.as_mut().filter(|_| !in_order) {
+            rows.counters.next_fence.0 += FENCES_SKIPPED;
+        }
         let rebooted = is_rebooted(stored, &config.boot_id);
         let mut settings = still_true(&stored.settings, rebooted, at);
         let start = Start::of(&config.policy, &settings);

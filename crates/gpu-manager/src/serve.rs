@@ -358,7 +358,10 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, Trouble> {
         let (before, after) = (Bytes(done.before_bytes), Bytes(done.after_bytes));
         tracing::info!("the store was mostly empty: {before} became {after}");
     }
-    Ok(Arc::new(store))
+    Ok(match config.two_phase_commits {
+        true => Arc::new(store.with_two_phase_commits()),
+        false => Arc::new(store),
+    })
 }
 
 fn make_private(dir: &Path) -> Result<(), Trouble> {

@@ -10,8 +10,8 @@ use gpu_api::{Lease, LeaseState, paths};
 use gpu_manager_tests::{
     Address, Attempt, Broker, Host, Ran, Request, SmallDisk, eventually, problem,
 };
-use redb::{Database, TableDefinition};
-use serde_json::json;
+use redb::{Database, ReadableDatabase, TableDefinition};
+use serde_json::{Value, json};
 
 /// Exit codes of `serve`, as docs/configuration.md has them.
 const STORE_UNUSABLE: i32 = 8;
@@ -100,29 +100,48 @@ fn a_start_on_a_read_only_file_system_says_so_and_changes_nothing() {
 }
 
 #[test]
-fn a_grant_that_contradicts_the_rows_ends_the_broker_and_the_third_start_after_is_safe() {
+fn fences_leave_room_for_what_a_disk_may_have_lost_of_a_life_that_did_not_end_in_order() {
+    let host = Host::with_cards(1).env("GPU_MANAGER_CONFIG__TWO_PHASE_COMMITS", "true");
+    let broker = host.start();
+    let first = broker.grant(&json!({"memory": "1GiB", "ttl": "1h"}));
+    broker.stop();
+    let broker = host.start();
+    let second = broker.grant(&json!({"memory": "1GiB", "ttl": "1h"}));
+    assert_eq!(second.fence, first.fence.map(|fence| fence + 1));
+    broker.kill();
+    let broker = host.start();
+    let third = broker.grant(&json!({"memory": "1GiB", "ttl": "1h"}));
+    assert_eq!(third.fence, second.fence.map(|fence| fence + (1 << 16) + 1));
+    must_hold(&broker, &[first, second, third]);
+}
+
+#[test]
+fn a_grant_that_contradicts_the_rows_ends_the_broker_as_a_crash_would() {
     let host = Host::with_cards(1).safe_starts();
     let broker = host.start();
     let held = broker.grant(&json!({"memory": "1GiB", "ttl": "1h"}));
     broker.stop();
     // As a store that was put together from two of them: the next fence is one that was given.
-    let counters = json!({"generation": 1, "next_fence": held.fence, "revision": 100});
     let store = host.state_dir().join("store.redb");
+    let mut counters: Value = serde_json::from_slice(&read_meta(&store, "counters")).unwrap();
+    counters["next_fence"] = json!(held.fence);
     write_meta(&store, "counters", counters.to_string().as_bytes());
-    for _ in 0..3 {
-        let broker = host.start();
-        let request = Request::post(paths::LEASES, &json!({"memory": "1GiB"}));
-        let answered = match request.attempt(broker.address()) {
-            Attempt::Answered(answer) => answer.status,
-            Attempt::Lost | Attempt::Unsent => 503,
-        };
-        assert_eq!(answered, 503);
-        let ran = broker.into_process().wait();
-        must_say(&ran, BOOKS_BROKEN, &["which is not new", "store check"]);
-    }
-    let safe = host.start_safe();
-    assert_eq!(safe.lease(&held.id).fence, held.fence);
-    assert_eq!(safe.live_leases().len(), 1);
+    let broker = host.start();
+    let request = Request::post(paths::LEASES, &json!({"memory": "1GiB"}));
+    let answered = match request.attempt(broker.address()) {
+        Attempt::Answered(answer) => answer.status,
+        Attempt::Lost | Attempt::Unsent => 503,
+    };
+    assert_eq!(answered, 503);
+    let ran = broker.into_process().wait();
+    must_say(&ran, BOOKS_BROKEN, &["which is not new", "store check"]);
+    let starts = fs::read_to_string(host.state_dir().join("starts")).unwrap();
+    assert_eq!(starts.lines().count(), 1, "it counts: {starts}");
+
+    let broker = host.start();
+    let next = broker.grant(&json!({"memory": "1GiB", "ttl": "1h"}));
+    assert!(next.fence > held.fence, "the next start leaves room");
+    assert_eq!(broker.live_leases().len(), 2);
 }
 
 #[test]
@@ -291,6 +310,14 @@ fn newer(path: &Path, good: &[u8]) -> Vec<u8> {
     fs::write(path, good).expect("the directory is ours");
     write_meta(path, "format", b"2");
     fs::read(path).expect("it was just written")
+}
+
+fn read_meta(store: &Path, key: &str) -> Vec<u8> {
+    let database = Database::open(store).expect("it is good");
+    let txn = database.begin_read().expect("it can be read");
+    let meta = txn.open_table(META).expect("every store has it");
+    let row = meta.get(key).expect("it can be read");
+    row.expect("it is there").value().to_vec()
 }
 
 fn write_meta(store: &Path, key: &str, value: &[u8]) {

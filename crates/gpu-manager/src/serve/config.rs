@@ -46,6 +46,8 @@ pub(super) struct Config {
     pub(super) allowed_origins: Vec<String>,
     /// Whether a start after several crashes is a safe one.
     pub(super) safe_start: bool,
+    /// Whether each commit is synced twice, so that damage to the last one is found out.
+    pub(super) two_phase_commits: bool,
 }
 
 /// The file as it is written.
@@ -58,6 +60,7 @@ struct File {
     state_dir: Option<PathBuf>,
     hot_reload: HotReload,
     safe_start: bool,
+    two_phase_commits: bool,
     devices: DevicesSection,
     simulated_device: Vec<SimulatedSection>,
     watch: WatchSection,
@@ -144,6 +147,7 @@ impl Default for File {
             state_dir: None,
             hot_reload: HotReload::default(),
             safe_start: true,
+            two_phase_commits: false,
             devices: DevicesSection::default(),
             simulated_device: Vec::new(),
             watch: WatchSection::default(),
@@ -221,6 +225,7 @@ impl Config {
             watch,
             allowed_origins: file.http.allowed_origins,
             safe_start: file.safe_start,
+            two_phase_commits: file.two_phase_commits,
         })
     }
 
@@ -233,6 +238,10 @@ impl Config {
             ("policy_dir", self.policy_roots != wanted.policy_roots),
             ("hot_reload", self.hot_reload != wanted.hot_reload),
             ("safe_start", self.safe_start != wanted.safe_start),
+            (
+                "two_phase_commits",
+                self.two_phase_commits != wanted.two_phase_commits,
+            ),
             (
                 "[devices]",
                 (&self.devices, self.device_poll) != (&wanted.devices, wanted.device_poll),
