@@ -114,6 +114,14 @@ impl Failure {
         self
     }
 
+    /// The same failure at the end of a wait that somebody limited.
+    #[must_use]
+    pub(crate) fn of_wait(mut self) -> Self {
+        self.code = WAIT_OVER;
+        self.message = format!("the wait is over without a grant: {}", self.message);
+        self
+    }
+
     /// The same failure of a supervisor, whose codes below 124 are the child's.
     #[must_use]
     pub(crate) fn of_supervisor(mut self) -> Self {

@@ -9,13 +9,15 @@ use crate::cli::context::Context;
 use crate::cli::exit;
 use crate::cli::grant;
 use crate::cli::output::{Paint, Tone, clean, print, print_json, until};
+use crate::cli::patience::Patience;
 use crate::cli::show::{blocker_line, plan::rule_name};
 
 /// Explains; asks for nothing.
 pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Done {
     let holder = grant::holder(context, &args.want, None, None);
+    let mut no_patience = Patience::new(Span::default());
     let request = ExplainRequest {
-        request: grant::request(context, &args.want, holder).await?,
+        request: grant::request(context, &args.want, holder, &mut no_patience).await?,
         at: args.at,
     };
     let explanation = context.client.explain_policy(&request).await?;
