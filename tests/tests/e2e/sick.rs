@@ -10,7 +10,7 @@ use crate::safe_start::kill_right_after_start;
 
 /// A verb, and its exit codes with no broker, one that hangs, and one that started safe: the table in
 /// `docs/recovery.md`. `{n}` is a lease, `STATE` the state directory.
-const CODES: [(&str, i32, i32, i32); 36] = [
+const CODES: [(&str, i32, i32, i32); 37] = [
     ("status --state-dir STATE", 0, 3, 0),
     ("leases --state-dir STATE", 0, 3, 0),
     ("history --state-dir STATE", 0, 3, 0),
@@ -36,6 +36,7 @@ const CODES: [(&str, i32, i32, i32); 36] = [
     ("run --memory 1GiB --wait-timeout 3s -- true", 125, 124, 124),
     ("run --gpu sim-0 --wait-timeout 3s -- true", 125, 124, 124),
     ("run --memory 1GiB --wait-timeout 0s -- true", 125, 125, 125),
+    ("policy explain --memory 1GiB", 3, 3, 1),
     ("policy check", 3, 3, 1),
     ("policy plan", 3, 3, 1),
     ("policy diff", 3, 3, 1),

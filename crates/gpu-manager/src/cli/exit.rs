@@ -27,7 +27,7 @@ pub(crate) const STORE_UNUSABLE: u8 = 8;
 pub(crate) const IN_USE: u8 = 9;
 /// `serve`: the store failed while the broker ran. What was answered before is stored.
 pub(crate) const STORE_FAILED: u8 = 10;
-/// `run` and `acquire`: the wait ended without a grant.
+/// `run` and `acquire`: the wait ended without a grant. `policy explain`: it would have to wait.
 pub(crate) const WAIT_OVER: u8 = 124;
 /// `run`: gpu-manager itself failed. Any code that is not listed here is the child's.
 pub(crate) const OWN_FAILURE: u8 = 125;
@@ -52,7 +52,7 @@ Exit codes:
   8    serve: the store cannot be opened, read or written at the start
   9    serve: another broker has the store, the socket or a device
   10   serve: the store failed while the broker ran; what was answered before is stored
-  124  run, acquire: the wait ended without a grant
+  124  run, acquire: the wait ended without a grant; policy explain: the request would have to wait
   125  run: gpu-manager itself failed
   126  run: the command cannot be executed
   127  run: the command is not found
@@ -65,6 +65,14 @@ Exit codes:
   1  refused: it does not compile, rests, or somebody said no
   5  it waits for a confirmation: it would touch held leases
   6  moved: the policy or the plan is not the one that was expected, and nothing changed";
+
+/// What the help of `policy explain` says about exit codes.
+pub(crate) const EXPLAIN_HELP: &str = "\
+Exit codes, as those of an `acquire` that does not wait:
+  0    it would be granted now
+  1    it would be refused
+  3    no broker answers, or it has not seen its devices yet
+  124  it would have to wait";
 
 /// Why a verb failed, for a person, and the code that says so to a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,7 +188,8 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
     }
 }
 
-fn code_of(code: ErrorCode) -> u8 {
+/// What a broker that says no for this reason makes the program exit with.
+pub(crate) fn code_of(code: ErrorCode) -> u8 {
     match code {
         ErrorCode::DoesNotFit | ErrorCode::WaitOver => WAIT_OVER,
         ErrorCode::PolicyChanged => MOVED,
