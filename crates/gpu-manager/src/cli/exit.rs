@@ -160,7 +160,7 @@ impl From<ClientError> for Failure {
             ClientError::NotABroker { .. } => Self::new(NO_BROKER, error.to_string())
                 .hint("another program has this port: say where the broker is with GPU_MANAGER_URL"),
             ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()).hint(
-                "see what it does (its log, `ps`); `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host",
+                "see what it does (its log, `ps`), it may yet do what it was asked; `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host",
             ),
             ClientError::Lost { .. } => Self::new(NO_BROKER, error.to_string()),
             ClientError::Problem(problem) => {
