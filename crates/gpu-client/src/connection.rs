@@ -111,7 +111,9 @@ impl Connections {
         let mut pause = PING_AFTER;
         loop {
             sleep(pause).await;
-            if timeout(ping.patience, self.ask(&ping)).await.is_err() {
+            // Nobody needs its connection afterwards, and the broker has others to serve.
+            let asked = async { drop(self.send(&ping).await) };
+            if timeout(ping.patience, asked).await.is_err() {
                 return;
             }
             pause = (pause * 2).min(PING_EVERY_MAX);
