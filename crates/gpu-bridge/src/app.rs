@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_api::{ErrorCode, PolicyOverride, Problem, WatchState};
-use gpu_broker::{Handle, Reloader, SourceFile};
-use gpu_lease::At;
+use gpu_broker::{AcquireError, Handle, Reloader, SourceFile};
+use gpu_lease::{At, Lease, LeaseId, Ms, Request};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -36,6 +36,13 @@ pub const SAFE_START: &str =
 /// The same with the reason for it.
 pub(crate) fn safe_start_reason(why: &str) -> String {
     format!("{SAFE_START} ({why})")
+}
+
+/// What a request is told that a broker which started safe does not do, for the reason `why`.
+pub(crate) fn safe_start_problem(why: &str) -> Problem {
+    Problem::new(ErrorCode::SafeStart, safe_start_reason(why))
+        .with_retry_after_ms(SAFE_START_RETRY_MS)
+        .with_hint(SAFE_START_HINT)
 }
 
 /// How a broker that started safe becomes one that grants.
@@ -217,10 +224,27 @@ impl Bridge {
 
     /// Why nothing is granted, where that is because the broker started safe.
     pub(crate) fn safe_start(&self) -> Option<Problem> {
-        let why = self.config.safe_start.as_ref()?;
-        let problem = Problem::new(ErrorCode::SafeStart, safe_start_reason(why));
-        let problem = problem.with_retry_after_ms(SAFE_START_RETRY_MS);
-        Some(problem.with_hint(SAFE_START_HINT))
+        let why = self.config.safe_start.as_deref();
+        why.map(safe_start_problem)
+    }
+
+    /// Policy files are read, which those of a broker that started safe are not.
+    pub(crate) fn reads_files(&self) -> Result<(), Problem> {
+        self.safe_start().map_or(Ok(()), Err)
+    }
+
+    /// Asks for a lease. Nobody waits for a broker that started safe, which grants nothing later either; what a
+    /// request that is sent again has become is still answered.
+    pub(crate) async fn acquire(
+        &self,
+        id: LeaseId,
+        mut request: Request,
+    ) -> Result<Lease, AcquireError> {
+        if self.config.safe_start.is_some() {
+            request.wait = Ms(0);
+            request.queue = false;
+        }
+        self.handle.acquire(id, request).await
     }
 
     /// What is looked at to show something of the core, as it is now.

@@ -17,15 +17,12 @@ use hyper::header::HeaderValue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connection::{Answer, Call, Connections};
+use crate::connection::{Answer, Call, Connections, READ_PATIENCE};
 use crate::endpoint::{Endpoint, ParseEndpointError};
 use crate::error::ClientError;
 use crate::events::EventStream;
 
-/// How long the broker may take to say what it knows. A person waits for it, and a broker that hangs should be
-/// known soon.
-const READ_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the broker may take for what it does at once.
+/// How long a broker that lives may take for what it does at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 const KEY_BYTES: usize = 16;
 const IF_MATCH_HEADER: &str = "if-match";
@@ -140,7 +137,7 @@ impl Client {
     ) -> Result<Lease, ClientError> {
         let path = paths::with_id(paths::LEASE, id);
         let mut call = get(format!("{path}?after={after}&wait={}ms", wait.as_ms()));
-        call.patience = PATIENCE.saturating_add(wait.as_duration());
+        call.patience = READ_PATIENCE.saturating_add(wait.as_duration());
         self.call(call).await
     }
 
@@ -596,6 +593,7 @@ pub(crate) fn get(path: String) -> Call {
         body: Bytes::new(),
         repeatable: true,
         patience: READ_PATIENCE,
+        watched: false,
     }
 }
 
@@ -616,6 +614,7 @@ fn bare_post(path: String) -> Call {
     Call {
         method: Method::POST,
         patience: PATIENCE,
+        watched: true,
         ..get(path)
     }
 }

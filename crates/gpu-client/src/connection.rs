@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gpu_api::paths;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -13,13 +14,22 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 
 /// Below the patience of every call: nobody there is not the same as somebody who does not answer.
 const CONNECT_TIMEOUT_SECS: u64 = 4;
+/// How long the broker may take to say what it knows. A person waits for it, and a broker that hangs should be
+/// known soon.
+pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(5);
+/// A broker that is at work for so long is asked whether it lives; after each answer it is asked half as often,
+const PING_AFTER: Duration = Duration::from_secs(2);
+/// down to this.
+const PING_EVERY_MAX: Duration = Duration::from_secs(30);
+/// One that does not even answer that hangs.
+const PING_PATIENCE: Duration = READ_PATIENCE.saturating_sub(PING_AFTER);
 const IDLE_CONNECTIONS_MAX: usize = 8;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -37,6 +47,8 @@ pub(crate) struct Call {
     pub(crate) repeatable: bool,
     /// How long the broker may take to answer.
     pub(crate) patience: Duration,
+    /// It is work: meanwhile the broker is asked whether it lives.
+    pub(crate) watched: bool,
 }
 
 /// What came back.
@@ -67,20 +79,44 @@ impl Connections {
         &self.endpoint
     }
 
-    /// Sends `call` and reads the whole answer, in `call.patience` at most.
+    /// Sends `call` and reads the whole answer, in `call.patience` at most. A broker that hangs is not waited for
+    /// that long, if the call is watched.
     pub(crate) async fn exchange(&self, call: &Call) -> Result<Answer, ClientError> {
-        let exchange = async {
-            let (response, sender) = self.send(call).await?;
-            let answer = self.read(response).await?;
-            self.keep(sender);
-            Ok(answer)
+        tokio::select! {
+            answer = timeout(call.patience, self.ask(call)) => {
+                answer.unwrap_or_else(|_| Err(self.timed_out(call.patience)))
+            }
+            () = self.falls_silent(), if call.watched => Err(self.timed_out(READ_PATIENCE)),
+        }
+    }
+
+    async fn ask(&self, call: &Call) -> Result<Answer, ClientError> {
+        let (response, sender) = self.send(call).await?;
+        let answer = self.read(response).await?;
+        self.keep(sender);
+        Ok(answer)
+    }
+
+    /// Ends when the broker does not say any more that it lives. One that is gone says so where it is asked.
+    async fn falls_silent(&self) {
+        let ping = Call {
+            method: Method::GET,
+            path: paths::HEALTHZ.to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            repeatable: true,
+            patience: PING_PATIENCE,
+            watched: false,
         };
-        match timeout(call.patience, exchange).await {
-            Ok(result) => result,
-            Err(_) => Err(ClientError::TimedOut {
-                endpoint: self.endpoint.clone(),
-                after: call.patience,
-            }),
+        let mut pause = PING_AFTER;
+        loop {
+            sleep(pause).await;
+            // Nobody needs its connection afterwards, and the broker has others to serve.
+            let asked = async { drop(self.send(&ping).await) };
+            if timeout(ping.patience, asked).await.is_err() {
+                return;
+            }
+            pause = (pause * 2).min(PING_EVERY_MAX);
         }
     }
 
@@ -104,6 +140,14 @@ impl Connections {
             .await
             .map_err(|error| self.lost(error))?;
         Ok((response, sender))
+    }
+
+    /// Nothing was heard of it for so long.
+    pub(crate) fn timed_out(&self, after: Duration) -> ClientError {
+        ClientError::TimedOut {
+            endpoint: self.endpoint.clone(),
+            after,
+        }
     }
 
     pub(crate) fn lost(

@@ -73,13 +73,7 @@ impl EventStream {
         }
         let (response, sender) = match timeout(call.patience, self.connections.send(&call)).await {
             Ok(sent) => sent?,
-            Err(_) => {
-                let endpoint = self.connections.endpoint().clone();
-                return Err(ClientError::TimedOut {
-                    endpoint,
-                    after: call.patience,
-                });
-            }
+            Err(_) => return Err(self.connections.timed_out(call.patience)),
         };
         if !response.status().is_success() {
             let answer = self.connections.read(response).await?;

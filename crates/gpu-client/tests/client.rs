@@ -298,7 +298,7 @@ async fn nobody_there_is_said_with_the_address() {
     );
 }
 
-/// Whoever asks is told soon; whoever may wait for its answer waits.
+/// Whoever asks is told soon, also who waits for work to be done; a long poll has its own time before that.
 #[tokio::test]
 async fn a_broker_that_hangs_is_told_from_one_that_is_gone() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -308,18 +308,49 @@ async fn a_broker_that_hangs_is_told_from_one_that_is_gone() {
     let client = Client::new(Endpoint::Unix(path), None).expect("no token");
     let mut events = client.events(None);
     let wait = Span::from_ms(1000);
-    let looks = timeout(Duration::from_secs(7), client.lease_after("l-1", 1, wait));
-    let (status, event, look) = tokio::join!(client.status(), events.next(), looks);
-    for error in [status.err(), event.err()] {
+    let (request, key) = (AcquireRequest::default(), IdempotencyKey::random());
+    let (status, event, release, grant, look) = tokio::join!(
+        client.status(),
+        events.next(),
+        client.release("l-1", None),
+        client.acquire(&request, &key),
+        client.lease_after("l-1", 1, wait),
+    );
+    let errors = [status.err(), event.err(), release.err(), grant.err()];
+    for (error, secs) in errors
+        .into_iter()
+        .map(|error| (error, 5))
+        .chain([(look.err(), 6)])
+    {
         let error = error.expect("nobody answers");
         let said = error.to_string();
-        assert!(
-            said.contains("lives, but does not answer within 5 s"),
-            "{said}"
-        );
+        let part = format!("lives, but does not answer within {secs} s");
+        assert!(said.contains(&part), "{said}");
         assert!(error.is_away());
     }
-    assert!(look.is_err(), "a long poll is not cut short");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_says_that_it_lives_may_take_its_time_for_work() {
+    let (alive, pings) = std::sync::mpsc::channel();
+    let pings = Mutex::new(Some(pings));
+    let server = Server::start(move |_, seen| match seen.line.as_str() {
+        "GET /healthz" => {
+            // Whoever works may have gone on by now.
+            let _ = alive.send(());
+            (200, r#"{"status":"serving"}"#.to_owned())
+        }
+        _ => {
+            let pings = pings.lock().expect("nobody panics with it").take();
+            let pings = pings.expect("it is sent once");
+            let asked = tokio::task::block_in_place(|| pings.recv_timeout(DEADLINE));
+            asked.expect("it is asked whether it lives");
+            (200, json(&lease(1, LeaseState::Ended)))
+        }
+    });
+    let server = server.await;
+    let released = server.client().release("l-1", None).await;
+    assert_eq!(released.expect("it was worth the wait").revision, 1);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ pub(crate) mod exit;
 mod grant;
 mod operate;
 mod output;
+mod patience;
 mod policy;
 mod records;
 mod reload;

@@ -12,7 +12,7 @@ use gpu_lease::Process;
 use rustix::fs::{Mode, OFlags, open};
 
 /// Within the state directory. The pid alone is in the first line.
-const OWNER_FILE: &str = "broker.pid";
+pub(crate) const OWNER_FILE: &str = "broker.pid";
 /// A broker listens in two places.
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
 
@@ -94,6 +94,28 @@ impl Owner {
         Ok(handle.map(|handle| (owner, handle)))
     }
 
+    /// Whether its process has the store `path` locked at this moment, as the kernel says: nobody else can make a file
+    /// say that. `None` if this user may not look.
+    pub(crate) fn has_locked(&self, path: &Path) -> Option<bool> {
+        let store = fs::metadata(path).ok().map(|store| identity(&store));
+        let proc = PathBuf::from(format!("/proc/{}", self.pid));
+        let open = match fs::read_dir(proc.join("fd")) {
+            Ok(open) => open,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(false),
+            Err(_) => return None,
+        };
+        let is_store = |fd: &fs::DirEntry| {
+            let file = fs::metadata(fd.path()).ok();
+            file.map(|file| identity(&file)) == store
+        };
+        let is_locked = |fd: fs::DirEntry| {
+            let info = fs::read_to_string(proc.join("fdinfo").join(fd.file_name()));
+            info.is_ok_and(|info| says_write_locked(&info))
+        };
+        let mut open = open.flatten().filter(|_| store.is_some());
+        Some(open.any(|fd| is_store(&fd) && is_locked(fd)))
+    }
+
     /// Where it is asked. Only places of this host: the file is written by whoever has the directory, and a token
     /// goes nowhere else because of it.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
@@ -169,6 +191,17 @@ fn is_local(endpoint: &Endpoint) -> bool {
     }
 }
 
+/// What a file is, whatever it is called.
+fn identity(file: &fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Whether `/proc/PID/fdinfo/FD` tells of a lock that lets nobody else in: `lock: 1: FLOCK  ADVISORY  WRITE 42 ...`.
+fn says_write_locked(info: &str) -> bool {
+    let mut locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
+    locks.any(|lock| lock.split_ascii_whitespace().any(|word| word == "WRITE"))
+}
+
 /// The letter that `ps` shows.
 fn state_of(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -201,6 +234,24 @@ mod tests {
         assert!(dir.path().join(OWNER_FILE).exists(), "it is another's");
         fs::write(dir.path().join(OWNER_FILE), "1\n").expect("the directory is ours");
         assert!(matches!(Owner::alive(dir.path()), Ok(None)), "half a file");
+    }
+
+    #[test]
+    fn only_who_has_the_store_locked_has_it() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let path = dir.path().join("store");
+        let owner = Owner::this(Vec::new()).expect("there is a /proc");
+        let has = || owner.has_locked(&path);
+        assert_eq!(has(), Some(false), "there is none");
+        let store = File::create(&path).expect("the directory is ours");
+        assert_eq!(has(), Some(false), "to have it open is not enough");
+        store.lock_shared().expect("nobody has it");
+        assert_eq!(has(), Some(false), "who reads it lets others in");
+        store.lock().expect("nobody else has it");
+        assert_eq!(has(), Some(true));
+        fs::rename(&path, dir.path().join("elsewhere")).expect("the directory is ours");
+        fs::write(&path, "").expect("the directory is ours");
+        assert_eq!(has(), Some(false), "another file has the name");
     }
 
     #[test]

@@ -21,4 +21,5 @@ mod records;
 mod restarts;
 mod run;
 mod safe_start;
+mod sick;
 mod takeover;

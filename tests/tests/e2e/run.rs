@@ -334,6 +334,7 @@ fn acquire_prints_what_a_shell_can_use() {
     assert_eq!(host.run(&["renew", &lease.id]).code, 1, "after the end");
     let held = host.cli(&["acquire", "--memory", "1GiB", "--hold"]);
     let lease = granted(&broker);
+    held.until_stdout("export GPU_MANAGER_LEASE");
     held.signal(Signal::INT);
     assert_eq!(held.wait().code, 0);
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use gpu_api::{BrokerState, DiskState, LeaseState, paths};
+use gpu_api::{BrokerState, DiskState, EndReason, LeaseState, paths};
 use gpu_client::IdempotencyKey;
 use gpu_manager_tests::{Broker, Host, Process, Request, eventually, is_alive, problem};
 use serde_json::json;
@@ -129,12 +129,34 @@ fn nothing_false_is_said(host: &Host, safe: &Broker, device: &str) {
         ("devices", "no devices are known\n"),
         ("queue", ""),
         ("leases", device),
+        ("reload --status", "policy watch  off"),
     ] {
-        let ran = host.run(&[verb]);
+        let words: Vec<&str> = verb.split(' ').collect();
+        let ran = host.run(&words);
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         assert!(ran.stdout.contains(says), "{}", ran.stdout);
         assert!(ran.stderr.contains(safely), "{}", ran.stderr);
         assert!(!ran.stderr.contains("gpu-manager reload"), "{}", ran.stderr);
+    }
+    let explained = host.run(&["policy", "explain", "--memory", "1GiB"]);
+    let refused = format!("would be refused: the broker {safely}");
+    assert!(
+        explained.stdout.starts_with(&refused) && !explained.stdout.contains("discovered"),
+        "{}",
+        explained.stdout
+    );
+    for verb in [
+        "cordon 0",
+        "policy plan",
+        "policy diff",
+        "run --gpu 0 --wait-timeout 1s -- true",
+    ] {
+        let words: Vec<&str> = verb.split(' ').collect();
+        let said = host.run(&words).stderr;
+        assert!(
+            said.contains("started safe") && said.contains("start it again"),
+            "{verb}: {said}"
+        );
     }
 }
 
@@ -183,6 +205,31 @@ fn nobody_is_signalled_after_a_safe_start_and_the_lease_says_why() {
 }
 
 #[test]
+fn a_waiter_of_before_is_told_why_and_a_device_that_is_not_seen_can_be_freed() {
+    let host = Host::with_cards(1).safe_starts();
+    let broker = host.start();
+    let held = broker.grant(&json!({"ttl": "1h"}));
+    let waiter = broker.acquire(&json!({"queue": true, "wait": "1h", "ttl": "1h"}));
+    let waiter = waiter.expect("a place in the queue");
+    broker.kill();
+    kill_right_after_start(&host, 2);
+    let safe = host.start_safe();
+    let why = host.run(&["why", &waiter.id]);
+    assert!(
+        why.stdout.contains("because    the broker started safe"),
+        "{}",
+        why.stdout
+    );
+    let unknown = host.run(&["release", "--emergency", "--device", "sim-7"]);
+    assert_eq!(unknown.code, 1, "{}", unknown.stderr);
+    let ran = host.run(&["release", "--emergency", "--device", "sim-0"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("released 1"), "{}", ran.stdout);
+    let over = safe.lease(&held.id);
+    assert_eq!(over.end_reason, Some(EndReason::Emergency), "{over:?}");
+}
+
+#[test]
 fn a_start_that_says_why_it_ends_is_no_crash() {
     let host = Host::with_cards(1).safe_starts();
     for _ in 0..4 {
@@ -214,7 +261,7 @@ fn safe_starts_can_be_switched_off() {
     host.start().grant(&json!({}));
 }
 
-fn kill_right_after_start(host: &Host, times: usize) {
+pub(crate) fn kill_right_after_start(host: &Host, times: usize) {
     let starts = host.state_dir().join("starts");
     for _ in 0..times {
         let lines = || {

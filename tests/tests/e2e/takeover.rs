@@ -235,6 +235,7 @@ fn a_broker_that_hangs_is_named_and_left_alone_unless_it_is_to_be_taken_over() {
     );
     for part in [
         &format!("pid {pid}, which is stopped"),
+        "does not answer within 6 s",
         "nothing was changed",
         "--takeover",
         &format!("kill -CONT {pid}"),
@@ -358,9 +359,59 @@ fn a_broker_that_still_opens_its_store_is_named() {
     });
     let ran = stored(&host, &["--all", "--yes"]);
     assert_eq!(ran.code, HUNG, "{}{}", ran.stdout, ran.stderr);
-    let named = format!("the broker (pid {}", broker.pid());
+    let named = format!("pid {}", broker.pid());
     assert!(ran.stderr.contains(&named), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("does not have the store"),
+        "{}",
+        ran.stderr
+    );
     assert!(!ran.stderr.contains("no broker runs"), "{}", ran.stderr);
+}
+
+#[test]
+fn whom_only_a_file_calls_the_broker_is_never_killed() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    let lease = broker.grant(&json!({"ttl": "1h"}));
+    broker.kill();
+    let stale = stored(&host, &["--lease", &lease.id, "--takeover"]);
+    assert_eq!(stale.code, 0, "{}", stale.stderr);
+    assert!(stale.stderr.contains("no broker runs"), "{}", stale.stderr);
+
+    let mut command = Command::new("sleep");
+    command.arg("1000");
+    let innocent = Process::start(command, host.dir());
+    name_the_broker(&host, innocent.pid());
+    let named = stored(&host, &["--all", "--yes"]);
+    assert_eq!(named.code, HUNG, "{}", named.stderr);
+    assert!(
+        named.stderr.contains("does not have the store") && named.stderr.contains("hint"),
+        "{}",
+        named.stderr
+    );
+    let free = stored(&host, &["--all", "--yes", "--takeover"]);
+    assert_eq!(free.code, 0, "nobody has the store: {}", free.stderr);
+    assert!(free.stderr.contains("nobody is killed"), "{}", free.stderr);
+
+    let broker = host.start();
+    broker.process().signal(Signal::STOP);
+    name_the_broker(&host, innocent.pid());
+    let taken = stored(&host, &["--all", "--yes", "--takeover"]);
+    assert_eq!(taken.code, HUNG, "another has it: {}", taken.stderr);
+    assert!(taken.stderr.contains("fuser"), "{}", taken.stderr);
+    assert!(is_alive(innocent.pid()) && is_alive(broker.process().pid()));
+}
+
+/// Writes what a broker of this pid would have written of itself.
+fn name_the_broker(host: &Host, pid: u32) {
+    let read = |path: &str| fs::read_to_string(path).expect("the kernel says");
+    let stat = read(&format!("/proc/{pid}/stat"));
+    let behind_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = behind_name.split_whitespace().nth(19).unwrap_or_default();
+    let boot = read("/proc/sys/kernel/random/boot_id");
+    let text = format!("{pid}\nstart_ticks {ticks}\nboot_id {}\n", boot.trim());
+    fs::write(host.state_dir().join("broker.pid"), text).expect("the directory is ours");
 }
 
 #[test]

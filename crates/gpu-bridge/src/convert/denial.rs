@@ -9,7 +9,7 @@ use gpu_broker::{
 use gpu_lease::{At, Denial, EndReason, LeaseError, LeaseId, Ms, Why};
 
 use super::Scene;
-use crate::app::PolicyFilesError;
+use crate::app::{PolicyFilesError, safe_start_problem};
 use crate::shown::shown;
 
 const RETRY_SOON_MS: u64 = 1000;
@@ -158,7 +158,10 @@ pub(super) fn denied(denial: &Denial, scene: &Scene<'_>) -> Problem {
         Denial::NeverFits(_) => plain(ErrorCode::NeverFits)
             .with_hint("ask for less; `GET /v1/devices` shows what there is"),
         Denial::QueueFull { .. } => plain(ErrorCode::QueueFull).with_retry_after_ms(RETRY_SOON_MS),
-        Denial::Recovering => plain(ErrorCode::Recovering).with_retry_after_ms(RETRY_SOON_MS),
+        Denial::Recovering => scene.safe_start.map_or_else(
+            || plain(ErrorCode::Recovering).with_retry_after_ms(RETRY_SOON_MS),
+            safe_start_problem,
+        ),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn explanation(
     scene: &Scene<'_>,
 ) -> wire::Explanation {
     let request = &explained.request;
-    let (outcome, denial) = outcome(&explained.outcome);
+    let (outcome, denial) = outcome(&explained.outcome, scene);
     wire::Explanation {
         class: request.class.clone(),
         priority: explained.priority,
@@ -60,11 +60,16 @@ pub(crate) fn explanation(
 
 /// What would become of it, and the denial where there is one. How long it would wait is another matter: what
 /// cannot be now, and can be later, waits.
-fn outcome(outcome: &Result<Vec<DeviceKey>, Denial>) -> (wire::ExplainOutcome, Option<&Denial>) {
+fn outcome<'a>(
+    outcome: &'a Result<Vec<DeviceKey>, Denial>,
+    scene: &Scene<'_>,
+) -> (wire::ExplainOutcome, Option<&'a Denial>) {
     match outcome {
         Ok(_) => (wire::ExplainOutcome::Granted, None),
         Err(Denial::DoesNotFit(_)) => (wire::ExplainOutcome::Waits, None),
-        Err(denial @ Denial::Recovering) => (wire::ExplainOutcome::Waits, Some(denial)),
+        Err(denial @ Denial::Recovering) if scene.safe_start.is_none() => {
+            (wire::ExplainOutcome::Waits, Some(denial))
+        }
         Err(denial) => (wire::ExplainOutcome::Refused, Some(denial)),
     }
 }

@@ -1,6 +1,6 @@
 //! A lease as the API shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gpu_api as wire;
 use gpu_lease::{
@@ -94,6 +94,15 @@ impl Scene<'_> {
         let safe = self.safe_start.filter(|_| why.cause == Cause::Recovering)?;
         let code = wire::ErrorCode::SafeStart.as_str().to_owned();
         Some((code, safe_start_reason(safe)))
+    }
+
+    /// The devices that something is held on.
+    pub(super) fn held_devices(&self) -> BTreeSet<DeviceKey> {
+        let leases = self.handle.map(|handle| handle.page(None, usize::MAX));
+        let leases = leases.unwrap_or_default();
+        let grants = leases.iter().filter_map(|lease| lease.occupying());
+        let parts = grants.flat_map(|grant| &grant.allocations);
+        parts.map(|part| part.device.clone()).collect()
     }
 
     pub(crate) fn device_state(&self, key: &DeviceKey) -> Option<&DeviceState> {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use axum::http::{HeaderMap, Response, StatusCode};
 use gpu_api::{
-    AcquireRequest, DrainRequest, ErrorCode, FenceAnswer, FenceCheck, IDEMPOTENCY_KEY_BYTES_MAX,
+    AcquireRequest, DrainRequest, FenceAnswer, FenceCheck, IDEMPOTENCY_KEY_BYTES_MAX,
     IDEMPOTENCY_KEY_HEADER, LEASE_SECRET_HEADER, LEASES_PER_PAGE_MAX, LeaseList, LeaseListQuery,
     LeaseQuery, paths,
 };
@@ -38,24 +38,10 @@ pub(super) async fn acquire(
 ) -> Answer {
     let key = idempotency_key(&headers)?.map(|key| idempotency(key, &caller, &asked));
     let policy = bridge.handle.snapshot().policy.clone();
-    let mut request = request(&asked, key, &caller, &policy)?;
-    let safe_start = bridge.safe_start();
-    if safe_start.is_some() {
-        // A repeated request is still answered; a new one would wait for what does not come.
-        request.wait = Ms(0);
-        request.queue = false;
-    }
-    match settle(&bridge, &line, &request).await {
-        Ok(settled) => Ok(handed_over(&bridge, settled, line)),
-        Err(problem) => {
-            let problem = match safe_start {
-                Some(safe) if problem.code == ErrorCode::Recovering => safe,
-                _ => problem,
-            };
-            bridge.metrics.denied(problem.code);
-            Err(problem.into())
-        }
-    }
+    let request = request(&asked, key, &caller, &policy)?;
+    let settled = settle(&bridge, &line, &request).await;
+    let settled = settled.inspect_err(|problem| bridge.metrics.denied(problem.code))?;
+    Ok(handed_over(&bridge, settled, line))
 }
 
 pub(super) async fn list(

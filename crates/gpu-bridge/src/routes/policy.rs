@@ -172,6 +172,7 @@ pub(super) async fn set_overrides(
 impl Writing {
     /// Plans first, and writes nothing that would not be taken.
     fn write(mut self, bridge: &Bridge, files: Vec<SourceFile>) -> Result<ReloadResult, Problem> {
+        bridge.reads_files()?;
         let _one = bridge.policy_writes.lock();
         let on_disk = &bridge.policy_files;
         let placed = on_disk.place(files);
@@ -274,6 +275,9 @@ async fn look<T: Send + 'static>(
     let room = bridge.policy_look()?;
     let texts = sent.map(texts).transpose()?;
     let on_disk = texts.is_none();
+    if on_disk {
+        bridge.reads_files()?;
+    }
     let looked = blocking(bridge, move |reloader| {
         let _room = room;
         let files = texts.map_or_else(|| reloader.read().map_err(unreadable), Ok)?;

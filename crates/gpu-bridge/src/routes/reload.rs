@@ -41,9 +41,6 @@ pub(super) async fn trigger(
     headers: HeaderMap,
     OptionalJson(asked): OptionalJson<ReloadRequest>,
 ) -> Answer {
-    if let Some(problem) = bridge.safe_start() {
-        return Err(problem.into());
-    }
     let confirm = asked.confirm.map(gpu_api::Text::into_string);
     let options = ReloadOptions {
         confirm: confirm.map(|hash| whole_hash(&bridge, hash)),
@@ -120,6 +117,7 @@ pub(super) fn load_disk(
     by: &str,
     mut options: ReloadOptions,
 ) -> Result<ReloadResult, Problem> {
+    bridge.reads_files()?;
     if let Some(hash) = options.expect_plan.as_mut()
         && hash.len() < PLAN_CHARS
         && let Ok(files) = bridge.reloader.read()

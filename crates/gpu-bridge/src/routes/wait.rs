@@ -51,7 +51,7 @@ async fn ask(
     let id = handle.new_lease_id();
     let mut follower = handle.follow(id);
     let guard = handle.abandon_on_drop(id);
-    let lease = match handle.acquire(id, request.clone()).await {
+    let lease = match bridge.acquire(id, request.clone()).await {
         Ok(lease) => lease,
         Err(error) => {
             guard.disarm();

@@ -11,11 +11,14 @@ use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
 use crate::cli::grant::{self, Granted};
 use crate::cli::output::{note, print, print_json};
+use crate::cli::patience::Patience;
 use crate::cli::show;
 use crate::cli::signals::Signals;
 
 /// Asks for a lease; `--hold` keeps it until a signal comes or it ends.
 pub(crate) async fn acquire(context: &Context, args: AcquireArgs) -> Done {
+    let mut patience = Patience::new(args.want.wait_timeout.unwrap_or_default());
+    patience.reach(context).await?;
     // Only a process that stays can vouch for its lease by living; what comes after this one does so by renewals.
     let held_by = args.hold.then(std::process::id);
     let context = &match args.hold {
@@ -23,7 +26,8 @@ pub(crate) async fn acquire(context: &Context, args: AcquireArgs) -> Done {
         false => context.clone(),
     };
     let holder = grant::holder(context, &args.want, None, held_by);
-    let request = grant::request(context, &args.want, holder).await?;
+    let mut request = grant::request(context, &args.want, holder, &mut patience).await?;
+    request.wait = patience.left().or(request.wait);
     if !request.queue && !args.hold {
         let lease = context
             .client
@@ -32,7 +36,7 @@ pub(crate) async fn acquire(context: &Context, args: AcquireArgs) -> Done {
         return show_grant(&lease, args.output.json);
     }
     let mut signals = Signals::new()?;
-    let granted = grant::obtain(context, &request, &mut signals).await?;
+    let granted = grant::obtain(context, &request, &mut signals, &mut patience).await?;
     show_grant(&granted.lease, args.output.json)?;
     match args.hold {
         true => hold(context, granted, signals).await,

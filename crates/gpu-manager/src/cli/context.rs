@@ -102,11 +102,7 @@ impl Context {
             return;
         };
         match &status.safe_start {
-            Some(why) => note(&format!(
-                "{} ({}); `gpu-manager status` says what to do",
-                gpu_bridge::SAFE_START,
-                clean(why)
-            )),
+            Some(why) => note(&safe_note(why)),
             None => {
                 if let Some(line) = disk_note(&status.policy) {
                     note(&line);
@@ -115,11 +111,24 @@ impl Context {
         }
     }
 
+    /// Says so in a line if the broker started safe.
+    pub(crate) async fn note_safe_start(&self) {
+        let status = self.client.status().await.ok();
+        if let Some(why) = status.and_then(|status| status.safe_start) {
+            note(&safe_note(&why));
+        }
+    }
+
     /// Whether the broker started safe: what it does not know then is no news of this host.
     pub(crate) async fn started_safe(&self) -> bool {
         let status = self.client.status().await;
         status.is_ok_and(|status| status.safe_start.is_some())
     }
+}
+
+fn safe_note(why: &str) -> String {
+    let (safe, why) = (gpu_bridge::SAFE_START, clean(why));
+    format!("{safe} ({why}); `gpu-manager status` says what to do")
 }
 
 /// What a person should know and can do about the files of `policy`, in one line.

@@ -166,7 +166,7 @@ fn selects_all(args: &ReleaseArgs) -> bool {
 async fn request(context: &Context, args: &ReleaseArgs) -> Result<EmergencyRequest, Failure> {
     let devices = match args.device.is_empty() {
         true => Vec::new(),
-        false => target::device_ids(context, &args.device).await?,
+        false => devices(context, &args.device).await?,
     };
     let devices: Result<Vec<Text<128>>, _> = devices.into_iter().map(Text::try_from).collect();
     Ok(EmergencyRequest {
@@ -179,6 +179,18 @@ async fn request(context: &Context, args: &ReleaseArgs) -> Result<EmergencyReque
         cordon: args.cordon,
         force_unsafe: args.force_unsafe,
     })
+}
+
+/// The ids of the devices that `texts` name. A broker that has seen none still knows what is held on which.
+async fn devices(context: &Context, texts: &[String]) -> Result<Vec<String>, Failure> {
+    let devices = context.client.devices().await?;
+    match devices.is_empty() {
+        true => Ok(texts.to_vec()),
+        false => texts
+            .iter()
+            .map(|text| target::resolve(&devices, text))
+            .collect(),
+    }
 }
 
 /// Whether everything may be ended: it was said, or `leases` are listed and somebody says so.

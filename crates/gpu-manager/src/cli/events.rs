@@ -60,8 +60,10 @@ fn render(event: &Event, json: bool, paint: Paint) -> Result<String, Failure> {
         .unwrap_or_default();
     let at = paint.tone(&clean(&event.at), Tone::Dim);
     let name = paint.tone(&format!("{:<24}", clean(&event.name)), tone);
+    let lease = clean(event.lease.as_deref().unwrap_or("-"));
     let mut lines = event.text.lines().map(clean);
     let first = lines.next().unwrap_or_default();
     let more: String = lines.map(|line| format!("    {line}\n")).collect();
-    Ok(format!("{at}  {name}  {first}{}\n{more}", clean(&by)))
+    let by = clean(&by);
+    Ok(format!("{at}  {name}  {lease:<14}  {first}{by}\n{more}"))
 }

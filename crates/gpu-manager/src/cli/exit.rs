@@ -29,7 +29,7 @@ pub(crate) const IN_USE: u8 = 9;
 pub(crate) const STORE_FAILED: u8 = 10;
 /// `serve`: the books contradicted themselves. Nothing of that was stored or answered.
 pub(crate) const BOOKS_BROKEN: u8 = 11;
-/// `run` and `acquire`: the wait ended without a grant.
+/// `run` and `acquire`: the wait ended without a grant. `policy explain`: it would have to wait.
 pub(crate) const WAIT_OVER: u8 = 124;
 /// `run`: gpu-manager itself failed. Any code that is not listed here is the child's.
 pub(crate) const OWN_FAILURE: u8 = 125;
@@ -55,7 +55,7 @@ Exit codes:
   9    serve: another broker has the store, the socket or a device
   10   serve: the store failed while the broker ran; what was answered before is stored
   11   serve: the books contradicted themselves; nothing of that was stored or answered
-  124  run, acquire: the wait ended without a grant
+  124  run, acquire: the wait ended without a grant; policy explain: the request would have to wait
   125  run: gpu-manager itself failed
   126  run: the command cannot be executed
   127  run: the command is not found
@@ -68,6 +68,14 @@ Exit codes:
   1  refused: it does not compile, rests, or somebody said no
   5  it waits for a confirmation: it would touch held leases
   6  moved: the policy or the plan is not the one that was expected, and nothing changed";
+
+/// What the help of `policy explain` says about exit codes.
+pub(crate) const EXPLAIN_HELP: &str = "\
+Exit codes, as those of an `acquire` that does not wait:
+  0    it would be granted now
+  1    it would be refused
+  3    no broker answers, or it has not seen its devices yet
+  124  it would have to wait";
 
 /// Why a verb failed, for a person, and the code that says so to a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +125,14 @@ impl Failure {
         self
     }
 
+    /// The same failure at the end of a wait that somebody limited.
+    #[must_use]
+    pub(crate) fn of_wait(mut self) -> Self {
+        self.code = WAIT_OVER;
+        self.message = format!("the wait is over without a grant: {}", self.message);
+        self
+    }
+
     /// The same failure of a supervisor, whose codes below 124 are the child's.
     #[must_use]
     pub(crate) fn of_supervisor(mut self) -> Self {
@@ -147,7 +163,7 @@ impl From<ClientError> for Failure {
             ClientError::NotABroker { .. } => Self::new(NO_BROKER, error.to_string())
                 .hint("another program has this port: say where the broker is with GPU_MANAGER_URL"),
             ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()).hint(
-                "see what it does (its log, `ps`); `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host",
+                "see what it does (its log, `ps`), it may yet do what it was asked; `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host",
             ),
             ClientError::Lost { .. } => Self::new(NO_BROKER, error.to_string()),
             ClientError::Problem(problem) => {
@@ -175,7 +191,8 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
     }
 }
 
-fn code_of(code: ErrorCode) -> u8 {
+/// What a broker that says no for this reason makes the program exit with.
+pub(crate) fn code_of(code: ErrorCode) -> u8 {
     match code {
         ErrorCode::DoesNotFit | ErrorCode::WaitOver => WAIT_OVER,
         ErrorCode::PolicyChanged => MOVED,

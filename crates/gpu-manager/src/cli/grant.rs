@@ -7,17 +7,16 @@ use gpu_api::{
     select,
 };
 use gpu_client::{ClientError, Gone, Heartbeat, IdempotencyKey, Pulse};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep_until;
 
 use crate::cli::args::WantArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::{Failure, WAIT_OVER};
 use crate::cli::output::note;
-use crate::cli::show;
+use crate::cli::patience::Patience;
 use crate::cli::signals::{self, Signals};
 use crate::cli::target;
 
-const RECOVERING_RETRY: Duration = Duration::from_millis(500);
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The request that `want` describes, for a holder of this name and process.
@@ -25,6 +24,7 @@ pub(crate) async fn request(
     context: &Context,
     want: &WantArgs,
     holder: HolderRequest,
+    patience: &mut Patience,
 ) -> Result<AcquireRequest, Failure> {
     let picked: Vec<String> = want
         .gpu
@@ -34,7 +34,14 @@ pub(crate) async fn request(
         .collect();
     let ids = match picked.is_empty() {
         true => Vec::new(),
-        false => target::device_ids(context, &picked).await?,
+        false => {
+            let known = async || target::devices(context).await;
+            let devices = patience.insist(context, known).await?;
+            let picked = picked.iter();
+            picked
+                .map(|text| target::resolve(&devices, text))
+                .collect::<Result<_, _>>()?
+        }
     };
     assemble(want, &ids, holder)
 }
@@ -70,23 +77,24 @@ pub(crate) struct Granted {
     pub(crate) heartbeat: Heartbeat,
 }
 
-/// Asks, and waits for `request.wait`. Whoever interrupts the wait gives the request back.
+/// Asks, and waits as long as `patience` lasts. Whoever interrupts the wait gives the request back.
 pub(crate) async fn obtain(
     context: &Context,
     request: &AcquireRequest,
     signals: &mut Signals,
+    patience: &mut Patience,
 ) -> Result<Granted, Failure> {
     let lease = tokio::select! {
-        lease = ask(context, request) => lease?,
-        signal = signals.next() => return Err(interrupted(signal)),
+        lease = ask(context, request, patience) => lease?,
+        signal = signals.next() => return Err(unheard(signal)),
     };
     let secret = lease.secret.clone();
     let id = lease.id.clone();
     let waited = tokio::select! {
-        granted = wait(context, lease) => granted,
+        granted = wait(context, lease, patience) => granted,
         signal = signals.next() => {
-            give_back(context, &id, secret.as_deref()).await?;
-            return Err(interrupted(signal));
+            let told = give_back(context, &id, secret.as_deref()).await?;
+            return Err(interrupted(signal, told));
         }
     };
     waited.map(|mut granted| {
@@ -95,29 +103,28 @@ pub(crate) async fn obtain(
     })
 }
 
-/// Releases a lease and leaves it at that if the broker is silent: what was held ends by itself.
+/// Releases a lease and leaves it at that if the broker is silent: what was held ends by itself. Answers whether the
+/// broker was told.
 pub(crate) async fn give_back(
     context: &Context,
     id: &str,
     secret: Option<&str>,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     match tokio::time::timeout(RELEASE_PATIENCE, context.client.release(id, secret)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) if error.is_away() => {
-            note(&format!(
-                "the broker is away; it will find that {id} is over by itself"
-            ));
-            Ok(())
-        }
+        Ok(Ok(_)) => Ok(true),
         Ok(Err(error)) if matches!(error.code(), Some(ErrorCode::Ended | ErrorCode::NotFound)) => {
-            Ok(())
+            Ok(true)
         }
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => {
+        Ok(Err(error)) if !error.is_away() => Err(error.into()),
+        silent => {
+            let why = match silent {
+                Ok(Err(ClientError::Unreachable { .. } | ClientError::Lost { .. })) => "is away",
+                _ => "does not answer",
+            };
             note(&format!(
-                "the broker does not answer; it will find that {id} is over by itself"
+                "the broker {why}; it will find that {id} is over by itself"
             ));
-            Ok(())
+            Ok(false)
         }
     }
 }
@@ -171,93 +178,50 @@ fn labels(want: &WantArgs) -> Result<Labels, Failure> {
         .map_err(Failure::usage)
 }
 
-/// Sends the request, again while the broker is on its way up and the wait is not over.
-async fn ask(context: &Context, request: &AcquireRequest) -> Result<Lease, Failure> {
+async fn ask(
+    context: &Context,
+    request: &AcquireRequest,
+    patience: &mut Patience,
+) -> Result<Lease, Failure> {
     let key = IdempotencyKey::random();
-    let give_up = Instant::now() + request.wait.unwrap_or_default().as_duration();
-    let mut told = false;
-    loop {
-        match context.client.acquire(request, &key).await {
-            Ok(lease) => return Ok(lease),
-            Err(error) if grants_nothing_yet(&error) && Instant::now() < give_up => {
-                if !told {
-                    note(&format!("waiting: {}", why_nothing_yet(&error)));
-                    told = true;
-                }
-                sleep(RECOVERING_RETRY).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    patience
+        .insist(context, async || {
+            context.client.acquire(request, &key).await
+        })
+        .await
 }
 
-fn grants_nothing_yet(error: &ClientError) -> bool {
-    matches!(
-        error.code(),
-        Some(ErrorCode::Recovering | ErrorCode::SafeStart)
-    )
-}
-
-fn why_nothing_yet(error: &ClientError) -> String {
-    match error.code() {
-        Some(ErrorCode::SafeStart) => error.to_string(),
-        _ => "the broker has not seen its devices yet".to_owned(),
-    }
-}
-
-async fn wait(context: &Context, lease: Lease) -> Result<Granted, Failure> {
-    let mut teller = Teller::default();
+/// The broker knows best when the wait is over; while it is away, the clock of this process does.
+async fn wait(
+    context: &Context,
+    mut lease: Lease,
+    patience: &mut Patience,
+) -> Result<Granted, Failure> {
     let mut heartbeat = Heartbeat::start(context.client.clone(), lease.clone());
-    let mut lease = lease;
+    let mut away = None;
+    patience.tell(context, &lease).await;
     while !lease.is_granted() {
-        teller.tell(context, &lease).await;
-        match heartbeat.next().await {
-            Some(Pulse::Lease(news)) => lease = *news,
-            Some(Pulse::Away(error)) => teller.say(format!("waiting: {error}")),
-            Some(Pulse::Gone(gone)) => return Err(over(gone, &teller)),
-            None => return Err(over(Gone::Unknown, &teller)),
-        }
-    }
-    Ok(Granted { lease, heartbeat })
-}
-
-/// Says why it waits, once for every reason.
-#[derive(Debug, Default)]
-struct Teller {
-    said: Option<String>,
-    /// What was said last was this reason, before holders were named in it.
-    heard: Option<String>,
-}
-
-impl Teller {
-    async fn tell(&mut self, context: &Context, lease: &Lease) {
-        let Some(heard) = waiting_line(lease) else {
-            return;
+        let pulse = tokio::select! {
+            pulse = heartbeat.next() => pulse,
+            () = sleep_until(patience.end()), if away.is_some() => break,
         };
-        if self.heard.as_ref() == Some(&heard) {
-            return;
-        }
-        let mut named = lease.clone();
-        // An id says it too.
-        let _ = show::name_mentioned(context, &mut named).await;
-        self.say(waiting_line(&named).unwrap_or_default());
-        self.heard = Some(heard);
-    }
-
-    fn say(&mut self, line: String) {
-        self.heard = None;
-        if self.said.as_ref() != Some(&line) {
-            note(&line);
-            self.said = Some(line);
+        match pulse {
+            Some(Pulse::Lease(news)) => {
+                (lease, away) = (*news, None);
+                patience.tell(context, &lease).await;
+            }
+            Some(Pulse::Away(error)) => {
+                patience.say_away(&error);
+                away = Some(error);
+            }
+            Some(Pulse::Gone(gone)) => return Err(over(gone, patience)),
+            None => return Err(over(Gone::Unknown, patience)),
         }
     }
-}
-
-/// `waiting (next): needs 12 GiB`, if it waits.
-fn waiting_line(lease: &Lease) -> Option<String> {
-    let waiting = lease.waiting.as_ref()?;
-    let place = place(waiting.position);
-    Some(format!("waiting ({place}): {}", waiting.reason))
+    match away {
+        Some(error) => Err(Failure::from(error).of_wait()),
+        None => Ok(Granted { lease, heartbeat }),
+    }
 }
 
 /// `next`, `2nd`, `3rd`, ... in the queue.
@@ -272,18 +236,14 @@ pub(crate) fn place(position: u32) -> String {
     }
 }
 
-fn over(gone: Gone, teller: &Teller) -> Failure {
+fn over(gone: Gone, patience: &Patience) -> Failure {
     let lease = match gone {
         Gone::Ended(lease) => lease,
         Gone::Unknown => {
             return Failure::new(WAIT_OVER, "the broker does not know this request any more");
         }
     };
-    let last = teller
-        .said
-        .as_ref()
-        .map(|said| format!("; last it was {said}"))
-        .unwrap_or_default();
+    let last = patience.last();
     match lease.end_reason {
         Some(EndReason::WaitTimeout) => {
             Failure::new(WAIT_OVER, format!("the wait is over without a grant{last}"))
@@ -300,11 +260,21 @@ fn over(gone: Gone, teller: &Teller) -> Failure {
     }
 }
 
-fn interrupted(signal: rustix::process::Signal) -> Failure {
+/// The broker has not said yet whether it has the request.
+fn unheard(signal: rustix::process::Signal) -> Failure {
     Failure::new(
         signals::code_of(signal),
-        "interrupted while waiting; the request is withdrawn",
+        "interrupted before the broker answered; a request that it still finds is over by itself",
     )
+}
+
+fn interrupted(signal: rustix::process::Signal, told: bool) -> Failure {
+    let so = match told {
+        true => "; the request is withdrawn",
+        false => "",
+    };
+    let message = format!("interrupted while waiting{so}");
+    Failure::new(signals::code_of(signal), message)
 }
 
 #[cfg(test)]

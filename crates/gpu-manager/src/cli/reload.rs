@@ -39,6 +39,7 @@ pub(crate) async fn reload(context: &Context, args: ReloadArgs) -> Done {
         true => print_json(&state)?,
         false => print(&state::render(&state, context.now(), context.paint))?,
     }
+    context.note_safe_start().await;
     Ok(exit::OK)
 }
 

@@ -22,6 +22,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::cli::grant;
 use crate::cli::output::note;
+use crate::cli::patience::Patience;
 use crate::cli::run::child::Child;
 use crate::cli::run::launcher::Launcher;
 use crate::cli::run::supervise::Supervisor;
@@ -43,6 +44,8 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Done {
 }
 
 async fn supervised(context: &Context, args: RunArgs) -> Done {
+    let mut patience = Patience::new(args.want.wait_timeout.unwrap_or(Span::MAX));
+    patience.reach(context).await?;
     let context = &context.on_socket().await;
     if !context.client.endpoint().has_verified_peer() {
         note(
@@ -51,8 +54,8 @@ async fn supervised(context: &Context, args: RunArgs) -> Done {
     }
     let mut signals = Signals::new()?;
     let launcher = Launcher::spawn(&args.command)?;
-    let request = request(context, &args, launcher.pid()).await?;
-    let granted = grant::obtain(context, &request, &mut signals).await?;
+    let request = request(context, &args, launcher.pid(), &mut patience).await?;
+    let granted = grant::obtain(context, &request, &mut signals, &mut patience).await?;
     note(&format!(
         "{} holds {}",
         granted.lease.id,
@@ -76,6 +79,7 @@ async fn request(
     context: &Context,
     args: &RunArgs,
     child: rustix::process::Pid,
+    patience: &mut Patience,
 ) -> Result<AcquireRequest, Failure> {
     let pid = child.as_raw_pid().unsigned_abs();
     let name = Path::new(&args.command[0])
@@ -83,9 +87,9 @@ async fn request(
         .and_then(OsStr::to_str);
     let mut holder = grant::holder(context, &args.want, name, Some(pid));
     holder.supervised = holder.kind == HolderKind::Process;
-    let mut request = grant::request(context, &args.want, holder).await?;
-    let wait = request.wait.unwrap_or(Span::MAX);
-    request.wait = Some(wait);
-    request.queue = wait > Span::default();
+    let mut request = grant::request(context, &args.want, holder, patience).await?;
+    let wait = patience.left();
+    request.wait = Some(wait.unwrap_or_default());
+    request.queue = wait.is_some();
     Ok(request)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use gpu_api::Device;
+use gpu_client::ClientError;
 
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
@@ -22,8 +23,17 @@ pub(crate) async fn device_ids(
     context: &Context,
     texts: &[String],
 ) -> Result<Vec<String>, Failure> {
-    let devices = context.client.devices().await?;
+    let devices = devices(context).await?;
     texts.iter().map(|text| resolve(&devices, text)).collect()
+}
+
+/// The devices of a broker that knows them: one that has not looked, or does not look, has none to name.
+pub(crate) async fn devices(context: &Context) -> Result<Vec<Device>, ClientError> {
+    let devices = context.client.devices().await?;
+    if devices.is_empty() {
+        context.client.ready_to_grant().await?;
+    }
+    Ok(devices)
 }
 
 /// The id of the device of `devices` that `text` names: an id, an index, or the beginning of one id.

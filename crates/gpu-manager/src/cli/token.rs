@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gpu_bridge::TOKEN_FILE;
+use gpu_client::ClientError;
 
 use crate::cli::Done;
 use crate::cli::args::{TokenArgs, TokenCommand};
@@ -37,19 +38,22 @@ pub(crate) async fn token(context: &Context, command: TokenCommand) -> Done {
 
 async fn path(context: &Context, args: TokenArgs) -> PathBuf {
     let dir = match args.state_dir {
-        Some(dir) => dir,
-        None => match context
-            .client
-            .status()
-            .await
-            .ok()
-            .and_then(|status| status.state_dir)
-        {
-            Some(dir) => dir.into(),
-            None => default_state_dir(),
-        },
+        Some(dir) => Some(dir),
+        None => said_dir(context).await,
     };
-    dir.join(TOKEN_FILE)
+    dir.unwrap_or_else(default_state_dir).join(TOKEN_FILE)
+}
+
+/// Where the broker that answers keeps its state.
+async fn said_dir(context: &Context) -> Option<PathBuf> {
+    match context.client.status().await {
+        Ok(status) => status.state_dir.map(PathBuf::from),
+        Err(error @ ClientError::TimedOut { .. }) => {
+            note(&format!("{error}: looking in the usual place"));
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -50,6 +50,7 @@ pub(crate) enum PolicyCommand {
     /// Say what on disk differs from the policy in force; exits with 1 if anything does.
     Diff(JsonArgs),
     /// Say which rules apply to a request, and where it would go or why it would wait. Takes what `acquire` takes.
+    #[command(after_help = exit::EXPLAIN_HELP)]
     Explain(Box<ExplainArgs>),
     /// Set, clear and list settings above the files, for a while.
     Override {

@@ -1,7 +1,7 @@
 //! Whether a broker answers, and what to do about one that lives and does not.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gpu_api::Status;
@@ -13,15 +13,19 @@ use crate::cli::args::ReleaseArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output::note;
-use crate::owner::Owner;
+use crate::owner::{OWNER_FILE, Owner};
+use crate::serve::STORE_FILE;
 use crate::serve::config::default_state_dir;
 
 /// A broker says who it is within so long, whatever else it has to do.
 const ANSWER_SECS_MAX: u64 = 3;
+/// One that lives hangs if it was asked for so long, here and wherever its state directory says that it listens.
+const SILENT_SECS_MIN: u64 = 2 * ANSWER_SECS_MAX;
 /// One that starts, or has no room, is asked again so often.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// A killed process that is still there hangs in the kernel.
 const DEATH_SECS_MAX: u64 = 10;
+const AS_ITS_USER: &str = "do this as root, or as the user that runs the broker";
 
 /// What was found where the broker should be.
 pub(super) enum Found {
@@ -70,6 +74,7 @@ enum Silence {
 /// # Errors
 /// None is there that could be helped from here.
 pub(super) async fn find(context: &Context, args: &ReleaseArgs) -> Result<Found, Failure> {
+    let give_up = Instant::now() + Duration::from_secs(SILENT_SECS_MIN);
     let endpoint = context.client.endpoint();
     let silence = match answer(context).await {
         Ok(who) => return Ok(Found::Answers(context.clone(), who)),
@@ -85,7 +90,7 @@ pub(super) async fn find(context: &Context, args: &ReleaseArgs) -> Result<Found,
         ));
     }
     match (Local::of(dir(args))?, silence) {
-        (Some(local), _) => elsewhere(context, local).await,
+        (Some(local), _) => elsewhere(context, local, give_up).await,
         (None, Silence::Nobody(_)) => Ok(Found::Gone(dir(args))),
         (None, Silence::Nothing) => Err(Failure::new(
             exit::HUNG,
@@ -99,8 +104,7 @@ pub(super) async fn find(context: &Context, args: &ReleaseArgs) -> Result<Found,
 }
 
 /// A broker that has the directory may listen elsewhere, or be on its way up.
-async fn elsewhere(context: &Context, local: Local) -> Result<Found, Failure> {
-    let give_up = Instant::now() + Duration::from_secs(ANSWER_SECS_MAX);
+async fn elsewhere(context: &Context, local: Local, give_up: Instant) -> Result<Found, Failure> {
     while Instant::now() < give_up {
         let left = give_up.saturating_duration_since(Instant::now());
         if let Ok(Some((other, who))) = timeout(left, local.answer(context)).await {
@@ -120,7 +124,7 @@ async fn elsewhere(context: &Context, local: Local) -> Result<Found, Failure> {
     }
     Ok(Found::Silent(Silent {
         local,
-        what: format!("does not answer within {ANSWER_SECS_MAX} s"),
+        what: format!("does not answer within {SILENT_SECS_MIN} s"),
         state: "nothing was changed",
     }))
 }
@@ -199,6 +203,9 @@ impl Local {
 impl Silent {
     /// What is said of it where nobody wants to take over.
     pub(super) fn failure(self) -> Failure {
+        if self.has_store() == Some(false) {
+            return self.no_owner();
+        }
         let Self { local, what, state } = self;
         let owner = local.owner;
         let message = format!("the broker ({}) lives, but {what}: {state}", owner.named());
@@ -211,19 +218,36 @@ impl Silent {
         ))
     }
 
-    /// Kills it, and answers the state directory that nobody has then.
+    /// Kills it, and answers the state directory that nobody has then. A process that does not have the store is left
+    /// alone: whoever is named by a file is killed only if the kernel says the same.
     ///
     /// # Errors
-    /// It is another user's, or does not die.
+    /// It cannot be seen whether it has the store, it is another user's, or does not die.
     pub(super) fn kill(self) -> Result<PathBuf, Failure> {
+        let name = self.local.owner.named();
+        match self.has_store() {
+            Some(true) => {}
+            Some(false) => {
+                note(&format!(
+                    "{name} does not have the store, whatever `{OWNER_FILE}` says: nobody is killed"
+                ));
+                return Ok(self.local.dir);
+            }
+            None => {
+                let state = self.state;
+                return Err(Failure::refused(format!(
+                    "it cannot be seen whether {name} is the broker: nobody is killed; {state}"
+                ))
+                .hint(AS_ITS_USER));
+            }
+        }
         let Self { local, what, state } = self;
-        let name = local.owner.named();
         note(&format!("killing the broker ({name}), which {what}"));
         local.process.kill().map_err(|error| {
             Failure::refused(format!(
                 "the broker ({name}) cannot be killed: {error}; {state}"
             ))
-            .hint("do this as root, or as the user that runs the broker")
+            .hint(AS_ITS_USER)
         })?;
         if local.ends_within(Duration::from_secs(DEATH_SECS_MAX)) {
             return Ok(local.dir);
@@ -235,6 +259,32 @@ impl Silent {
         )
         .hint("a process that hangs in a driver or a disk ends when that answers, or when the host is booted anew"))
     }
+
+    /// Whether it is proven to be the process that has the store.
+    fn has_store(&self) -> Option<bool> {
+        let Local { owner, dir, .. } = &self.local;
+        owner.has_locked(&dir.join(STORE_FILE))
+    }
+
+    /// A broker before it has the store, or when it is about to end; or no broker.
+    fn no_owner(self) -> Failure {
+        let Self { local, what, .. } = self;
+        let (name, file) = (local.owner.named(), local.dir.join(OWNER_FILE));
+        Failure::new(
+            exit::HUNG,
+            format!(
+                "{name} is named by `{}`, {what}, and does not have the store: nothing was changed",
+                file.display()
+            ),
+        )
+        .hint("a broker that starts or ends is done with that soon: say it again; with `--takeover` nobody is killed, and the release goes on on the store if nobody has it")
+    }
+}
+
+/// Whether the process that the state directory `dir` names is proven not to have the store.
+pub(super) fn is_misnamed(dir: &Path) -> bool {
+    let named = Owner::alive(dir).ok().flatten();
+    named.is_some_and(|(owner, _)| owner.has_locked(&dir.join(STORE_FILE)) == Some(false))
 }
 
 fn dir(args: &ReleaseArgs) -> PathBuf {
@@ -245,12 +295,12 @@ fn unanswered(endpoint: &Endpoint) -> String {
     format!("somebody listens at {endpoint} and does not answer within {ANSWER_SECS_MAX} s")
 }
 
-fn unseen(dir: &std::path::Path, error: &io::Error) -> Failure {
+fn unseen(dir: &Path, error: &io::Error) -> Failure {
     Failure::refused(format!(
         "who has `{}` cannot be seen: {error}",
         dir.display()
     ))
-    .hint("do this as root, or as the user that runs the broker")
+    .hint(AS_ITS_USER)
 }
 
 #[cfg(test)]

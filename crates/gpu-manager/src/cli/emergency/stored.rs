@@ -82,6 +82,14 @@ async fn take(
         if !matches!(why, NotTaken::InUse) {
             return Err(not_taken(context, dir, why));
         }
+        if silent::is_misnamed(dir) {
+            // Whoever has it is not who the directory names: nobody is asked, and nobody killed.
+            match Instant::now() < give_up {
+                true => sleep(LOOK_EVERY).await,
+                false => return Err(not_taken(context, dir, why)),
+            }
+            continue;
+        }
         match silent::find(context, args).await? {
             Found::Gone(_) if Instant::now() < give_up => sleep(LOOK_EVERY).await,
             Found::Gone(_) => return Err(not_taken(context, dir, why)),
@@ -258,7 +266,7 @@ fn not_taken(context: &Context, dir: &Path, why: NotTaken) -> Failure {
         NotTaken::Missing => Failure::new(exit::NO_BROKER, format!("{nobody}, and there is no store in `{dir}`"))
             .hint("say where the broker is with GPU_MANAGER_URL, or where its state is with `--state-dir DIR`"),
         NotTaken::InUse => Failure::new(exit::HUNG, format!("{nobody}, and a process has the store in `{dir}` open; nothing was changed"))
-            .hint("a broker that has just started answers soon: say it again"),
+            .hint(format!("a broker that has just started answers soon: say it again; `fuser {dir}/{}` names the process", crate::serve::STORE_FILE)),
         NotTaken::Unusable(why) => Failure::new(exit::STORE_UNUSABLE, format!("{nobody}, and {why}")),
     }
 }

@@ -9,13 +9,15 @@ use crate::cli::context::Context;
 use crate::cli::exit;
 use crate::cli::grant;
 use crate::cli::output::{Paint, Tone, clean, print, print_json, until};
+use crate::cli::patience::Patience;
 use crate::cli::show::{blocker_line, plan::rule_name};
 
 /// Explains; asks for nothing.
 pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Done {
     let holder = grant::holder(context, &args.want, None, None);
+    let mut no_patience = Patience::new(Span::default());
     let request = ExplainRequest {
-        request: grant::request(context, &args.want, holder).await?,
+        request: grant::request(context, &args.want, holder, &mut no_patience).await?,
         at: args.at,
     };
     let explanation = context.client.explain_policy(&request).await?;
@@ -24,7 +26,17 @@ pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Done {
         false => print(&render(&explanation, context.now(), context.paint))?,
     }
     context.note_disk_state().await;
-    Ok(exit::OK)
+    Ok(code(&explanation))
+}
+
+/// What `acquire` would exit with that does not wait.
+fn code(explanation: &Explanation) -> u8 {
+    match (explanation.outcome, &explanation.denial) {
+        (ExplainOutcome::Granted, _) => exit::OK,
+        (_, Some(denial)) => exit::code_of(denial.code),
+        (ExplainOutcome::Refused, None) => exit::REFUSED,
+        (ExplainOutcome::Waits, None) => exit::WAIT_OVER,
+    }
 }
 
 fn render(explanation: &Explanation, now: Timestamp, paint: Paint) -> String {
@@ -166,5 +178,31 @@ mod tests {
             text.starts_with("would be refused: denied by `no notebooks`: not here\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_an_acquire_that_does_not_wait() {
+        let denied = |outcome, code| Explanation {
+            denial: Some(Box::new(Problem::new(code, "no"))),
+            ..explanation(outcome)
+        };
+        for (explained, expected) in [
+            (explanation(ExplainOutcome::Granted), exit::OK),
+            (explanation(ExplainOutcome::Waits), exit::WAIT_OVER),
+            (
+                denied(ExplainOutcome::Waits, ErrorCode::Recovering),
+                exit::NO_BROKER,
+            ),
+            (
+                denied(ExplainOutcome::Refused, ErrorCode::Denied),
+                exit::REFUSED,
+            ),
+            (
+                denied(ExplainOutcome::Refused, ErrorCode::SafeStart),
+                exit::REFUSED,
+            ),
+        ] {
+            assert_eq!(code(&explained), expected, "{explained:?}");
+        }
     }
 }
