@@ -24,9 +24,7 @@ use std::{env, fs};
 
 use gpu_api::Bytes;
 use gpu_bridge::{App, Assets, Listeners, Origin, Secrets, Warnings};
-use gpu_broker::{
-    BootClock, Broker, Clock, HostProcesses, ReloadOptions, Reloader, StartPolicy, Started, Trigger,
-};
+use gpu_broker::{BootClock, Broker, Clock, HostProcesses, Reloader, StartPolicy, Started};
 use gpu_device::{LOCK_DIR, Probe, ProbeCommand};
 use gpu_store::{MemoryStore, OpenError, RedbStore, Store, StoreId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -50,6 +48,8 @@ use trouble::Trouble;
 pub(crate) const STORE_FILE: &str = "store.redb";
 /// After SIGTERM, everything is over by then.
 const STOP_MAX: Duration = Duration::from_secs(9);
+/// What the supervisor is told of a safe start.
+const SAFE_STATUS: &str = "started safe: grants nothing, see `gpu-manager status`";
 /// Members of this group may use operator verbs on the socket.
 const ADMIN_GROUP: &str = "gpu-admin";
 /// Where devices are locked instead of [`LOCK_DIR`], for tests that must not meet a real broker.
@@ -183,7 +183,7 @@ async fn serve_as(
     let closing = async move { handle.stopped().await };
     let bridge = tokio::spawn(gpu_bridge::serve(listeners, app, closing));
     notify::ready(match safe {
-        Some(_) => "started safe: grants nothing, see `gpu-manager status`",
+        Some(_) => SAFE_STATUS,
         None => "serving",
     });
     let stop = tokio::select! {
@@ -266,13 +266,11 @@ async fn reload_on_hangup(
     while hangup.recv().await.is_some() {
         notify::reloading();
         let (reloader, reconfigure) = (reloader.clone(), reconfigure.clone());
-        let reloaded = tokio::task::spawn_blocking(move || {
-            reconfigure.look();
-            reloader.reload(Trigger::Signal, "SIGHUP", &ReloadOptions::default())
-        });
-        let status = match reloaded.await.map(|result| result.outcome.is_good()) {
-            Ok(true) => "serving",
-            Ok(false) | Err(_) => {
+        let looked = tokio::task::spawn_blocking(move || reconfigure.on_hangup(&reloader));
+        let status = match looked.await {
+            Ok(None) => SAFE_STATUS,
+            Ok(Some(true)) => "serving",
+            Ok(Some(false)) | Err(_) => {
                 "serving; the last reload changed nothing: see `gpu-manager status`"
             }
         };

@@ -5,6 +5,7 @@ use std::process::Command;
 use gpu_api::{BrokerState, DiskState, EndReason, LeaseState, paths};
 use gpu_client::IdempotencyKey;
 use gpu_manager_tests::{Broker, Host, Process, Request, eventually, is_alive, problem};
+use rustix::process::Signal;
 use serde_json::json;
 
 #[test]
@@ -103,6 +104,11 @@ fn after_three_kills_the_next_start_is_safe_and_after_a_stop_in_order_it_is_not(
         );
     }
     nothing_false_is_said(&host, &safe, &held.allocations[0].device);
+    safe.process().signal(Signal::HUP);
+    let not_read = "SIGHUP: policy files are not read in a safe start";
+    safe.process().until_stderr(not_read);
+    let said = safe.process().stderr();
+    assert!(!said.contains("ERROR"), "{said}");
 
     assert_eq!(safe.stop().code, 0);
     host.write_policy(gpu_manager_tests::POLICY);

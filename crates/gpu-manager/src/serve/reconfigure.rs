@@ -4,6 +4,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gpu_broker::{ReloadOptions, Reloader, Trigger};
 use gpu_watch::{Event, Watch};
 use parking_lot::Mutex;
 
@@ -45,6 +46,21 @@ impl Reconfigure {
         watch.map(Some).map_err(|error| error.to_string())
     }
 
+    /// What SIGHUP asks for: a look at the configuration and at the policy files. Answers whether the files are good;
+    /// `None` where they are not read.
+    pub(super) fn on_hangup(&self, reloader: &Reloader) -> Option<bool> {
+        self.look();
+        if self.policy_watch.is_off() {
+            tracing::warn!(
+                "SIGHUP: policy files are not read in a safe start; {}",
+                gpu_bridge::SAFE_START_HINT
+            );
+            return None;
+        }
+        let result = reloader.reload(Trigger::Signal, "SIGHUP", &ReloadOptions::default());
+        Some(result.outcome.is_good())
+    }
+
     /// Takes over what can change; a configuration with errors changes nothing.
     pub(super) fn look(&self) {
         match Config::load(&self.args) {
@@ -64,7 +80,8 @@ impl Reconfigure {
                 later.join(", ")
             );
         }
-        if running.watch == wanted.watch {
+        // Of a safe start nothing is watched, and the next start looks anyway.
+        if running.watch == wanted.watch || self.policy_watch.is_off() {
             return;
         }
         let before = mem::replace(&mut running.watch, wanted.watch);
