@@ -33,6 +33,9 @@ const CAST: [Part; 8] = [
     Part::Ghost,
 ];
 
+/// So many lives together see every kind of request come to its point.
+const LIVES_THAT_SEE_ALL: u64 = 60;
+
 /// Within so many lives there is something to lie about, of every kind.
 const LIES_WITHIN: usize = 60;
 
@@ -109,7 +112,11 @@ impl Story {
         let census = ledger.census();
         eprintln!("of those, {census:?}");
         let missing = census.iter().find(|(_, count)| **count == 0);
-        assert!(missing.is_none(), "this never came: {missing:?}");
+        let is_long = self.lives >= LIVES_THAT_SEE_ALL;
+        assert!(
+            missing.is_none() || !is_long,
+            "this never came: {missing:?}"
+        );
         for (point, wanted) in hits_wanted {
             let hits = self.hits.get(point).copied().unwrap_or(0);
             assert!(
