@@ -8,7 +8,7 @@ use gpu_api::{
     ReloadState, Status, paths,
 };
 use gpu_client::{Client, ClientError, Endpoint, IdempotencyKey};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -137,6 +137,15 @@ impl Broker {
             .unwrap_or_else(|error| panic!("{body}: {error}"));
         assert_eq!(lease.state, LeaseState::Active, "{body}: {lease:?}");
         lease
+    }
+
+    /// A whole device for as long as `process` lives; the socket tells whose that is.
+    pub fn grant_to(&self, process: &Process) -> Lease {
+        let holder = json!({"kind": "process", "pid": process.pid()});
+        let body = json!({"holder": holder, "ttl": "1h"});
+        let answer = Request::post(paths::LEASES, &body).send(&self.socket);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.lease()
     }
 
     /// A request that waits on its connection; the test joins the thread for the answer. Returns once the

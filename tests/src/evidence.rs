@@ -5,6 +5,10 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::dice::number_from_env;
+
+const SEED: &str = "EVIDENCE_SEED";
+
 /// Where the figures of this checkout are, one file for each layer of the evidence.
 pub fn directory() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -12,11 +16,20 @@ pub fn directory() -> PathBuf {
     target.join("evidence")
 }
 
-/// Keeps the figures of a layer. Only what is the same in every good run belongs there.
+/// The first seed of a story, which a person may set for another one.
+pub fn first_seed() -> u64 {
+    number_from_env(SEED, 1)
+}
+
+/// Keeps the figures of a layer. Only what is the same in every good run belongs there, so nothing is kept of a run
+/// with another seed.
 ///
 /// # Panics
 /// If the file cannot be written.
 pub fn record(layer: &str, figures: &[(&str, u64)]) {
+    if env::var_os(SEED).is_some() {
+        return;
+    }
     let figures: BTreeMap<&str, u64> = figures.iter().copied().collect();
     let directory = directory();
     fs::create_dir_all(&directory).expect("there is room for the evidence");

@@ -234,6 +234,25 @@ impl Host {
         self.cli(args).wait()
     }
 
+    /// A process that can hold a lease.
+    pub fn sleeper(&self) -> Process {
+        self.program(&["sleep", "1000"])
+    }
+
+    /// A process that can hold a lease and does not mind being asked to stop.
+    pub fn stubborn(&self) -> Process {
+        let script = "trap '' TERM; echo up; while :; do sleep 0.1; done";
+        let process = self.program(&["sh", "-c", script]);
+        process.until_stdout("up");
+        process
+    }
+
+    fn program(&self, words: &[&str]) -> Process {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        Process::start(command, self.dir())
+    }
+
     /// The broker's address for the command line: its socket.
     pub fn url(&self) -> String {
         format!("unix:{}", self.socket().display())

@@ -1,8 +1,9 @@
 //! What the leases of one device are allowed to look like from outside, as if everybody asked in turn: the fenced
 //! lease table.
 //!
-//! It knows no time: leases in it do not expire, and what was taken back by force stays out of use until somebody
-//! frees it. Every request is made under a key of its own, so the key is the name of its lease here.
+//! It knows no clock: that a lease expires or a broker dies is a step like any other, and the history says when such a
+//! step may have come. What was taken back by force stays out of use until somebody frees it. Every request is made
+//! under a key of its own, so the key is the name of its lease here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,12 @@ pub struct LeaseTable {
     total: u64,
     last_fence: u64,
     leases: BTreeMap<u32, Entry>,
+    /// Keys and amounts of those who wait, by arrival.
+    waiters: Vec<(u32, Amount)>,
+    /// Somebody may wait of whom nothing was heard again: nobody knows what is kept for whom.
+    is_blurred: bool,
+    /// How many brokers died.
+    deaths: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +67,8 @@ pub enum Phase {
 pub enum End {
     /// In an emergency.
     Emergency,
+    /// Without a heartbeat.
+    Expired,
     /// Its holder gave it back.
     Released,
     /// An operator took it back.
@@ -107,6 +116,30 @@ pub enum Op {
     Free,
     /// Looks at the device.
     Taken,
+    /// Begins to wait on its connection, unless it has a lease.
+    Join {
+        /// The idempotency key.
+        key: u32,
+        /// How much.
+        amount: Amount,
+        /// How many brokers died before it was sent, at least and at most: with its connection the request is gone.
+        deaths: (u64, u64),
+    },
+    /// A waiter is served.
+    Serve {
+        /// The idempotency key.
+        key: u32,
+        /// What it gets.
+        grant: Grant,
+    },
+    /// Somebody may begin to wait who is neither served nor gives up before the broker dies.
+    Blur,
+    /// A wait is over.
+    GiveUp(u32),
+    /// A lease runs out.
+    Expire(u32),
+    /// The broker dies, and who waits on a connection with it.
+    Die,
 }
 
 /// What is answered.
@@ -124,6 +157,8 @@ pub enum Ret {
     Ended(BTreeSet<u32>),
     /// Bytes that are taken, and by which leases.
     Taken(u64, BTreeSet<u32>),
+    /// What has no answer is done.
+    Done,
     /// Nobody ever heard of it: an answer that is never right.
     Unknown,
 }
@@ -133,10 +168,31 @@ impl Op {
     pub fn only_looks(&self) -> bool {
         match self {
             Self::Renew(_) | Self::Look(_) | Self::Check(_) | Self::Taken => true,
-            Self::Acquire { .. } | Self::Release(_) | Self::Revoke(_) | Self::Stop | Self::Free => {
-                false
-            }
+            Self::Acquire { .. }
+            | Self::Release(_)
+            | Self::Revoke(_)
+            | Self::Stop
+            | Self::Free
+            | Self::Join { .. }
+            | Self::Serve { .. }
+            | Self::Blur
+            | Self::GiveUp(_)
+            | Self::Expire(_)
+            | Self::Die => false,
         }
+    }
+
+    /// Whether nothing is lost if it is done as soon as it can be explained: it changes nothing, or only allows more.
+    pub fn is_best_at_once(&self) -> bool {
+        self.only_looks() || matches!(self, Self::Blur)
+    }
+
+    /// Whether it is done as soon as it may be.
+    pub fn is_prompt(&self) -> bool {
+        matches!(
+            self,
+            Self::Join { .. } | Self::Blur | Self::GiveUp(_) | Self::Expire(_)
+        )
     }
 }
 
@@ -147,6 +203,9 @@ impl LeaseTable {
             total,
             last_fence: 0,
             leases: BTreeMap::new(),
+            waiters: Vec::new(),
+            is_blurred: false,
+            deaths: 0,
         }
     }
 
@@ -171,14 +230,88 @@ impl LeaseTable {
         self.taken() + self.bytes(amount) <= self.total
     }
 
+    /// Nobody passes whoever came before and fits.
+    fn may_get(&self, amount: Amount, ahead: &[(u32, Amount)]) -> bool {
+        let is_passed = ahead.iter().any(|(_, amount)| self.fits(*amount));
+        self.fits(amount) && !is_passed
+    }
+
+    /// Whoever waits longest and fits: nothing else happens before it is served.
+    fn is_due(&self) -> Option<u32> {
+        let (key, amount) = self.waiters.first()?;
+        (self.fits(*amount) && !self.is_blurred).then_some(*key)
+    }
+
     fn acquire(&mut self, key: u32, amount: Amount, grant: Option<Grant>) -> Ret {
         if let Some(entry) = self.leases.get(&key) {
             return Ret::Lease(entry.seen);
         }
         match grant {
-            Some(grant) if self.fits(amount) => self.grant(key, amount, grant),
+            Some(grant) if self.may_get(amount, &self.waiters) => self.grant(key, amount, grant),
             _ => Ret::Refused,
         }
+    }
+
+    /// What is free may be kept for somebody who waits and does not fit yet.
+    fn may_refuse(&self, key: u32, amount: Amount) -> bool {
+        let is_free = self.fits(amount) && self.waiters.is_empty() && !self.is_blurred;
+        !self.leases.contains_key(&key) && !is_free
+    }
+
+    fn place_of(&self, key: u32) -> Option<usize> {
+        self.waiters.iter().position(|(waiter, _)| *waiter == key)
+    }
+
+    fn join(&mut self, key: u32, amount: Amount, deaths: (u64, u64)) -> Ret {
+        if !(deaths.0..=deaths.1).contains(&self.deaths) {
+            return Ret::Unknown;
+        }
+        if !self.leases.contains_key(&key) && self.place_of(key).is_none() {
+            self.waiters.push((key, amount));
+        }
+        Ret::Done
+    }
+
+    fn serve(&mut self, key: u32, grant: Grant) -> Ret {
+        if self.leases.contains_key(&key) {
+            return Ret::Done;
+        }
+        let Some(place) = self.place_of(key) else {
+            return Ret::Unknown;
+        };
+        let (_, amount) = self.waiters[place];
+        if !self.may_get(amount, &self.waiters[..place]) {
+            return Ret::Unknown;
+        }
+        match self.grant(key, amount, grant) {
+            Ret::Lease(_) => {
+                self.waiters.remove(place);
+                Ret::Done
+            }
+            other => other,
+        }
+    }
+
+    fn give_up(&mut self, key: u32) -> Ret {
+        let Some(place) = self.place_of(key) else {
+            return Ret::Unknown;
+        };
+        self.waiters.remove(place);
+        Ret::Done
+    }
+
+    fn expire(&mut self, key: u32) -> Ret {
+        match self.of_held(key, Phase::Reclaiming(End::Expired)) {
+            Ret::Lease(_) => Ret::Done,
+            other => other,
+        }
+    }
+
+    fn die(&mut self) -> Ret {
+        self.waiters.clear();
+        self.is_blurred = false;
+        self.deaths += 1;
+        Ret::Done
     }
 
     fn grant(&mut self, key: u32, amount: Amount, grant: Grant) -> Ret {
@@ -254,6 +387,10 @@ impl LeaseTable {
     }
 
     fn do_as(&mut self, op: &Op, grant: Option<Grant>) -> Ret {
+        let is_served = |due| matches!(op, Op::Serve { key, .. } if *key == due);
+        if !self.is_due().is_none_or(is_served) {
+            return Ret::Unknown;
+        }
         match *op {
             Op::Acquire { key, amount, told } => self.acquire(key, amount, told.or(grant)),
             Op::Renew(key) => self.of_held(key, Phase::Held),
@@ -267,6 +404,19 @@ impl LeaseTable {
                 let leases = self.occupants().map(|entry| entry.seen.lease);
                 Ret::Taken(self.taken(), leases.collect())
             }
+            Op::Join {
+                key,
+                amount,
+                deaths,
+            } => self.join(key, amount, deaths),
+            Op::Serve { key, grant } => self.serve(key, grant),
+            Op::Blur => {
+                self.is_blurred = true;
+                Ret::Done
+            }
+            Op::GiveUp(key) => self.give_up(key),
+            Op::Expire(key) => self.expire(key),
+            Op::Die => self.die(),
         }
     }
 }
@@ -292,7 +442,7 @@ impl SequentialSpec for LeaseTable {
     /// The broker chooses the name of a lease and its fence; all else follows.
     fn is_valid_step(&mut self, op: &Op, ret: &Ret) -> bool {
         if let (Op::Acquire { key, amount, .. }, Ret::Refused) = (op, ret) {
-            return !self.leases.contains_key(key) && !self.fits(*amount);
+            return self.is_due().is_none() && self.may_refuse(*key, *amount);
         }
         let grant = match ret {
             Ret::Lease(seen) => Some(Grant {
@@ -308,232 +458,4 @@ impl SequentialSpec for LeaseTable {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::linear::{Call, Calls, linearize};
-
-    const TOTAL: u64 = 24;
-
-    fn seen(lease: u32, fence: u64, phase: Phase) -> Ret {
-        Ret::Lease(Seen {
-            lease,
-            fence,
-            phase,
-        })
-    }
-
-    fn held(lease: u32, fence: u64) -> Ret {
-        seen(lease, fence, Phase::Held)
-    }
-
-    fn acquire(key: u32, bytes: u64) -> Op {
-        Op::Acquire {
-            key,
-            amount: Amount::Memory(bytes),
-            told: None,
-        }
-    }
-
-    fn alone(key: u32) -> Op {
-        Op::Acquire {
-            key,
-            amount: Amount::Exclusive,
-            told: None,
-        }
-    }
-
-    fn leases<const N: usize>(leases: [u32; N]) -> BTreeSet<u32> {
-        BTreeSet::from(leases)
-    }
-
-    /// One after the other.
-    fn story(steps: &[(Op, Ret)]) -> Calls<LeaseTable> {
-        let steps = steps.iter().cloned().zip(0..);
-        let call = |((op, ret), n): ((Op, Ret), u64)| Call {
-            client: 0,
-            begun: 2 * n,
-            op,
-            answer: Some((2 * n + 1, ret)),
-        };
-        steps.map(call).collect()
-    }
-
-    fn is_linear(calls: &Calls<LeaseTable>) -> bool {
-        linearize(&LeaseTable::new(TOTAL), calls, Op::only_looks).is_ok()
-    }
-
-    fn is_explained(steps: &[(Op, Ret)]) -> bool {
-        is_linear(&story(steps))
-    }
-
-    #[test]
-    fn a_life_of_every_kind_is_explained() {
-        let revoked = Phase::Reclaiming(End::Revoked);
-        let story = [
-            (acquire(1, 16), held(1, 10)),
-            (acquire(2, 16), Ret::Refused),
-            (acquire(2, 8), held(2, 11)),
-            (acquire(1, 16), held(1, 10)),
-            (alone(3), Ret::Refused),
-            (Op::Taken, Ret::Taken(24, leases([1, 2]))),
-            (Op::Renew(1), held(1, 10)),
-            (Op::Check(10), Ret::Current(true)),
-            (Op::Check(12), Ret::Current(false)),
-            (Op::Release(1), seen(1, 10, Phase::Ended(End::Released))),
-            (Op::Release(1), seen(1, 10, Phase::Ended(End::Released))),
-            (Op::Renew(1), Ret::Gone),
-            (Op::Revoke(2), seen(2, 11, revoked)),
-            (Op::Look(2), seen(2, 11, revoked)),
-            (Op::Release(2), seen(2, 11, revoked)),
-            (Op::Check(11), Ret::Current(false)),
-            (alone(3), Ret::Refused),
-            (Op::Stop, Ret::Ended(leases([]))),
-            (Op::Free, Ret::Ended(leases([2]))),
-            (alone(3), held(7, 40)),
-            (Op::Stop, Ret::Ended(leases([7]))),
-            (alone(3), seen(7, 40, Phase::Reclaiming(End::Emergency))),
-        ];
-        assert!(is_explained(&story));
-    }
-
-    #[test]
-    fn what_a_broken_broker_would_say_is_refused() {
-        let over = Phase::Ended(End::Released);
-        let released = [
-            (acquire(1, 16), held(1, 10)),
-            (Op::Release(1), seen(1, 10, over)),
-        ];
-        let check = |what: &str, before: &[(Op, Ret)], last: (Op, Ret)| {
-            assert!(is_explained(before), "{what}: what went before is fine");
-            assert!(!is_explained(&[before, &[last]].concat()), "{what}");
-        };
-        let holds = [(acquire(1, 16), held(1, 10))];
-        check("more than there is", &holds, (acquire(2, 16), held(2, 11)));
-        check(
-            "two alone",
-            &[(alone(1), held(1, 10))],
-            (alone(2), held(2, 11)),
-        );
-        check("alone beside another", &holds, (alone(2), held(2, 11)));
-        check("refused for nothing", &released, (alone(2), Ret::Refused));
-        check("a fence again", &released, (alone(2), held(2, 10)));
-        check("an older fence", &released, (alone(2), held(2, 9)));
-        check("a lease again", &released, (alone(2), held(1, 11)));
-        check(
-            "risen from the dead",
-            &released,
-            (Op::Renew(1), held(1, 10)),
-        );
-        check("stale look", &released, (Op::Look(1), held(1, 10)));
-        check(
-            "stale check",
-            &released,
-            (Op::Check(10), Ret::Current(true)),
-        );
-        check(
-            "stale device",
-            &released,
-            (Op::Taken, Ret::Taken(16, leases([1]))),
-        );
-        check("lost", &holds, (Op::Look(1), Ret::Unknown));
-        check("ended by nobody", &holds, (Op::Renew(1), Ret::Gone));
-        check(
-            "a second lease for a key",
-            &holds,
-            (acquire(1, 16), held(2, 11)),
-        );
-        check(
-            "another fence for a key",
-            &holds,
-            (acquire(1, 16), held(1, 11)),
-        );
-        let revoked = [
-            (acquire(1, 16), held(1, 10)),
-            (Op::Revoke(1), seen(1, 10, Phase::Reclaiming(End::Revoked))),
-        ];
-        check(
-            "granted before it is free",
-            &revoked,
-            (acquire(2, 16), held(2, 11)),
-        );
-        check(
-            "current after the end",
-            &revoked,
-            (Op::Check(10), Ret::Current(true)),
-        );
-        check(
-            "an emergency that spares",
-            &holds,
-            (Op::Stop, Ret::Ended(leases([]))),
-        );
-    }
-
-    fn open(client: usize, begun: u64, op: Op) -> Call<Op, Ret> {
-        Call {
-            client,
-            begun,
-            op,
-            answer: None,
-        }
-    }
-
-    #[test]
-    fn a_request_that_a_crash_left_open_was_done_or_not_and_a_retry_tells() {
-        let amount = Amount::Memory(16);
-        let told = |before| {
-            Some(Grant {
-                lease: 5,
-                fence: 30,
-                before,
-                end: None,
-            })
-        };
-        let asked = |before| Op::Acquire {
-            key: 1,
-            amount,
-            told: told(before),
-        };
-        let check = |before, steps: &[(Op, Ret)], expected: bool| {
-            let mut calls = story(steps);
-            calls.push(open(9, 0, asked(before)));
-            calls.extend(retried(asked(before), 2 * steps.len() as u64));
-            assert_eq!(is_linear(&calls), expected, "{steps:?}");
-        };
-        check(0, &[(alone(2), Ret::Refused)], true);
-        let over = seen(2, 20, Phase::Ended(End::Released));
-        let between = [(alone(2), held(2, 20)), (Op::Release(2), over)];
-        check(20, &between, true);
-        check(0, &between, false);
-        let over = seen(2, 40, Phase::Ended(End::Released));
-        let higher = [(alone(2), held(2, 40)), (Op::Release(2), over)];
-        check(0, &higher, false);
-        check(40, &higher, false);
-    }
-
-    fn retried(op: Op, begun: u64) -> Calls<LeaseTable> {
-        let answer = Some((begun + 1, held(5, 30)));
-        vec![Call {
-            client: 0,
-            begun,
-            op,
-            answer,
-        }]
-    }
-
-    #[test]
-    fn a_release_that_a_crash_left_open_is_not_taken_back() {
-        let check = |steps: &[(Op, Ret)], expected: bool| {
-            let mut calls = story(steps);
-            calls.push(open(9, 2, Op::Release(1)));
-            assert_eq!(is_linear(&calls), expected, "{steps:?}");
-        };
-        let granted = (alone(1), held(1, 10));
-        let holds = (Op::Renew(1), held(1, 10));
-        check(
-            &[granted.clone(), holds.clone(), (alone(2), held(2, 11))],
-            true,
-        );
-        check(&[granted.clone(), holds.clone(), holds.clone()], true);
-        check(&[granted, (alone(2), held(2, 11)), holds], false);
-    }
-}
+mod tests;

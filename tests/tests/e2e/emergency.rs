@@ -1,13 +1,8 @@
 //! The way out when something is stuck.
 
-use std::process::Command;
-
 use gpu_api::{EmergencyResult, EndReason, LeaseState};
-use gpu_manager_tests::{Host, POLICY, Process, Request, is_alive};
+use gpu_manager_tests::{Host, POLICY, Request, is_alive};
 use serde_json::json;
-
-/// A process that does not mind being asked to stop.
-const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.1; done";
 
 #[test]
 fn everything_ends_and_a_second_broker_shows_it() {
@@ -108,14 +103,8 @@ fn one_card_is_freed_and_the_others_are_left_alone() {
 fn a_holder_that_ignores_the_polite_signal_is_killed_before_its_memory_is_granted() {
     let host = Host::with_cards(1);
     let broker = host.start();
-    let mut command = Command::new("sh");
-    command.args(["-c", STUBBORN]);
-    let holder = Process::start(command, host.dir());
-    holder.until_stdout("up");
-    let body = json!({"holder": {"name": "stubborn", "kind": "process", "pid": holder.pid()}});
-    let lease = Request::post("/v1/leases", &body)
-        .send(broker.socket())
-        .lease();
+    let holder = host.stubborn();
+    let lease = broker.grant_to(&holder);
     assert_eq!(lease.holder.pid, Some(holder.pid()));
 
     let ran = host.run(&["release", "--emergency", "--lease", &lease.id, "--kill"]);
@@ -139,13 +128,8 @@ fn a_holder_that_may_not_be_signalled_is_stuck_and_its_memory_stays_out_of_use()
     let policy = format!("{POLICY}quarantine_after = '1s'\nsignal = 'never'\n");
     let host = Host::with_cards(1).policy(&policy);
     let broker = host.start();
-    let mut command = Command::new("sh");
-    command.args(["-c", STUBBORN]);
-    let holder = Process::start(command, host.dir());
-    let body = json!({"holder": {"kind": "process", "pid": holder.pid()}});
-    let lease = Request::post("/v1/leases", &body)
-        .send(broker.socket())
-        .lease();
+    let holder = host.stubborn();
+    let lease = broker.grant_to(&holder);
     assert_eq!(host.run(&["revoke", &lease.id]).code, 0);
     broker.until(&lease.id, "is quarantined", |lease| {
         lease

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use gpu_api::paths;
-use gpu_manager_tests::{Host, POLICY, Request};
+use gpu_manager_tests::{Dice, Host, POLICY, Request};
 use serde_json::json;
 
 const KILLS: u64 = 200;
@@ -16,24 +16,11 @@ fn policy(n: u64) -> String {
     format!("{POLICY}[queue]\nmax_waiting = {}\n", 100 + n)
 }
 
-/// Numbers that look random and are the same in every run of a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        // Marsaglia's xorshift64.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 #[test]
 fn killed_two_hundred_times_in_a_switch_the_old_or_the_new_policy_is_last_good() {
     let seed = 0x9e37_79b9_7f4a_7c15;
     eprintln!("seed {seed:#x}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let host = Host::with_cards(1)
         .policy(&policy(0))
         .flags(&["--no-reload"]);

@@ -50,6 +50,11 @@ fn policy_of(host: &Host) -> Policy {
     serde_json::from_str(&ran.stdout).expect("a policy")
 }
 
+fn confirm(host: &Host, plan: &str) {
+    let ran = host.run(&["reload", "--confirm", plan]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+}
+
 /// Waits until the files on disk stand like this, and says the hash of their plan.
 fn until_candidate(host: &Host, state: CandidateState) -> Option<String> {
     eventually(&format!("{state:?}"), || {
@@ -81,12 +86,7 @@ fn a_save_that_would_drain_waits_until_somebody_confirms_what_they_saw() {
     );
     assert_eq!(state_of(&host, &id), LeaseState::Active, "still nothing");
 
-    let confirmed = host.run(&["reload", "--confirm", &plan]);
-    assert_eq!(
-        confirmed.code, 0,
-        "{}{}",
-        confirmed.stdout, confirmed.stderr
-    );
+    confirm(&host, &plan);
     assert_eq!(state_of(&host, &id), LeaseState::Draining);
     assert_eq!(policy_of(&host).candidate, None);
 }
@@ -104,12 +104,7 @@ fn a_restart_on_files_that_would_drain_waits_for_the_same_confirmation() {
     );
     let plan = until_candidate(&host, CandidateState::NeedsConfirmation).expect("a plan");
     assert_eq!(state_of(&host, &id), LeaseState::Active, "nothing happened");
-    let confirmed = host.run(&["reload", "--confirm", &plan]);
-    assert_eq!(
-        confirmed.code, 0,
-        "{}{}",
-        confirmed.stdout, confirmed.stderr
-    );
+    confirm(&host, &plan);
     assert_eq!(state_of(&host, &id), LeaseState::Draining);
 }
 
@@ -549,6 +544,6 @@ fn a_restart_is_no_way_around_the_confirmation_of_a_drained_device() {
     let _broker = host.start();
     let plan = until_candidate(&host, CandidateState::NeedsConfirmation).expect("a plan");
     assert_eq!(state_of(&host, &id), LeaseState::Active, "nobody confirmed");
-    assert_eq!(host.run(&["reload", "--confirm", &plan]).code, 0);
+    confirm(&host, &plan);
     assert_eq!(state_of(&host, &id), LeaseState::Draining);
 }

@@ -1,10 +1,8 @@
 //! A broker that crashes again and again: it keeps what is held, and leaves alone what may have ended it.
 
-use std::process::Command;
-
 use gpu_api::{BrokerState, DiskState, EndReason, LeaseState, paths};
 use gpu_client::IdempotencyKey;
-use gpu_manager_tests::{Broker, Host, Process, Request, eventually, is_alive, problem};
+use gpu_manager_tests::{Broker, Host, Request, eventually, is_alive, problem};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -190,13 +188,8 @@ fn a_safe_start_that_is_killed_counts_too_and_releases_are_taken() {
 fn nobody_is_signalled_after_a_safe_start_and_the_lease_says_why() {
     let host = Host::with_cards(1).safe_starts();
     let broker = host.start();
-    let mut command = Command::new("sleep");
-    command.arg("1000");
-    let holder = Process::start(command, host.dir());
-    let body = json!({"holder": {"kind": "process", "pid": holder.pid()}});
-    let lease = Request::post(paths::LEASES, &body)
-        .send(broker.socket())
-        .lease();
+    let holder = host.sleeper();
+    let lease = broker.grant_to(&holder);
     broker.kill();
     kill_right_after_start(&host, 2);
     let safe = host.start_safe();

@@ -3,7 +3,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -32,9 +31,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// So many looks in a row find a client without an answer where the store hangs.
 const SILENT_LOOKS: usize = 4;
-
-/// A process that does not mind being asked to stop.
-const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.1; done";
 
 #[test]
 fn emergencies_are_answered_at_once_while_a_hundred_clients_renew_and_ask_as_fast_as_they_can() {
@@ -186,14 +182,8 @@ fn where_no_broker_lives_leases_are_released_on_the_store() {
 fn a_holder_is_killed_by_its_identity_where_no_broker_lives() {
     let host = Host::with_cards(1);
     let broker = host.start();
-    let mut command = Command::new("sh");
-    command.args(["-c", STUBBORN]);
-    let holder = Process::start(command, host.dir());
-    holder.until_stdout("up");
-    let body = json!({"holder": {"kind": "process", "pid": holder.pid()}, "ttl": "1h"});
-    let lease = Request::post(paths::LEASES, &body)
-        .send(broker.socket())
-        .lease();
+    let holder = host.stubborn();
+    let lease = broker.grant_to(&holder);
     broker.kill();
     let spared = stored(&host, &["--lease", &lease.id]);
     assert_eq!(spared.code, 0, "{}", spared.stderr);
