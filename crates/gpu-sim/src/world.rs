@@ -4,13 +4,18 @@
 //! are made up. Every step is a function of 64 bits, so that a life that fails can be shortened step by step.
 
 mod acts;
+mod audit;
 mod check;
 mod client;
 mod crash;
 mod files;
+mod free;
 mod heal;
+mod law;
+mod ledger;
 mod machine;
 mod oracle;
+mod reader;
 mod reload;
 mod rows;
 mod stats;
@@ -30,6 +35,7 @@ use crate::dice::Dice;
 use client::{Call, Client, Told};
 use machine::{HostClock, Machine};
 use oracle::require;
+use reader::Reader;
 use rows::Watch;
 
 pub use stats::Stats;
@@ -68,12 +74,15 @@ pub struct World {
     operators: Vec<(Vec<LeaseId>, Call)>,
     watched: BTreeMap<(LeaseId, Fence), Process>,
     reports: VecDeque<Command>,
+    reader: Reader,
     read_at: BootMs,
     /// Nothing has to expire before: the broker just started, or its loop did not run.
     grace_until: BootMs,
     turned: BootMs,
     /// Devices changed within this turn: what was granted may have been so before.
     turbulent: bool,
+    /// Devices were read within this turn.
+    was_read: bool,
     stats: Stats,
     trace: Option<String>,
 }
@@ -84,6 +93,7 @@ enum Kind {
     Crash,
     Emergency,
     Flow,
+    Look,
     Operate,
     Pause,
     ProcessEnds,
@@ -96,11 +106,12 @@ enum Kind {
 }
 
 /// How often each thing happens, in so many of all.
-const KINDS: [(u64, Kind); 13] = [
+const KINDS: [(u64, Kind); 14] = [
     (5_000, Kind::Act),
-    (20, Kind::Crash),
+    (22, Kind::Crash),
     (25, Kind::Emergency),
     (1_400, Kind::Flow),
+    (15, Kind::Look),
     (150, Kind::Operate),
     (30, Kind::Pause),
     (120, Kind::ProcessEnds),
@@ -141,10 +152,12 @@ impl World {
             operators: Vec::new(),
             watched: BTreeMap::new(),
             reports: VecDeque::new(),
+            reader: Reader::default(),
             read_at: BootMs(0),
             grace_until: BootMs(0),
             turned: BootMs(0),
             turbulent: true,
+            was_read: false,
             stats: Stats::default(),
             trace: traced.then(String::new),
         };
@@ -170,6 +183,7 @@ impl World {
                 let length = dice.pick(&[Ms(10), Ms(500), Ms(500), Ms(2_000)]);
                 self.flow(dice, length)
             }
+            Kind::Look => self.usage_adds_up(),
             Kind::Operate => self.operate(dice),
             Kind::Pause => self.pause(dice),
             Kind::ProcessEnds => {
@@ -226,7 +240,9 @@ impl World {
         match self.life().turn(Duration::ZERO) {
             Ok(Some(effects)) => {
                 self.disk.fail_after(None);
+                self.say_what_is_durable();
                 self.perform(dice, effects)?;
+                self.reader.hear(&self.watch.lock().rows.log, true)?;
                 self.listen()?;
                 self.check()
             }
@@ -234,10 +250,20 @@ impl World {
             Err(fatal @ Fatal::Books(_)) => Err(fatal.to_string()),
             Err(fatal @ Fatal::Store(_)) => {
                 self.say(|| fatal.to_string());
-                // Whoever was answered all the same has heard it.
+                // Whoever was answered or told all the same has heard it.
+                self.reader.hear(&self.watch.lock().rows.log, false)?;
                 self.listen()?;
                 self.recover(dice)
             }
+        }
+    }
+
+    /// What two lives that are the same have in common after every turn.
+    fn say_what_is_durable(&mut self) {
+        if self.trace.is_some() {
+            let counters = self.watch.lock().rows.counters;
+            let disk = self.disk.operations();
+            self.say(|| format!("{counters:?}, {disk} operations of the disk"));
         }
     }
 
@@ -285,6 +311,8 @@ impl World {
             self.look_at_devices()?;
         }
         if let Some(readings) = self.machine.readings(at) {
+            self.was_read = true;
+            self.watch.lock().oracle.tell_readings(&readings);
             self.handle().telemetry(readings);
         }
         Ok(())

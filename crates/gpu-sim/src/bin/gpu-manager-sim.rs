@@ -28,7 +28,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tells the life of each seed, and checks after every step of it what must hold.
+    /// Tells the life of each seed, one in a hundred of them twice, and checks after every step what must hold.
     Run {
         /// The seeds: `A..B`, without B.
         #[arg(long, default_value = "0..10000", value_parser = seeds)]
@@ -112,10 +112,10 @@ fn run(seeds: Range<u64>, steps: u64) -> Outcome {
     let began = Instant::now();
     let all = tell_all(seeds, steps).map_err(|failure| failure.to_string())?;
     show(&all, began);
-    let missing = all.missing_ends();
+    let missing = all.missing();
     match all.seeds < SEEDS_THAT_REACH_ALL || missing.is_empty() {
         true => Ok(all.numbers().into()),
-        false => Err(format!("no lease ended like this: {missing:?}")),
+        false => Err(format!("no life came to this: {missing:?}")),
     }
 }
 

@@ -3,7 +3,7 @@
 use gpu_broker::{AcquireError, Clock};
 use gpu_lease::{
     Command, Cordon, DeviceKey, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseId, Ms, Phase,
-    Targets,
+    ReclaimStage, Targets,
 };
 
 use super::client::{Call, Client, Line, Reply, Sent, State, is_fair, is_over};
@@ -119,8 +119,13 @@ impl World {
         };
         for part in lease.held().iter().flat_map(|grant| &grant.allocations) {
             let share = dice.pick(&[0, 50, 100, 100]);
-            self.machine
-                .load(&process, &part.device, part.memory / 100 * share);
+            let bytes = part.memory / 100 * share;
+            match dice.chance(15) {
+                true => self
+                    .machine
+                    .load_by_child(dice, &process, &part.device, bytes),
+                false => self.machine.load(&process, &part.device, bytes),
+            }
         }
     }
 
@@ -372,12 +377,14 @@ impl World {
         (!ids.is_empty()).then(|| dice.pick(&ids))
     }
 
-    /// An administrator says that what is on these devices is gone: nothing is proven from here on.
-    fn vouch_for(&mut self, devices: &[DeviceKey]) {
+    /// An administrator says that what is quarantined on these devices is gone.
+    pub(super) fn vouch_for(&mut self, devices: &[DeviceKey]) {
         let Watch { rows, oracle, .. } = &mut *self.watch.lock();
-        let is_there = |lease: &&Lease| {
-            let grant = lease.occupying();
-            grant.is_some_and(|grant| devices.iter().any(|device| grant.on(device).is_some()))
+        let is_there = |lease: &&Lease| match &lease.phase {
+            Phase::Reclaiming(grant, reclaim) if reclaim.stage == ReclaimStage::Quarantined => {
+                devices.iter().any(|device| grant.on(device).is_some())
+            }
+            Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) | Phase::Ended(_) => false,
         };
         let there = rows.leases.values().filter(is_there);
         oracle.vouched.extend(there.map(|lease| lease.id));

@@ -4,36 +4,44 @@
 use std::collections::BTreeSet;
 use std::mem;
 
-use gpu_broker::Clock;
-use gpu_lease::{At, Books, BootMs, DeviceState, Lease, LeaseId, Phase};
+use gpu_broker::{Clock, Hour};
+use gpu_lease::{At, Books, BootMs, DeviceState, FRESH_MS, Grant, Lease, LeaseId, Phase};
 
-use super::oracle::{Acts, require};
+use super::free::reclaim_due;
+use super::law::Law;
+use super::machine::Name;
+use super::oracle::{Oracle, require};
 use super::rows::{Rows, Watch};
 use super::{Checked, World};
 use crate::checkers;
+
+/// So much foreign use is in nobody's way who has a device alone.
+const IGNORED_BYTES: u64 = 512 << 20;
 
 impl World {
     pub(super) fn check(&mut self) -> Checked {
         let at = self.clock.now();
         let turbulent = mem::take(&mut self.turbulent);
+        let was_read = mem::take(&mut self.was_read);
         let gone = mem::take(&mut self.gone);
         let mut watch = self.watch.lock();
-        watch.oracle.acts = Acts::default();
-        if let Some(wrong) = watch.oracle.wrong.take() {
-            return Err(wrong);
-        }
+        watch.oracle.rest();
+        watch.oracle.is_content()?;
         let granted = watch.oracle.take_grants();
-        let Watch { rows, .. } = &*watch;
+        let Watch { rows, oracle, .. } = &*watch;
         let books = self.life.as_ref().ok_or("no life")?.books();
         for id in &rows.occupying {
             let (row, lease) = (rows.leases.get(id), books.lease(*id));
             require(row.is_some() && row == lease, || {
                 format!("not as it is stored: {lease:?}\n  {row:?}")
             })?;
-            is_not_late(&rows.leases[id], at.boot, self.grace_until)?;
+            is_not_late(&rows.leases[id], at.boot, self.grace_until, &oracle.law)?;
         }
         for state in books.devices() {
             self.device_adds_up(state, rows)?;
+            if was_read {
+                self.belongs_to_its_lease(state, rows)?;
+            }
         }
         settings_are_stored(books, rows)?;
         nothing_is_due(books, at)?;
@@ -41,14 +49,109 @@ impl World {
         let granted = granted.iter().filter(|_| !turbulent);
         for lease in granted.filter_map(|id| books.lease(*id)) {
             is_on_open_devices(lease, books)?;
+            if !was_read {
+                self.has_room(lease, books, &watch, at)?;
+            }
         }
         for id in gone {
             is_given_up(id, books.lease(id))?;
         }
-        match self.handle().snapshot().waiting.is_empty() {
+        let waiting = self.handle().snapshot().waiting.clone();
+        for lease in waiting.iter().filter_map(|(id, _)| books.lease(*id)) {
+            waits_not_too_long(lease, at.boot, self.grace_until)?;
+        }
+        match waiting.is_empty() {
             true => Ok(()),
             false => checkers::head_is_served(at, books),
         }
+    }
+
+    /// A report of usage is what was counted, and what is held until now.
+    pub(super) fn usage_adds_up(&self) -> Checked {
+        let mut found = Vec::new();
+        let read = self.handle().usage(Hour(0), &mut |row| found.push(row));
+        read.map_err(|error| error.to_string())?;
+        let Watch { rows, oracle, .. } = &*self.watch.lock();
+        let now = self.clock.now();
+        oracle.ledger.is_with_held(found, rows, now, &oracle.law)
+    }
+
+    /// What was just granted was there to be granted, by what was last read of each device.
+    fn has_room(&self, lease: &Lease, books: &Books, watch: &Watch, at: At) -> Checked {
+        let Some(grant) = lease.held() else {
+            return Ok(());
+        };
+        for part in &grant.allocations {
+            let key = &part.device;
+            let mut states = books.devices();
+            let state = states.find(|state| state.device.key == *key);
+            let state = state.ok_or_else(|| format!("no such device: {part:?}"))?;
+            let used = self.last_read(state, &watch.oracle, at)?;
+            let taken = Taken::before(grant, state, &watch.rows);
+            let foreign = used.saturating_sub(taken.accounted);
+            let grantable = self
+                .machine
+                .total(key)
+                .saturating_sub(watch.oracle.law.reserve);
+            let fits = match part.exclusive {
+                true => foreign <= IGNORED_BYTES && taken.charged == 0,
+                false => part.memory + taken.charged + foreign <= grantable,
+            };
+            require(fits, || {
+                format!(
+                    "{foreign} bytes are foreign of {grantable}, {taken:?}: no room for {lease:?} on {state:?}"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What is in use is charged to the lease whose process uses it or started who does, and to no other.
+    fn belongs_to_its_lease(&self, state: &DeviceState, rows: &Rows) -> Checked {
+        let Some(reading) = &state.reading else {
+            return Ok(());
+        };
+        for process in &reading.processes {
+            let Some(leader) = self.machine.leader(process.pid) else {
+                continue;
+            };
+            let right = match process.lease {
+                Some(id) => rows.leases.get(&id).and_then(registered) == Some(leader),
+                None => {
+                    let occupying = rows.occupying.iter().map(|id| &rows.leases[id]);
+                    let was_there = |lease: &&Lease| {
+                        let grant = lease.occupying();
+                        grant.is_some_and(|grant| grant.at.boot < reading.taken)
+                    };
+                    let mut mine = occupying.filter(was_there).filter_map(registered);
+                    !self.machine.is_there(leader) || mine.all(|name| name != leader)
+                }
+            };
+            require(right, || {
+                let lease = process.lease.and_then(|id| rows.leases.get(&id));
+                format!(
+                    "{process:?} was started by {leader:?}, and is charged to {lease:?}: {state:?}"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Bytes in use, by a reading that is new enough to grant by; nothing where nothing can be read.
+    fn last_read(&self, state: &DeviceState, oracle: &Oracle, at: At) -> Result<u64, String> {
+        let key = &state.device.key;
+        if !self.machine.is_readable(key) {
+            return Ok(0);
+        }
+        let told = oracle
+            .reading(key)
+            .filter(|told| at.boot - told.taken <= FRESH_MS);
+        let taken = |reading: &gpu_lease::Reading| (reading.taken, reading.memory_used);
+        require(
+            told.is_some() && told.map(taken) == state.reading.as_ref().map(taken),
+            || format!("granted by an old reading: {state:?}, told was {told:?}"),
+        )?;
+        Ok(told.map_or(0, |told| told.memory_used))
     }
 
     /// Who holds something there is whom the books know there; together they have no more than there is, and
@@ -96,13 +199,64 @@ fn nothing_is_due(books: &Books, at: At) -> Checked {
     })
 }
 
-/// A holder that nothing but heartbeats proves alive is gone when its time and every grace are over.
-fn is_not_late(lease: &Lease, now: BootMs, grace_until: BootMs) -> Checked {
-    let due = lease
-        .held()
-        .map(|grant| grant.expires.boot.max(grace_until));
-    let overdue = lease.process().is_none() && due.is_some_and(|due| due < now);
-    require(!overdue, || format!("at {now:?} still held: {lease:?}"))
+/// The process of its holder, as the machine knows it.
+fn registered(lease: &Lease) -> Option<Name> {
+    let process = lease.process()?;
+    Some((process.pid, process.start_ticks))
+}
+
+/// What those take of a device who were granted something there before.
+#[derive(Debug, Default)]
+struct Taken {
+    /// The larger of granted and observed, each.
+    charged: u64,
+    /// Of what is in use, what is theirs.
+    accounted: u64,
+}
+
+impl Taken {
+    fn before(grant: &Grant, state: &DeviceState, rows: &Rows) -> Self {
+        let mut taken = Self::default();
+        for id in &rows.occupying {
+            let other = rows.leases[id]
+                .occupying()
+                .filter(|other| other.fence < grant.fence);
+            if let Some(part) = other.and_then(|other| other.on(&state.device.key)) {
+                let observed = state.observed(*id);
+                taken.charged += part.memory.max(observed.unwrap_or(0));
+                taken.accounted += observed.unwrap_or(part.memory);
+            }
+        }
+        taken
+    }
+}
+
+/// A holder that nothing but heartbeats proves alive is gone when its time and every grace are over, any holder
+/// when its drain or its longest time is; and what is being reclaimed does not stay for ever.
+fn is_not_late(lease: &Lease, now: BootMs, grace_until: BootMs, law: &Law) -> Checked {
+    let heartbeat = |grant: &Grant| lease.process().is_none().then_some(grant.expires);
+    let ends = |grant: &Grant| {
+        [heartbeat(grant), grant.known_end()]
+            .into_iter()
+            .flatten()
+            .min()
+    };
+    let due = lease.held().and_then(ends).map(|due| due.boot);
+    let due = due.or_else(|| reclaim_due(lease, law));
+    let overdue = due.is_some_and(|due| due.max(grace_until) < now);
+    require(!overdue, || format!("at {now:?} still there: {lease:?}"))
+}
+
+/// A wait ends when it is over, and a queued request when nobody renews it.
+fn waits_not_too_long(lease: &Lease, now: BootMs, grace_until: BootMs) -> Checked {
+    let over = lease.waiting().is_some_and(|wait| {
+        let unheard = wait.renew_by.map(|due| due.max(grace_until));
+        [wait.until, unheard]
+            .into_iter()
+            .flatten()
+            .any(|due| due < now)
+    });
+    require(!over, || format!("at {now:?} still waiting: {lease:?}"))
 }
 
 /// What was just granted is on devices that may be granted.

@@ -197,7 +197,7 @@ impl Client {
     pub(super) fn think(&mut self, dice: &mut Dice, machine: &Machine) -> Request {
         self.process = None;
         let kind = match dice.below(10) {
-            0..5 if machine.crowd() < 30 => {
+            0..5 if machine.has_room() => {
                 let process = machine.start(dice);
                 self.process = Some(process.clone());
                 HolderKind::Process(process)

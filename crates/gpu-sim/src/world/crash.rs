@@ -8,7 +8,7 @@ use gpu_broker::{
 use gpu_lease::{Effect, Ms};
 
 use super::acts::lose_connections;
-use super::oracle::{Acts, require};
+use super::oracle::require;
 use super::rows::{Ending, WatchedStore};
 use super::{Checked, START_GRACE, World};
 use crate::dice::Dice;
@@ -98,6 +98,7 @@ impl World {
         } else {
             self.clock.pass(away);
         }
+        self.reader.lose();
         self.reloader = None;
         self.handle = None;
         self.life = None;
@@ -112,7 +113,6 @@ impl World {
         self.stats.reboots += 1;
         self.machine.reboot();
         self.clock.reboot(away);
-        self.watch.lock().oracle.forget_promises();
         for client in &mut self.clients {
             client.process = None;
         }
@@ -133,15 +133,7 @@ impl World {
     pub(super) fn begin(&mut self, dice: &mut Dice) -> Checked {
         // A commit that was cut and got through is judged by what was done before it.
         let store = WatchedStore::open(self.disk.clone(), self.watch.clone())?;
-        // The files may be others, and a start is a switch to them.
-        {
-            let oracle = &mut self.watch.lock().oracle;
-            oracle.boot = self.machine.boot_id();
-            oracle.acts = Acts {
-                operator: false,
-                policy: true,
-            };
-        }
+        self.watch.lock().oracle.begin(self.machine.boot_id());
         let config = Config {
             store: Arc::new(store),
             clock: self.clock.clone(),
@@ -167,10 +159,14 @@ impl World {
         self.handle = Some(started.handle);
         self.life = Some(started.broker);
         self.turbulent = true;
-        self.watch.lock().oracle.acts = Acts::default();
         self.turned = self.clock.now().boot;
         self.grace_until = self.turned + START_GRACE;
-        self.watch.lock().oracle.forget_devices();
+        {
+            let watch = &mut *self.watch.lock();
+            watch.oracle.rest();
+            watch.oracle.forget_devices();
+            self.reader.connect(&handle, &watch.rows.log)?;
+        }
         self.perform(dice, effects)?;
         let files = self.files.clone();
         let read = move || -> Result<Vec<SourceFile>, String> { Ok(files.lock().clone()) };
@@ -185,7 +181,8 @@ impl World {
 
     /// The books are what is stored, row by row.
     fn check_recovered(&mut self) -> Checked {
-        let watch = self.watch.lock();
+        let mut watch = self.watch.lock();
+        watch.oracle.is_content()?;
         let books = self.life.as_ref().ok_or("no life")?.books();
         let rows = books.rows();
         let leases = rows.leases.iter().eq(watch.rows.leases.values());
@@ -196,6 +193,8 @@ impl World {
         let cordons = rows.cordons.iter().map(|(device, cordon)| (device, cordon));
         require(cordons.eq(&watch.rows.cordons), || {
             "other cordons were recovered".to_owned()
-        })
+        })?;
+        drop(watch);
+        self.usage_adds_up()
     }
 }

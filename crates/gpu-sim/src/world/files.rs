@@ -63,12 +63,14 @@ fn now_and_then(dice: &mut Dice, percent: u64, part: fn(&mut Dice) -> String) ->
 
 fn reload(dice: &mut Dice) -> String {
     let held = dice.pick(&["drain", "drain", "keep", "force"]);
+    let scope = dice.weighted(&[(85, "violating"), (15, "all")]);
     let grace = dice.pick(&["0s", "2s", "30s"]);
+    let most = dice.weighted(&[(80, "1h"), (20, "10s")]);
     let confirm = dice.pick(&["never", "never", "drain", "force"]);
     let on_shrink = dice.pick(&["keep", "drain"]);
-    format!(
-        "[reload]\nheld = \"{held}\"\ngrace = \"{grace}\"\nconfirm = \"{confirm}\"\non_shrink = \"{on_shrink}\"\n"
-    )
+    let fates = format!("held = \"{held}\"\nscope = \"{scope}\"\non_shrink = \"{on_shrink}\"\n");
+    let times = format!("grace = \"{grace}\"\ngrace_max = \"{most}\"\n");
+    format!("[reload]\nconfirm = \"{confirm}\"\n{fates}{times}")
 }
 
 fn placement(dice: &mut Dice) -> String {
@@ -89,11 +91,11 @@ fn queue(dice: &mut Dice) -> String {
 
 fn reclaim(dice: &mut Dice) -> String {
     let signal = dice.pick(&["never", "supervised", "always"]);
-    let delay = dice.pick(&["1s", "5s"]);
-    let after = dice.pick(&["6s", "60s"]);
-    format!(
-        "[reclaim]\nsignal = \"{signal}\"\ndelay = \"{delay}\"\nquarantine_after = \"{after}\"\n"
-    )
+    let verify = dice.chance(85);
+    let delay = dice.pick(&["0s", "1s", "5s", "5s", "20s"]);
+    let after = dice.pick(&["2s", "6s", "60s"]);
+    let times = format!("delay = \"{delay}\"\nquarantine_after = \"{after}\"\n");
+    format!("[reclaim]\nverify = {verify}\nsignal = \"{signal}\"\n{times}")
 }
 
 fn class(dice: &mut Dice, name: &str) -> String {

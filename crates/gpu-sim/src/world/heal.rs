@@ -99,6 +99,7 @@ impl World {
     }
 
     fn lift_everything(&mut self, dice: &mut Dice) -> Checked {
+        self.vouch_for(&self.machine.keys());
         for device in self.machine.keys() {
             let by = "root".to_owned();
             let lift = Call::device(
@@ -138,6 +139,7 @@ impl World {
         self.stats.commits = watch.commits;
         self.stats.granted = watch.oracle.granted;
         self.stats.ends = watch.oracle.ends.clone();
+        self.stats.events = watch.oracle.events.clone();
         self.stats.seeds = 1;
         let books = self.life.as_ref().ok_or("no life")?.books();
         let left = books.leases().find(|lease| is_owed(lease, books));

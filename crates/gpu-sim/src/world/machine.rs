@@ -23,7 +23,9 @@ const CARDS: [(&str, u64, bool); 3] = [
 ];
 /// Pids are given again soon, as on a busy host.
 const FIRST_PID: u32 = 5_000_000;
-const PIDS: u32 = 40;
+const PIDS: u32 = 70;
+/// More processes are not started.
+const CROWD: usize = 30;
 /// Who the holders' processes run as.
 const UID: u32 = 1000;
 
@@ -93,7 +95,12 @@ struct Running {
     ignores_term: bool,
     /// In the middle of a driver call that does not return.
     unkillable: bool,
+    /// The process that started it, whose group it is in for ever.
+    leader: Option<Name>,
 }
+
+/// Pid and start of a process within a boot.
+pub(super) type Name = (u32, u64);
 
 impl Machine {
     pub(super) fn new(dice: &mut Dice) -> Self {
@@ -137,24 +144,21 @@ impl Machine {
         card.map_or(0, |card| card.total)
     }
 
+    /// Whether used memory can be read.
+    pub(super) fn is_readable(&self, key: &DeviceKey) -> bool {
+        let state = self.0.lock();
+        let card = state.cards.iter().find(|card| card.key == *key);
+        card.is_some_and(|card| card.readable)
+    }
+
     /// A new process, registered as the broker registers one.
     pub(super) fn start(&self, dice: &mut Dice) -> Process {
         let mut state = self.0.lock();
-        state.started += 1;
-        let start_ticks = state.started;
-        let pid = loop {
-            let pid = FIRST_PID + (dice.below(u64::from(PIDS)) as u32);
-            if !state.processes.contains_key(&pid) {
-                break pid;
-            }
-        };
-        let running = Running {
-            start_ticks,
-            uses: BTreeMap::new(),
-            ignores_term: dice.chance(20),
-            unkillable: dice.chance(5),
-        };
-        state.processes.insert(pid, running);
+        let (ignores_term, unkillable) = (dice.chance(20), dice.chance(5));
+        let (pid, start_ticks) = state.spawn(dice, |running| {
+            running.ignores_term = ignores_term;
+            running.unkillable = unkillable;
+        });
         Process {
             pid,
             start_ticks,
@@ -164,9 +168,42 @@ impl Machine {
         }
     }
 
-    /// How many processes there are; pids are few.
-    pub(super) fn crowd(&self) -> usize {
-        self.0.lock().processes.len()
+    /// A process starts another, which uses so much of a card: it outlives who started it.
+    pub(super) fn load_by_child(
+        &self,
+        dice: &mut Dice,
+        process: &Process,
+        key: &DeviceKey,
+        bytes: u64,
+    ) {
+        let mut state = self.0.lock();
+        let Some(place) = state.cards.iter().position(|card| card.key == *key) else {
+            return;
+        };
+        if state.running(process).is_some() && state.processes.len() < CROWD {
+            let leader = Some((process.pid, process.start_ticks));
+            state.spawn(dice, |running| {
+                running.leader = leader;
+                running.uses.insert(place, bytes);
+            });
+        }
+    }
+
+    /// The process that a registered one may be, which `pid` is or was started by. `None` if it is not there.
+    pub(super) fn leader(&self, pid: u32) -> Option<Name> {
+        let state = self.0.lock();
+        let running = state.processes.get(&pid)?;
+        running.leader.or(Some((pid, running.start_ticks)))
+    }
+
+    /// Whether the very process lives.
+    pub(super) fn is_there(&self, name: Name) -> bool {
+        self.0.lock().is_there(name)
+    }
+
+    /// Whether there is room for another process.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.lock().processes.len() < CROWD
     }
 
     /// The process uses so much of a card from here on.
@@ -210,16 +247,6 @@ impl Machine {
 
     pub(super) fn is_alive(&self, process: &Process) -> bool {
         self.0.lock().running(process).is_some()
-    }
-
-    /// Bytes that the very process uses on a card that is there.
-    pub(super) fn used_by(&self, process: &Process, key: &DeviceKey) -> u64 {
-        let mut state = self.0.lock();
-        let mut cards = state.cards.iter();
-        let place = cards.position(|card| card.key == *key && card.present);
-        let running = state.running(process);
-        let used = running.and_then(|running| running.uses.get(&place?).copied());
-        used.unwrap_or(0)
     }
 
     /// A card falls off the bus, comes back, or is closed and opened for leases.
@@ -269,6 +296,37 @@ impl Machine {
 }
 
 impl State {
+    fn spawn(&mut self, dice: &mut Dice, with: impl FnOnce(&mut Running)) -> Name {
+        self.started += 1;
+        let pid = loop {
+            let pid = FIRST_PID + (dice.below(u64::from(PIDS)) as u32);
+            if self.is_free(pid) {
+                break pid;
+            }
+        };
+        let mut running = Running {
+            start_ticks: self.started,
+            uses: BTreeMap::new(),
+            ignores_term: false,
+            unkillable: false,
+            leader: None,
+        };
+        with(&mut running);
+        self.processes.insert(pid, running);
+        (pid, self.started)
+    }
+
+    /// The kernel gives no pid again that is the name of a group.
+    fn is_free(&self, pid: u32) -> bool {
+        let mut leaders = self.processes.values().filter_map(|running| running.leader);
+        !self.processes.contains_key(&pid) && leaders.all(|(leader, _)| leader != pid)
+    }
+
+    fn is_there(&self, (pid, start_ticks): Name) -> bool {
+        let running = self.processes.get(&pid);
+        running.is_some_and(|running| running.start_ticks == start_ticks)
+    }
+
     /// The very process, not one that was given its pid later.
     fn running(&mut self, process: &Process) -> Option<&mut Running> {
         let same_boot = process.boot_id == format!("boot-{}", self.boots);
@@ -301,9 +359,11 @@ impl State {
 impl Processes for Machine {
     fn stat(&self, pid: u32) -> Option<Stat> {
         let state = self.0.lock();
-        state.processes.get(&pid).map(|running| Stat {
-            parent: 1,
-            group: pid,
+        let running = state.processes.get(&pid)?;
+        let parent = running.leader.filter(|leader| state.is_there(*leader));
+        Some(Stat {
+            parent: parent.map_or(1, |(pid, _)| pid),
+            group: running.leader.map_or(pid, |(pid, _)| pid),
             start_ticks: running.start_ticks,
         })
     }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
-    At, BootMs, Deadline, Device, DeviceKey, ENDED_KEPT_MAX, EndReason, Event, EventKind, Fence,
-    Grant, Lease, LeaseId, Ms, Phase,
+    At, BootMs, Deadline, Device, DeviceKey, DrainSource, ENDED_KEPT_MAX, EndReason, Fence, Grant,
+    Lease, LeaseId, Ms, Phase, Reading,
 };
-use gpu_store::{Batch, EventPosition};
+use gpu_store::Batch;
 
+use super::audit;
+use super::law::Law;
+use super::ledger::Ledger;
 use super::machine::{HostClock, Machine};
 use super::rows::Rows;
 
@@ -26,13 +29,18 @@ pub(super) struct Oracle {
     highest_fence: Option<Fence>,
     /// Which policy each generation is, by hash.
     generations: BTreeMap<u64, String>,
-    last_event: Option<EventPosition>,
+    /// What the live policy says.
+    pub(super) law: Arc<Law>,
+    pub(super) ledger: Ledger,
     /// Until when each lease was promised to its holder.
     pub(super) promised: BTreeMap<LeaseId, BootMs>,
     /// Leases that somebody vouched for: nothing has to be proven of them.
     pub(super) vouched: BTreeSet<LeaseId>,
     /// The devices that this life of the broker was told of, and since when one of them is missing.
     devices: BTreeMap<DeviceKey, Option<BootMs>>,
+    /// What was last read of each, and when somebody last had it alone.
+    readings: BTreeMap<DeviceKey, Reading>,
+    left_alone: BTreeMap<DeviceKey, BootMs>,
     /// What was asked for since the loop last rested.
     pub(super) acts: Acts,
     /// Leases that their client gave back, cancelled, or is not there for any more.
@@ -40,11 +48,13 @@ pub(super) struct Oracle {
     /// The boot that the broker of now, or of before the crash, runs in.
     pub(super) boot: String,
     /// The boot in which each lease was first seen.
-    boots: BTreeMap<LeaseId, String>,
+    pub(super) boots: BTreeMap<LeaseId, String>,
     /// How leases ended, by reason.
     pub(super) ends: BTreeMap<EndReason, u64>,
+    /// What was told of, by kind.
+    pub(super) events: BTreeMap<&'static str, u64>,
     /// The first thing that does not hold.
-    pub(super) wrong: Option<String>,
+    wrong: Option<String>,
     /// New grants that nobody has looked at; see [`Oracle::take_grants`].
     grants: Vec<LeaseId>,
     pub(super) granted: u64,
@@ -62,11 +72,35 @@ pub(super) struct Acts {
 type Checked = Result<(), String>;
 
 impl Oracle {
-    /// One durable write; `rows` are those before it.
-    pub(super) fn see(&mut self, batch: &Batch<'_>, rows: &Rows) {
-        if let Err(wrong) = self.judge(batch, rows) {
+    /// One durable write, begun at `at`; `rows` are those before it.
+    pub(super) fn see(&mut self, batch: &Batch<'_>, rows: &Rows, at: At) {
+        if let Err(wrong) = self.judge(batch, rows, at) {
             self.wrong.get_or_insert(wrong);
         }
+    }
+
+    /// Whether nothing was found wrong so far.
+    pub(super) fn is_content(&mut self) -> Checked {
+        self.wrong.take().map_or(Ok(()), Err)
+    }
+
+    /// What the clocks say.
+    pub(super) fn now(&self) -> At {
+        let machine = self.machine.as_ref();
+        machine.map(|(_, clock)| clock.now()).unwrap_or_default()
+    }
+
+    /// A broker starts in this boot: boot times of an earlier one promise nothing.
+    pub(super) fn begin(&mut self, boot: String) {
+        if self.boot != boot {
+            self.promised.clear();
+            self.boot = boot;
+        }
+        // The files may be others, and a start is a switch to them.
+        self.acts = Acts {
+            operator: false,
+            policy: true,
+        };
     }
 
     /// Somebody was told that a lease lasts so long.
@@ -82,21 +116,47 @@ impl Oracle {
         }
         let found = found.iter().map(|device| (device.key.clone(), None));
         self.devices.extend(found);
+        let devices = &self.devices;
+        self.readings
+            .retain(|key, _| devices.get(key) == Some(&None));
+    }
+
+    /// The broker is told what is used.
+    pub(super) fn tell_readings(&mut self, readings: &[Reading]) {
+        let there = |reading: &&Reading| self.devices.get(&reading.device) == Some(&None);
+        let there = readings.iter().filter(there);
+        let readings = there.map(|reading| (reading.device.clone(), reading.clone()));
+        self.readings.extend(readings);
     }
 
     /// Another broker starts, which was told of no device.
     pub(super) fn forget_devices(&mut self) {
         self.devices.clear();
+        self.readings.clear();
+        self.left_alone.clear();
     }
 
-    fn is_lost(&self, device: &DeviceKey, now: BootMs) -> bool {
+    /// What the broker knows of a device since somebody last had it alone.
+    pub(super) fn reading(&self, device: &DeviceKey) -> Option<&Reading> {
+        let left = self.left_alone.get(device);
+        let reading = self.readings.get(device);
+        // Within a millisecond nobody can tell which came first, nor did a broker that was not told of the device yet.
+        reading.filter(|reading| left.is_none_or(|left| *left <= reading.taken))
+    }
+
+    pub(super) fn is_told_of(&self, device: &DeviceKey) -> bool {
+        self.devices.contains_key(device)
+    }
+
+    pub(super) fn is_lost(&self, device: &DeviceKey, now: BootMs) -> bool {
         let since = self.devices.get(device).copied().flatten();
         since.is_some_and(|since| since + LOST_GRACE <= now)
     }
 
-    /// Boot times of an earlier boot promise nothing.
-    pub(super) fn forget_promises(&mut self) {
-        self.promised.clear();
+    /// The loop rests: what was asked for is done, or is not going to be.
+    pub(super) fn rest(&mut self) {
+        self.acts = Acts::default();
+        self.vouched.clear();
     }
 
     /// The leases that were granted since this was last asked.
@@ -104,19 +164,19 @@ impl Oracle {
         std::mem::take(&mut self.grants)
     }
 
-    fn judge(&mut self, batch: &Batch<'_>, rows: &Rows) -> Checked {
-        let (machine, clock) = self.machine.clone().ok_or("nobody told of the machine")?;
-        let at = clock.now();
+    fn judge(&mut self, batch: &Batch<'_>, rows: &Rows, at: At) -> Checked {
+        let (machine, _) = self.machine.clone().ok_or("nobody told of the machine")?;
         counters_rise(batch, rows)?;
-        self.events_rise(batch)?;
-        self.generations_stay(batch)?;
+        let law = self.switch(batch)?;
+        audit::tells_all(batch, rows, at)?;
+        self.count_events(batch);
         let mut granted: Vec<(Fence, LeaseId)> = Vec::new();
         for lease in &batch.leases {
             let before = rows.leases.get(&lease.id);
             one_way(before, lease)?;
-            told_of(before, lease, &batch.events)?;
             if let Some(grant) = new_grant(before, lease) {
                 granted.push((grant.fence, lease.id));
+                self.grants_rightly(lease, grant, batch, &law)?;
             }
             if let Some(grant) = lease.held() {
                 self.promise(lease.id, grant.expires.boot);
@@ -125,7 +185,9 @@ impl Oracle {
             self.boots.entry(lease.id).or_insert_with(boot);
             if let Some(before) = before {
                 self.ends_rightly(before, lease, at, &machine)?;
-                self.frees_rightly(before, lease, &machine)?;
+                self.frees_rightly(before, lease, at, &machine, (&law, &self.law))?;
+                self.drains_stay(before, lease)?;
+                self.leave(before, lease, at);
             }
         }
         granted.sort_unstable();
@@ -133,7 +195,78 @@ impl Oracle {
         forgets_rightly(batch, rows, at)?;
         self.granted += granted.len() as u64;
         self.grants.extend(granted.into_iter().map(|(_, id)| id));
-        Ok(())
+        self.ledger.see(batch, rows, at, (&law, &self.law))
+    }
+
+    /// Answers what the policy said that was live before.
+    fn switch(&mut self, batch: &Batch<'_>) -> Result<Arc<Law>, String> {
+        let before = self.law.clone();
+        if let Some(policy) = &batch.policy {
+            let (generation, hash) = (policy.generation, &policy.source.hash);
+            let known = self.generations.entry(generation).or_insert(hash.clone());
+            require(known == hash, || {
+                format!("generation {generation} was {known} and is {hash}")
+            })?;
+            self.law = Arc::new(Law::of(&policy.source));
+        }
+        Ok(before)
+    }
+
+    fn count_events(&mut self, batch: &Batch<'_>) {
+        for stored in &batch.events {
+            *self.events.entry(stored.event.kind.as_str()).or_default() += 1;
+        }
+    }
+
+    /// By the generation that it says, which is live or was when this write began.
+    fn grants_rightly(
+        &self,
+        lease: &Lease,
+        grant: &Grant,
+        batch: &Batch<'_>,
+        before: &Law,
+    ) -> Checked {
+        let law = match grant.generation == batch.counters.generation {
+            true => &self.law,
+            false => before,
+        };
+        let told = batch
+            .events
+            .iter()
+            .filter(|stored| stored.event.lease == Some(lease.id));
+        let mut told = told.map(|stored| stored.generation);
+        let fine = law.admits(lease) && told.any(|told| told == grant.generation);
+        require(fine, || format!("{law:?} was live and granted {lease:?}"))
+    }
+
+    /// A cause to go comes, moves and goes with whoever it is of, and with nobody else.
+    fn drains_stay(&self, before: &Lease, after: &Lease) -> Checked {
+        let (Some(before), Some(held)) = (before.held(), after.held()) else {
+            return Ok(());
+        };
+        let by_policy = before.drains.get(&DrainSource::Policy)
+            == held.drains.get(&DrainSource::Policy)
+            && before.hold_until == held.hold_until;
+        let by_operator =
+            before.drains.get(&DrainSource::Operator) == held.drains.get(&DrainSource::Operator);
+        // A cordon that ends takes its drain with it, whoever set it.
+        let device = [before, held].map(|grant| grant.drains.get(&DrainSource::Device));
+        let by_device = device[0] == device[1] || device[1].is_none();
+        let fine =
+            (by_policy || self.acts.policy) && ((by_operator && by_device) || self.acts.operator);
+        require(fine, || {
+            format!("nobody moved a deadline: {before:?}\n  {after:?}")
+        })
+    }
+
+    /// Notes who leaves a device that was theirs alone.
+    fn leave(&mut self, before: &Lease, after: &Lease, at: At) {
+        let (Some(grant), None) = (before.occupying(), after.occupying()) else {
+            return;
+        };
+        let alone = grant.allocations.iter().filter(|part| part.exclusive);
+        let left = alone.map(|part| (part.device.clone(), at.boot));
+        self.left_alone.extend(left);
     }
 
     fn fences_rise(&mut self, granted: &[(Fence, LeaseId)], batch: &Batch<'_>) -> Checked {
@@ -147,29 +280,6 @@ impl Oracle {
         let next = batch.counters.next_fence;
         let rises = self.highest_fence.is_none_or(|highest| highest < next);
         require(rises, || format!("fence {next} would be given again"))
-    }
-
-    fn events_rise(&mut self, batch: &Batch<'_>) -> Checked {
-        for event in &batch.events {
-            let rises = self.last_event.is_none_or(|last| last < event.position);
-            let (last, position) = (self.last_event, event.position);
-            require(rises, || format!("event {position:?} after {last:?}"))?;
-            let known = position.revision <= batch.counters.revision;
-            require(known, || format!("event {position:?} of a later revision"))?;
-            self.last_event = Some(position);
-        }
-        Ok(())
-    }
-
-    fn generations_stay(&mut self, batch: &Batch<'_>) -> Checked {
-        let Some(policy) = &batch.policy else {
-            return Ok(());
-        };
-        let (generation, hash) = (policy.generation, &policy.source.hash);
-        let known = self.generations.entry(generation).or_insert(hash.clone());
-        require(known == hash, || {
-            format!("generation {generation} was {known} and is {hash}")
-        })
     }
 
     /// Nothing ends before its time, and nobody is called dead who lives.
@@ -258,35 +368,6 @@ impl Oracle {
         };
         require(fine, || format!("{reason} for no reason: {before:?}"))
     }
-
-    /// What a holder with a process held is free after a forced end only once that process is gone.
-    fn frees_rightly(&self, before: &Lease, after: &Lease, machine: &Machine) -> Checked {
-        let (Some(grant), None) = (before.occupying(), after.occupying()) else {
-            return Ok(());
-        };
-        let (Some(process), Some(reason)) = (before.process(), after.end_reason()) else {
-            return Ok(());
-        };
-        let clean = matches!(
-            reason,
-            EndReason::Released
-                | EndReason::ProcessGone
-                | EndReason::HostRebooted
-                | EndReason::DeviceLost
-        );
-        if clean || self.vouched.contains(&after.id) || machine.is_gone(process) {
-            return Ok(());
-        }
-        let used = |key: &DeviceKey| machine.used_by(process, key);
-        let parts = grant.allocations.iter();
-        let left: u64 = parts.map(|part| used(&part.device)).sum();
-        require(left == 0, || {
-            format!(
-                "{} is free after {reason}, and its process lives with {left} bytes",
-                after.id
-            )
-        })
-    }
 }
 
 fn counters_rise(batch: &Batch<'_>, rows: &Rows) -> Checked {
@@ -346,22 +427,9 @@ fn is_same(a: &Grant, b: &Grant) -> bool {
     (a.fence, a.at, a.generation, &a.allocations) == (b.fence, b.at, b.generation, &b.allocations)
 }
 
-fn new_grant<'a>(before: Option<&Lease>, after: &'a Lease) -> Option<&'a Grant> {
+pub(super) fn new_grant<'a>(before: Option<&Lease>, after: &'a Lease) -> Option<&'a Grant> {
     let was_granted = before.is_some_and(|before| before.grant().is_some());
     after.grant().filter(|_| !was_granted)
-}
-
-/// Every step of a life is in the audit, in the same write.
-fn told_of(before: Option<&Lease>, after: &Lease, events: &[gpu_store::StoredEvent]) -> Checked {
-    let has = |kind: EventKind| {
-        let of = |event: &Event| event.lease == Some(after.id) && event.kind == kind;
-        events.iter().any(|stored| of(&stored.event))
-    };
-    let granted = new_grant(before, after).is_none() || has(EventKind::LeaseGranted);
-    let was_over = before.is_some_and(|before| matches!(before.phase, Phase::Ended(_)));
-    let is_over = matches!(after.phase, Phase::Ended(_));
-    let ended = !is_over || was_over || has(EventKind::LeaseEnded);
-    require(granted && ended, || format!("no event tells of {after:?}"))
 }
 
 pub(super) fn require(holds: bool, what: impl FnOnce() -> String) -> Checked {

@@ -1,15 +1,19 @@
 //! Policy reloads, by the real road: it blocks, so it runs on a thread, and the loop turns only while that
 //! thread waits for it. So the same seed gives the same turns.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 
 use gpu_broker::{
     Life, ReloadOptions, ReloadOutcome, ReloadResult, Reloader, Trigger, WatchTiming,
 };
-use gpu_lease::{DrainSource, Fate, Lease, Ms};
+use gpu_lease::{DrainSource, Fate, Grant, LeaseFate, LeaseId, Ms};
+
+use gpu_store::LastGood;
 
 use super::oracle::require;
+use super::rows::Rows;
 use super::{Checked, World, files};
 use crate::dice::Dice;
 
@@ -23,6 +27,7 @@ impl World {
         self.stats.reloads += 1;
         let saved = files::some(dice);
         *self.files.lock() = saved.clone();
+        let before = Before::of(&self.watch.lock().rows);
         let way = dice.below(10);
         let results = self.beside(dice, move || match way {
             0..4 => Some(reloader.reload(Trigger::Api, "root", &ReloadOptions::default())),
@@ -46,7 +51,7 @@ impl World {
             }
         })?;
         match results.flatten() {
-            Some(result) => self.reloaded(&result),
+            Some(result) => self.reloaded(&result, &before),
             None => Ok(()),
         }
     }
@@ -78,31 +83,72 @@ impl World {
         Ok((crashes == self.stats.crashes).then_some(done))
     }
 
-    /// What the result says is what became of the leases.
-    fn reloaded(&mut self, result: &Arc<ReloadResult>) -> Checked {
+    /// What the result says is what became of the leases, and of nobody else; a policy that is no good is nothing.
+    fn reloaded(&mut self, result: &Arc<ReloadResult>, before: &Before) -> Checked {
         let outcome = result.outcome.as_str();
         self.say(|| format!("reload: {outcome} {:?}", result.plan));
-        if !matches!(result.outcome, ReloadOutcome::Applied { .. }) {
-            return Ok(());
+        match result.outcome {
+            ReloadOutcome::Applied { .. } => self.stats.switches += 1,
+            ReloadOutcome::Refused { .. } | ReloadOutcome::Unreadable(_) => {
+                let watch = self.watch.lock();
+                return require(watch.rows.policy == before.policy, || {
+                    format!("{outcome}, and live is {:?}", watch.rows.policy)
+                });
+            }
+            _ => return Ok(()),
         }
-        self.stats.switches += 1;
-        for fate in result.plan.iter().flat_map(|plan| &plan.held) {
-            let lease = self.handle().find(fate.id);
-            let done = lease.as_ref().is_none_or(|lease| has_met(lease, fate.fate));
-            require(done, || format!("{fate:?} was said, and it is {lease:?}"))?;
+        let fates = result.plan.iter().flat_map(|plan| &plan.held);
+        let fates: BTreeMap<LeaseId, &LeaseFate> = fates.map(|fate| (fate.id, fate)).collect();
+        for (id, was) in &before.held {
+            let lease = self.handle().find(*id);
+            let Some(is) = lease.as_ref().and_then(|lease| lease.held()) else {
+                continue;
+            };
+            let fate = fates.get(id);
+            require(has_met(was, is, fate.copied()), || {
+                format!("{fate:?} was said, and from {was:?} it is {lease:?}")
+            })?;
         }
         Ok(())
     }
 }
 
-fn has_met(lease: &Lease, fate: Fate) -> bool {
-    match (lease.held(), fate) {
-        (None, _) => true,
-        (Some(_), Fate::Force) => false,
-        (Some(grant), Fate::Drain(_)) => grant.drains.contains_key(&DrainSource::Policy),
-        (Some(grant), Fate::Withdraw) => !grant.drains.contains_key(&DrainSource::Policy),
-        (Some(_), Fate::Keep | Fate::Shorten(_)) => true,
+/// What was live and held before a reload.
+struct Before {
+    policy: Option<LastGood>,
+    held: Vec<(LeaseId, Grant)>,
+}
+
+impl Before {
+    fn of(rows: &Rows) -> Self {
+        let held = rows.occupying.iter();
+        let held = held.filter_map(|id| Some((*id, rows.leases[id].held()?.clone())));
+        Self {
+            policy: rows.policy.clone(),
+            held: held.collect(),
+        }
     }
+}
+
+/// Whether the plan's word for a lease that is still held is what came of it, to the millisecond.
+fn has_met(before: &Grant, after: &Grant, fate: Option<&LeaseFate>) -> bool {
+    let drain = |grant: &Grant| {
+        grant
+            .drains
+            .get(&DrainSource::Policy)
+            .map(|drain| drain.deadline)
+    };
+    let hold = fate.and_then(|fate| match fate.fate {
+        Fate::Shorten(until) => Some(until),
+        _ => fate.shorten,
+    });
+    let goes = match fate.map(|fate| fate.fate) {
+        None | Some(Fate::Keep | Fate::Shorten(_)) => drain(after) == drain(before),
+        Some(Fate::Drain(deadline)) => drain(after) == Some(deadline),
+        Some(Fate::Force) => false,
+        Some(Fate::Withdraw) => drain(after).is_none(),
+    };
+    goes && after.hold_until == hold.or(before.hold_until) && after.fence == before.fence
 }
 
 /// Whoever saved the file confirms what it would do, if that is asked.

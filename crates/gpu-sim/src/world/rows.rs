@@ -1,10 +1,10 @@
 //! The store of a world: redb on a disk that can lose its power, watched by somebody who remembers every
 //! row that was ever durable.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gpu_lease::{Cordon, Counters, DeviceKey, Lease, LeaseId};
+use gpu_lease::{At, Cordon, Counters, DeviceKey, Lease, LeaseId};
 use gpu_store::{
     Batch, CommitError, CrashDisk, EventPage, EventPosition, Hour, LastGood, OpenError, ReadError,
     RedbStore, Settings, StorageFault, Store, StoreId, Stored, StoredEvent, UsageRow,
@@ -38,7 +38,9 @@ pub(super) struct Rows {
     pub(super) cordons: BTreeMap<DeviceKey, Cordon>,
     pub(super) policy: Option<LastGood>,
     pub(super) settings: Settings,
-    pub(super) tail: VecDeque<StoredEvent>,
+    usage_counted: Option<At>,
+    /// All events, in order.
+    pub(super) log: Vec<Arc<StoredEvent>>,
 }
 
 impl Rows {
@@ -65,9 +67,12 @@ impl Rows {
                 None => drop(self.cordons.remove(device)),
             }
         }
-        self.tail.extend(batch.events.iter().cloned());
-        let excess = self.tail.len().saturating_sub(TAIL);
-        self.tail.drain(..excess);
+        self.usage_counted = batch.usage_counted.or(self.usage_counted);
+        self.log.extend(batch.events.iter().cloned().map(Arc::new));
+    }
+
+    fn tail(&self) -> &[Arc<StoredEvent>] {
+        &self.log[self.log.len().saturating_sub(TAIL)..]
     }
 
     /// Whether a store that was opened again holds exactly this.
@@ -86,7 +91,12 @@ impl Rows {
         same("boot", stored.boot_id == self.boot_id)?;
         same("policy", stored.policy == self.policy)?;
         same("settings", stored.settings == self.settings)?;
-        same("events", tail.iter().eq(&self.tail))
+        same(
+            "counts of usage",
+            stored.usage_counted == self.usage_counted,
+        )?;
+        let kept = self.tail().iter().map(AsRef::as_ref);
+        same("events", tail.iter().eq(kept))
     }
 }
 
@@ -123,27 +133,30 @@ impl Watch {
         let stored = redb.load().map_err(|error| error.to_string())?;
         let perhaps = self.perhaps.take();
         let found = |rows: &Rows| {
-            let before = rows.tail.front().map(|event| event.position);
+            let before = rows.tail().first().map(|event| event.position);
             let page = redb.events(before.map(just_before), TAIL + 1);
             let page = page.map_err(|error| error.to_string())?;
             rows.is_in(&stored, &page.events)
         };
         match (found(&self.rows), perhaps) {
-            (Ok(()), _) => Ok(()),
-            (Err(why), None) => Err(format!("not what was durable: {why}")),
+            (Ok(()), _) => {}
+            (Err(why), None) => return Err(format!("not what was durable: {why}")),
             (Err(why), Some(cut)) => {
                 let mut rows = self.rows.clone();
                 rows.apply(&cut.batch());
                 let other = found(&rows);
                 other.map_err(|other| format!("neither before ({why}) nor after ({other})"))?;
-                self.was_written(&cut.batch());
-                Ok(())
+                self.was_written(&cut.batch(), cut.at);
             }
         }
+        let mut usage = Vec::new();
+        let read = redb.usage(Hour(0), &mut |row| usage.push(row));
+        read.map_err(|error| error.to_string())?;
+        self.oracle.ledger.is(&usage)
     }
 
-    fn was_written(&mut self, batch: &Batch<'_>) {
-        self.oracle.see(batch, &self.rows);
+    fn was_written(&mut self, batch: &Batch<'_>, at: At) {
+        self.oracle.see(batch, &self.rows, at);
         self.rows.apply(batch);
     }
 }
@@ -151,14 +164,17 @@ impl Watch {
 /// A commit that was cut, and may have got through.
 #[derive(Debug)]
 struct Cut {
+    /// When it began.
+    at: At,
     leases: Vec<Lease>,
     rest: Batch<'static>,
 }
 
 impl Cut {
-    fn of(batch: &Batch<'_>) -> Self {
+    fn of(batch: &Batch<'_>, at: At) -> Self {
         let leases = batch.leases.iter().map(|lease| (*lease).clone());
         Self {
+            at,
             leases: leases.collect(),
             rest: Batch {
                 boot_id: batch.boot_id.clone(),
@@ -168,6 +184,7 @@ impl Cut {
                 settings: batch.settings.clone(),
                 events: batch.events.clone(),
                 usage: batch.usage.clone(),
+                usage_counted: batch.usage_counted,
                 ..Batch::new(batch.counters)
             },
         }
@@ -202,6 +219,7 @@ impl Store for WatchedStore {
     fn commit(&self, batch: &Batch<'_>) -> Result<(), CommitError> {
         let mut watch = self.watch.lock();
         let ending = watch.ending.take();
+        let at = watch.oracle.now();
         let died = |detail: &str| CommitError {
             cause: StorageFault::Io,
             detail: detail.to_owned(),
@@ -211,11 +229,11 @@ impl Store for WatchedStore {
         }
         if let Err(error) = self.redb.commit(batch) {
             // The disk was told when to fail; what got through is found out when it is opened again.
-            watch.perhaps = Some(Cut::of(batch));
+            watch.perhaps = Some(Cut::of(batch, at));
             return Err(error);
         }
         watch.commits += 1;
-        watch.was_written(batch);
+        watch.was_written(batch, at);
         match ending {
             Some(Ending::After) => Err(died("the process died after the commit")),
             _ => Ok(()),

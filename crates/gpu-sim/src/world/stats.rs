@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::AddAssign;
 
-use gpu_lease::EndReason;
+use gpu_lease::{EndReason, EventKind};
 
 /// How much happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,13 +43,17 @@ pub struct Stats {
     pub granted: u64,
     /// Retries that were answered by the lease that was there.
     pub replays: u64,
+    /// Lives that were told twice, and were the same.
+    pub twice: u64,
     /// How leases ended.
     pub ends: BTreeMap<EndReason, u64>,
+    /// What became durable in the history, by kind.
+    pub events: BTreeMap<&'static str, u64>,
 }
 
 impl Stats {
     /// All numbers with a word for each.
-    pub fn numbers(&self) -> [(&'static str, u64); 17] {
+    pub fn numbers(&self) -> [(&'static str, u64); 18] {
         [
             ("seeds", self.seeds),
             ("steps", self.steps),
@@ -68,6 +72,7 @@ impl Stats {
             ("signals", self.signals),
             ("grants", self.granted),
             ("replays", self.replays),
+            ("told twice", self.twice),
         ]
     }
 }
@@ -88,12 +93,38 @@ const ENDS: [EndReason; 12] = [
     EndReason::WaitTimeout,
 ];
 
+/// What the history of ten thousand lives tells of.
+const EVENTS: [EventKind; 21] = [
+    EventKind::DeviceCordoned,
+    EventKind::DeviceFound,
+    EventKind::DeviceLost,
+    EventKind::DeviceOvercommitted,
+    EventKind::DeviceUncordoned,
+    EventKind::EmergencyRelease,
+    EventKind::LeaseDraining,
+    EventKind::LeaseEnded,
+    EventKind::LeaseGranted,
+    EventKind::LeaseQuarantined,
+    EventKind::LeaseReady,
+    EventKind::LeaseReclaiming,
+    EventKind::LeaseStuck,
+    EventKind::LeaseUnresponsive,
+    EventKind::LeaseWaiting,
+    EventKind::LeaseWithdrawn,
+    EventKind::PolicyPending,
+    EventKind::PolicyRefused,
+    EventKind::PolicyRolledBack,
+    EventKind::PolicySwitched,
+    EventKind::ReloadBegun,
+];
+
 impl Stats {
-    /// The ends that no lease came to: a simulation that does not reach them tells nothing of them.
-    pub fn missing_ends(&self) -> Vec<EndReason> {
-        let mut missing = ENDS.to_vec();
-        missing.retain(|reason| !self.ends.contains_key(reason));
-        missing
+    /// The ends and the events that no life came to: a simulation that does not reach them tells nothing of them.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let ends = ENDS.iter().filter(|reason| !self.ends.contains_key(reason));
+        let events = EVENTS.iter().map(|kind| kind.as_str());
+        let events = events.filter(|kind| !self.events.contains_key(kind));
+        ends.map(|reason| reason.as_str()).chain(events).collect()
     }
 }
 
@@ -116,8 +147,12 @@ impl AddAssign<&Stats> for Stats {
         self.signals += other.signals;
         self.granted += other.granted;
         self.replays += other.replays;
+        self.twice += other.twice;
         for (reason, count) in &other.ends {
             *self.ends.entry(*reason).or_default() += count;
+        }
+        for (kind, count) in &other.events {
+            *self.events.entry(kind).or_default() += count;
         }
     }
 }
@@ -129,6 +164,9 @@ impl fmt::Display for Stats {
         }
         for (reason, number) in &self.ends {
             writeln!(f, "{number:>12}  ended: {reason}")?;
+        }
+        for (kind, number) in &self.events {
+            writeln!(f, "{number:>12}  told: {kind}")?;
         }
         Ok(())
     }

@@ -15,11 +15,13 @@ const SHOWN_LINES: usize = 60;
 const SHOWN_BYTES: usize = 400;
 /// So many words tell one sort of failure from another.
 const KIND_WORDS: usize = 5;
+/// One life of so many is told twice.
+const TOLD_TWICE_EVERY: u64 = 100;
 /// Lives that are tried to find a shorter one.
 const TRIES_MAX: u32 = 600;
 
 /// A life that went well.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Story {
     /// What it came to.
     pub stats: Stats,
@@ -71,6 +73,43 @@ pub fn tell(seed: u64, steps: u64, traced: bool) -> Result<Story, Box<StoryFailu
     })
 }
 
+/// The same life, and once more, where it is its turn: the same seed gives the same trace and the same bytes.
+fn tell_again(seed: u64, steps: u64) -> Result<Stats, Box<StoryFailure>> {
+    let twice = seed.is_multiple_of(TOLD_TWICE_EVERY);
+    let first = tell(seed, steps, twice)?;
+    if !twice {
+        return Ok(first.stats);
+    }
+    let again = tell(seed, steps, true)?;
+    match again == first {
+        true => Ok(Stats {
+            twice: 1,
+            ..first.stats
+        }),
+        false => Err(Box::new(StoryFailure {
+            seed,
+            steps,
+            what: "it is another life when it is told again".to_owned(),
+            shortest: Vec::new(),
+            trace: difference(&first, &again),
+        })),
+    }
+}
+
+/// The first line in which two lives differ, or that only their disks do.
+fn difference(first: &Story, again: &Story) -> String {
+    let lines = |story: &Story| -> Vec<String> {
+        let trace = story.trace.iter().flat_map(|trace| trace.lines());
+        trace.map(str::to_owned).collect()
+    };
+    let (first_lines, again_lines) = (lines(first), lines(again));
+    let mut pairs = first_lines.iter().zip(&again_lines);
+    match pairs.find(|(one, other)| one != other) {
+        Some((one, other)) => format!("{one}\n{other}"),
+        None => format!("disk {:x}, and disk {:x}", first.disk, again.disk),
+    }
+}
+
 /// What does not hold in the life of `seed`, if anything; nothing is looked for beyond that.
 pub fn fails(seed: u64, steps: u64) -> Option<String> {
     let dice = &mut Dice::new(seed);
@@ -78,7 +117,7 @@ pub fn fails(seed: u64, steps: u64) -> Option<String> {
     live(seed, &deeds, false).err().map(|wrong| wrong.what)
 }
 
-/// The lives of all `seeds`, on as many threads as the host has processors.
+/// The lives of all `seeds`, and of one in a hundred twice, on as many threads as the host has processors.
 ///
 /// # Errors
 /// Something does not hold in one of them.
@@ -92,9 +131,9 @@ pub fn tell_all(seeds: Range<u64>, steps: u64) -> Result<Stats, Box<StoryFailure
             if seed >= seeds.end {
                 break;
             }
-            let story = tell(seed, steps, false);
-            failed.fetch_or(story.is_err(), Ordering::Relaxed);
-            all += &story?.stats;
+            let stats = tell_again(seed, steps);
+            failed.fetch_or(stats.is_err(), Ordering::Relaxed);
+            all += &stats?;
         }
         Ok(all)
     };

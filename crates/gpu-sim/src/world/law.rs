@@ -1,0 +1,106 @@
+//! What a policy says, as far as lives are judged by it: read from the text that the world saved, without the
+//! compiler that the broker has.
+
+use gpu_lease::{Amount, DeviceKey, Lease, Ms, PolicySource};
+
+use super::machine::GIB;
+
+/// The settings of a policy that was not said otherwise.
+const DELAY: Ms = Ms(5_000);
+const QUARANTINE_AFTER: Ms = Ms(60_000);
+
+/// One policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Law {
+    /// `[reclaim] verify`.
+    pub(super) verify: bool,
+    /// `[reclaim] delay`.
+    pub(super) delay: Ms,
+    /// `[reclaim] quarantine_after`.
+    pub(super) quarantine_after: Ms,
+    /// `[placement] reserve`.
+    pub(super) reserve: u64,
+    classes: Vec<String>,
+    tenants: Vec<String>,
+    /// The rule against requests that are too big.
+    most: Option<u64>,
+    /// The device that a `[[device]]` keeps for something else.
+    kept: Option<String>,
+}
+
+impl Default for Law {
+    fn default() -> Self {
+        Self {
+            verify: true,
+            delay: DELAY,
+            quarantine_after: QUARANTINE_AFTER,
+            reserve: 0,
+            classes: vec!["standard".to_owned()],
+            tenants: Vec::new(),
+            most: None,
+            kept: None,
+        }
+    }
+}
+
+impl Law {
+    pub(super) fn of(source: &PolicySource) -> Self {
+        let mut law = Self::default();
+        let mut section = "";
+        for line in source.files.iter().flat_map(|(_, text)| text.lines()) {
+            match line.split_once(" = ") {
+                None => section = line,
+                Some((key, value)) => law.read(section, key, value.trim_matches('"')),
+            }
+        }
+        law
+    }
+
+    fn read(&mut self, section: &str, key: &str, value: &str) {
+        match (section, key) {
+            ("[reclaim]", "verify") => self.verify = value == "true",
+            ("[reclaim]", "delay") => self.delay = seconds(value),
+            ("[reclaim]", "quarantine_after") => self.quarantine_after = seconds(value),
+            ("[placement]", "reserve") => self.reserve = number(value) * GIB,
+            ("[[class]]", "name") => self.classes.push(value.to_owned()),
+            ("[[tenant]]", "name") => self.tenants.push(value.to_owned()),
+            ("[[rule]]", "when") => self.most = Some(number(value) * GIB),
+            ("[[device]]", "name") => self.kept = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+
+    /// Whether it knows this tenant.
+    pub(super) fn knows(&self, tenant: &str) -> bool {
+        self.tenants.iter().any(|known| known == tenant)
+    }
+
+    /// Whether it may be granted at all, whoever else is there.
+    pub(super) fn admits(&self, lease: &Lease) -> bool {
+        let request = &lease.request;
+        let fits = match request.amount {
+            Amount::Exclusive => true,
+            Amount::Memory(bytes) => self.most.is_none_or(|most| bytes <= most),
+        };
+        let parts = lease.grant().map(|grant| grant.allocations.as_slice());
+        let mut parts = parts.unwrap_or_default().iter();
+        fits && self.classes.contains(&request.class) && parts.all(|part| !self.keeps(&part.device))
+    }
+
+    /// Whether nothing new is granted on `device`.
+    fn keeps(&self, device: &DeviceKey) -> bool {
+        self.kept.as_deref() == Some(device.id.as_str())
+    }
+}
+
+fn seconds(value: &str) -> Ms {
+    Ms::from_secs(number(value))
+}
+
+/// The digits of what is saved here.
+fn number(value: &str) -> u64 {
+    let digits: String = value.chars().filter(char::is_ascii_digit).collect();
+    digits
+        .parse()
+        .expect("every number of these files has digits")
+}
