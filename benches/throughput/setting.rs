@@ -107,6 +107,7 @@ pub(crate) fn config(store: Arc<dyn Store>, clock: Arc<dyn Clock>, dev: bool) ->
         clock,
         processes: Arc::new(HostProcesses::of_boot(boot_id().expect("there is a /proc"))),
         boot_id: boot_id().expect("there is a /proc"),
+        introduction: "gpu-manager".to_owned(),
         policy: StartPolicy {
             files: Ok(vec![SourceFile::new("default.toml", policy)]),
             overrides: Vec::new(),

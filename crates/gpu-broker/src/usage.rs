@@ -112,7 +112,10 @@ fn knows(policy: &Policy, tenant: &str) -> bool {
 /// Within a boot its length is known, whatever the civil clock did meanwhile, and placed before its end. A
 /// boot ends what was held at a time that nobody saw: not after the last deadline of the lease.
 fn interval(grant: &Grant, end: At, basis: &UsageBasis<'_>) -> (WallMs, WallMs) {
-    let counted = basis.counted.filter(|counted| counted.boot > grant.at.boot);
+    // In the millisecond of the grant the civil clock may have been set: the later time never counts too much.
+    let counted = basis
+        .counted
+        .filter(|counted| (counted.boot, counted.wall) > (grant.at.boot, grant.at.wall));
     let from = counted.unwrap_or(grant.at);
     match basis.same_boot {
         true => {
@@ -140,16 +143,64 @@ fn overlap(hour: Hour, from: WallMs, to: WallMs) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use gpu_lease::WallMs;
+    use std::collections::BTreeMap;
+
+    use gpu_lease::{At, BootMs, Deadline, Fence, Grant, WallMs};
     use gpu_store::{Hour, USAGE_KEPT_HOURS};
 
-    use super::hours;
+    use super::{UsageBasis, hours, interval};
 
     const HOUR: u64 = 3_600_000;
 
     fn parts(from: u64, to: u64) -> Vec<(u64, u64)> {
         let parts = hours(WallMs(from), WallMs(to));
         parts.map(|(Hour(hour), held_ms)| (hour, held_ms)).collect()
+    }
+
+    fn at(boot: u64, wall: u64) -> At {
+        At {
+            boot: BootMs(boot),
+            wall: WallMs(wall),
+        }
+    }
+
+    /// Held from 100 on by both clocks, for as long as it is not renewed until 1000 by the civil one.
+    fn grant() -> Grant {
+        Grant {
+            fence: Fence(1),
+            at: at(100, 100),
+            generation: 1,
+            allocations: Vec::new(),
+            expires: Deadline {
+                boot: BootMs(1000),
+                wall: WallMs(9000),
+            },
+            hold_until: None,
+            renewed: false,
+            loading: false,
+            unresponsive: false,
+            drains: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn what_another_boot_ended_counts_from_where_it_was_counted_last() {
+        for (counted, from) in [
+            (None, 100),
+            (Some(at(50, 50)), 100),
+            (Some(at(500, 500)), 500),
+            // The civil clock was set within the millisecond of the grant.
+            (Some(at(100, 8000)), 8000),
+            (Some(at(100, 20)), 100),
+        ] {
+            let basis = UsageBasis {
+                counted,
+                same_boot: false,
+                policy: None,
+            };
+            let counts = interval(&grant(), at(7, 50_000), &basis);
+            assert_eq!(counts, (WallMs(from), WallMs(9000)), "{counted:?}");
+        }
     }
 
     #[test]

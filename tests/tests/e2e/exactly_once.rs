@@ -57,6 +57,29 @@ fn a_retry_after_a_kill_is_answered_the_same_lease_and_the_same_secret() {
 }
 
 #[test]
+fn a_retry_is_answered_the_lease_also_where_its_process_is_gone() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    let process = host.sleeper();
+    let holder = json!({"kind": "process", "pid": process.pid()});
+    let body = json!({"holder": holder, "memory": "8GiB", "ttl": "1h"});
+    let ask = |broker: &Broker, key: &str| keyed(key, &body).send(broker.socket());
+    let first = ask(&broker, "k");
+    assert_eq!(first.status, 201, "{}", first.text());
+    process.kill();
+    broker.until_ended(&first.lease().id);
+    let broker = restart(&host, broker);
+    let again = ask(&broker, "k");
+    assert_eq!((again.status, identity(&again)), (200, identity(&first)));
+    assert_eq!(again.lease().end_reason, Some(EndReason::ProcessGone));
+    let another = ask(&broker, "another");
+    assert_eq!(another.status, 422, "{}", another.text());
+    let changed = json!({"holder": holder, "memory": "9GiB", "ttl": "1h"});
+    let mismatch = keyed("k", &changed).send(broker.socket());
+    assert_eq!(mismatch.status, 422, "{}", mismatch.text());
+}
+
+#[test]
 fn duplicates_at_once_are_one_lease() {
     let host = Host::with_cards(1);
     let broker = host.start();
@@ -194,9 +217,12 @@ fn a_wait_that_is_over_or_cancelled_is_never_granted_whatever_becomes_of_the_bro
     );
     broker.release(&holder);
     let next = broker.grant(&json!({"exclusive": true}));
+    let granted = broker.all_leases();
+    let granted = granted.iter().filter(|lease| lease.fence.is_some());
+    let granted: BTreeSet<_> = granted.map(|lease| &lease.id).collect();
     assert_eq!(
-        next.fence,
-        holder.fence.map(|fence| fence + 1),
+        granted,
+        BTreeSet::from([&holder.id, &next.id]),
         "nobody came in between"
     );
     let replay = ask(&broker, "cancelled", &cancelled);

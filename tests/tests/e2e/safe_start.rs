@@ -32,6 +32,13 @@ fn after_three_kills_the_next_start_is_safe_and_after_a_stop_in_order_it_is_not(
     let kept = safe.lease(&held.id);
     assert_eq!((kept.state, kept.fence), (LeaseState::Active, held.fence));
     safe.renew(&held).expect("heartbeats are taken");
+    let device = &held.allocations[0].device;
+    let fence = held.fence.unwrap();
+    assert!(
+        safe.fence_is_current(device, fence),
+        "of a device that nobody looked at"
+    );
+    assert!(!safe.fence_is_current(device, fence + 1));
     let replayed = safe.acquire_as(&json!({"memory": "8GiB", "ttl": "1h"}), &key);
     assert_eq!(
         replayed.expect("a repeated request is answered").id,

@@ -15,7 +15,7 @@ use gpu_api::{
 use gpu_lease::{Command, DeviceKey, DrainNotice, Fence, Lease, LeaseId, Ms, Phase};
 use tokio::time::timeout;
 
-use super::wait::{Settled, settle};
+use super::wait::{Settled, replayed, settle};
 use super::{Answer, Shared, json, json_bytes};
 use crate::app::Bridge;
 use crate::convert::{idempotency, lease_refused, no_such_device, no_such_lease, request};
@@ -38,8 +38,11 @@ pub(super) async fn acquire(
 ) -> Answer {
     let key = idempotency_key(&headers)?.map(|key| idempotency(key, &caller, &asked));
     let policy = bridge.handle.snapshot().policy.clone();
-    let request = request(&asked, key, &caller, &policy)?;
-    let settled = settle(&bridge, &line, &request).await;
+    let settled = match request(&asked, key.clone(), &caller, &policy) {
+        Ok(request) => settle(&bridge, &line, &request).await,
+        // What it names may be gone since it was answered.
+        Err(problem) => replayed(&bridge, key.as_ref()).ok_or(problem),
+    };
     let settled = settled.inspect_err(|problem| bridge.metrics.denied(problem.code))?;
     Ok(handed_over(&bridge, settled, line))
 }
@@ -171,15 +174,17 @@ pub(super) async fn check_fence(
 ) -> Answer {
     let scene = bridge.scene();
     let key = DeviceKey::local(&asked.device);
-    let device = scene
-        .device_state(&key)
-        .ok_or_else(|| no_such_device(&asked.device))?;
-    let holds = |id: &LeaseId| {
-        let lease = bridge.handle.find(*id);
-        let fence = lease.and_then(|lease| lease.held().map(|grant| grant.fence));
-        fence == Some(Fence(asked.fence))
+    let leases = match scene.device_state(&key) {
+        Some(device) => {
+            let occupants = device.occupants.iter();
+            occupants.filter_map(|id| bridge.handle.find(*id)).collect()
+        }
+        // What is held is known also before anybody has looked for devices.
+        None if scene.snapshot.recovering => bridge.handle.page(None, usize::MAX),
+        None => return Err(no_such_device(&asked.device).into()),
     };
-    let current = device.occupants.iter().any(holds);
+    let mut grants = leases.iter().filter_map(|lease| lease.held());
+    let current = grants.any(|grant| grant.fence == Fence(asked.fence) && grant.on(&key).is_some());
     Ok(json(StatusCode::OK, &FenceAnswer { current }))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gpu_api::{ErrorCode, Problem, Waiting};
 use gpu_broker::{AbandonGuard, Follower};
-use gpu_lease::{EndReason, Lease, LeaseId, Request};
+use gpu_lease::{EndReason, Idempotency, Lease, LeaseId, Request};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::Bridge;
@@ -39,6 +39,20 @@ pub(super) async fn settle(
         }
     }
     Err(unavailable(gpu_broker::Unavailable::Overloaded))
+}
+
+/// What the same request became, as far as it waits for nobody.
+pub(super) fn replayed(bridge: &Bridge, asked: Option<&Idempotency>) -> Option<Settled> {
+    let asked = asked?;
+    let leases = bridge.handle.page(None, usize::MAX);
+    let is_it = |lease: &&Arc<Lease>| {
+        lease.request.idempotency.as_ref() == Some(asked) && !waits_on_its_connection(lease)
+    };
+    let lease = leases.iter().find(is_it)?;
+    Some(Settled {
+        lease: Lease::clone(lease),
+        guard: None,
+    })
 }
 
 /// `None`: this was a replay of a request that its first client has given up.

@@ -103,9 +103,10 @@ impl Ledger {
             let lease = changed.get(id).copied().or_else(|| rows.leases.get(id));
             let lease = lease.ok_or_else(|| format!("{id} holds something and is no row"))?;
             add(expected, lease, within_a_boot(*since, at), law);
-            // What was granted in this very millisecond goes on from its grant: where the civil clock was set within
-            // it, that matters to a boot that follows.
-            if lease.grant().is_some_and(|grant| grant.at.boot < at.boot) {
+            // The civil clock may be set within the millisecond of a grant: then the later time is what matters to
+            // a boot that follows.
+            let later = |grant: &Grant| (grant.at.boot, grant.at.wall) < (at.boot, at.wall);
+            if lease.grant().is_some_and(later) {
                 *since = at;
             }
         }

@@ -407,7 +407,7 @@ fn body(card: usize, wanted: Wanted) -> Value {
 fn says_nothing_yet(op: Asked, answer: &Answer) -> bool {
     match op {
         _ if answer.status == 503 => true,
-        Asked::Else(Op::Check(_) | Op::Stop | Op::Free) => answer.status == 404,
+        Asked::Else(Op::Stop | Op::Free) => answer.status == 404,
         Asked::Else(Op::Taken) => answer.read::<DeviceList>().devices.is_empty(),
         Asked::Lease(_) | Asked::Else(_) => false,
     }
