@@ -3,7 +3,8 @@
 # first half is new seeds for the simulated lives; then come a larger small case and, in rounds of a minute or two
 # and at least one of them, more lives of the real daemon and more histories. It ends with the round in which the
 # time is up, or with the first thing that does not hold, and then not with 0. A seed that fails is printed with the
-# shortest life that shows it. The second argument is the first seed; the time of day if it is not said.
+# shortest life that shows it; what the real daemon does depends on the machine too. The second argument is the
+# first seed; the time of day if it is not said.
 #
 #     scripts/soak.sh 480
 set -euo pipefail
@@ -15,6 +16,7 @@ if ! [[ $minutes =~ ^[1-9][0-9]*$ && $seed =~ ^[0-9]+$ ]]; then
     exit 2
 fi
 target=${CARGO_TARGET_DIR:-target}
+seed=$((10#$seed))
 first=$seed
 
 ./scripts/install-deps.sh test

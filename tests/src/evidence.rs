@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::dice::number_from_env;
 
 const SEED: &str = "EVIDENCE_SEED";
+/// What makes a run another one than that of everybody.
+const SETTINGS: [&str; 3] = [SEED, "EVIDENCE_HISTORIES", "EVIDENCE_LIVES"];
 
 /// Where the figures of this checkout are, one file for each layer of the evidence.
 pub fn directory() -> PathBuf {
@@ -22,12 +24,15 @@ pub fn first_seed() -> u64 {
 }
 
 /// Keeps the figures of a layer. Only what is the same in every good run belongs there, so nothing is kept of a run
-/// with another seed.
+/// that was set to be another one.
 ///
 /// # Panics
 /// If the file cannot be written.
 pub fn record(layer: &str, figures: &[(&str, u64)]) {
-    if env::var_os(SEED).is_some() {
+    if SETTINGS
+        .iter()
+        .any(|setting| env::var_os(setting).is_some())
+    {
         return;
     }
     let figures: BTreeMap<&str, u64> = figures.iter().copied().collect();
