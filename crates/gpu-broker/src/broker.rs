@@ -130,6 +130,16 @@ impl Broker {
         self.shared.stopping.send_replace(true);
     }
 
+    /// The same as [`Broker::stop`] where nobody asked for it: the history says why.
+    ///
+    /// # Errors
+    /// As for [`Broker::stop`].
+    pub fn stop_because(self, why: String) -> Result<(), Fatal> {
+        // Who stopped it first has said why.
+        let _ = self.shared.stopped_by.set(why);
+        self.stop()
+    }
+
     /// Ends the loop after what is in its inbox.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The way to the loop, and to what it published.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gpu_lease::{
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) boot_id: String,
     pub(crate) store_id: StoreId,
     pub(crate) stopping: watch::Sender<bool>,
+    /// What ends the broker, if it is nobody's wish.
+    pub(crate) stopped_by: OnceLock<String>,
 }
 
 /// The broker does not take the command.
@@ -99,6 +101,7 @@ impl Shared {
             boot_id: config.boot_id.clone(),
             store_id,
             stopping: watch::Sender::new(false),
+            stopped_by: OnceLock::new(),
         }
     }
 }
@@ -228,6 +231,11 @@ impl Handle {
     /// The first `limit` leases whose ids come after `after`.
     pub fn page(&self, after: Option<LeaseId>, limit: usize) -> Vec<Arc<Lease>> {
         self.0.view.page(after, limit)
+    }
+
+    /// Whether any lease is as `wanted` says. The loop waits meanwhile before it publishes, so nothing slow.
+    pub fn any_lease(&self, wanted: impl Fn(&Lease) -> bool) -> bool {
+        self.0.view.any(wanted)
     }
 
     /// Devices, queue and policy.

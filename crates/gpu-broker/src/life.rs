@@ -23,6 +23,9 @@ const PAUSE_MS: Ms = Ms::from_secs(1);
 /// The loop looks at the clock this often while anything has a deadline, so that it notices a pause.
 const TICK_MS: Ms = Ms(500);
 
+/// How a life ends that was asked to.
+const IN_ORDER: &str = "stopped in order";
+
 /// The loop without a thread: books, store and inbox, and when it wants to be turned.
 pub struct Life {
     turn: Turn,
@@ -102,7 +105,12 @@ impl Life {
         let batch = self.shared.inbox.take(patience);
         let at = self.shared.clock.now();
         let Some(batch) = batch else {
-            self.turn.close(at)?;
+            let why = self
+                .shared
+                .stopped_by
+                .get()
+                .map_or(IN_ORDER, String::as_str);
+            self.turn.close(at, why)?;
             return Ok(None);
         };
         // What was due before the last turn was not late because of a pause after it.

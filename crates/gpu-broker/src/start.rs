@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use gpu_lease::canary::{Canary, is_planted};
 use gpu_lease::{
-    At, Books, Command, Event, EventKind, Expect, Fence, Ms, Phase, Policy, Rows, Switch,
+    At, Books, Command, Counters, Event, EventKind, Expect, Fence, Lease, Ms, Phase, Policy, Rows,
+    Switch,
 };
 use gpu_policy::{Diagnostics, Override, SourceFile};
 use gpu_store::{BreakerRow, EventPosition, LastGood, ReadError, Settings, Store, Stored};
@@ -23,9 +24,9 @@ pub(crate) use choice::{Chosen, Under};
 /// After a start holders have this long to send the heartbeats that nobody took.
 const START_GRACE_MS: Ms = Ms::from_secs(30);
 
-/// After a life that did not end in order the next fence is so much higher: a disk that lied, or that damaged its
-/// last pages, may have lost commits that were answered, and no fence is given twice even then.
-const FENCES_SKIPPED: u64 = 1 << 16;
+/// After a life that did not end in order the next revision is so much higher: a disk that lied, or that damaged its
+/// last pages, may have lost commits that were seen, and no event has the id of a lost one.
+const REVISIONS_SKIPPED: u64 = 1 << 16;
 
 /// The policy to start with: the files as they are now, with what goes over them.
 pub struct StartPolicy {
@@ -87,8 +88,8 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let mut rows = stored.rows.take();
         let in_order = stopped_in_order(&*config.store, rows.as_ref())?;
-        if let Some(rows) = rows.as_mut().filter(|_| !in_order) {
-            rows.counters.next_fence.0 += FENCES_SKIPPED;
+        if let Some(rows) = &mut rows {
+            leave_room(&mut rows.counters, in_order, at);
         }
         let rebooted = is_rebooted(stored, &config.boot_id);
         let mut settings = still_true(&stored.settings, rebooted, at);
@@ -159,22 +160,27 @@ impl Beginning {
     }
 }
 
-/// That nothing more comes of this life.
-pub(crate) fn farewell(books: &Books) -> Event {
+/// That nothing more comes of this life, and why.
+pub(crate) fn farewell(why: &str, books: &Books) -> Event {
     Event {
         kind: EventKind::BrokerStopped,
         lease: None,
         device: None,
         by: None,
-        text: format!("stopped in order: {}", held(books)),
+        text: format!("{why}: {}", held(books)),
     }
 }
 
 fn held(books: &Books) -> String {
     let held = books.leases().filter(|lease| lease.held().is_some());
-    match held.count() {
+    let said = match held.count() {
         1 => "1 lease held".to_owned(),
         held => format!("{held} leases held"),
+    };
+    let taken_back = |lease: &&Lease| lease.held().is_none() && lease.occupying().is_some();
+    match books.leases().filter(taken_back).count() {
+        0 => said,
+        back => format!("{said}, {back} being taken back"),
     }
 }
 
@@ -244,11 +250,19 @@ fn decided_by(good: &LastGood, policy: &Arc<Policy>, overrides: &[Override]) -> 
     })
 }
 
-/// Higher than every fence that a deleted store can have given.
+/// Higher than every fence that was given before: by a store that was deleted, or that a copy of it was put back for.
 fn first_fence(at: At) -> Fence {
     let (seconds, millis) = (at.wall.0 / 1000, at.wall.0 % 1000);
-    // Two stores of one second are told apart too: 1000 << 10 is still less than 1 << 20.
-    Fence((seconds << 20) + (millis << 10))
+    // Two starts in one second are told apart too: 1000 << 10 is still less than 1 << 20.
+    Fence(seconds.saturating_mul(1 << 20).saturating_add(millis << 10))
+}
+
+/// What was written last, and somebody has seen, may not be in these rows any more.
+fn leave_room(counters: &mut Counters, in_order: bool, at: At) {
+    counters.next_fence = counters.next_fence.max(first_fence(at));
+    if !in_order {
+        counters.revision += REVISIONS_SKIPPED;
+    }
 }
 
 /// For holders and waiters of before, who could not send heartbeats. Where there are none, nothing is late.

@@ -145,9 +145,9 @@ impl Turn {
     }
 
     /// The last turn of a life that ends in order.
-    pub(crate) fn close(&mut self, at: At) -> Result<(), Fatal> {
+    pub(crate) fn close(&mut self, at: At, why: &str) -> Result<(), Fatal> {
         let mut work = Work::default();
-        self.apply(&mut work, at, Command::Note(farewell(&self.books)));
+        self.apply(&mut work, at, Command::Note(farewell(why, &self.books)));
         self.settle(work, at).map(drop)
     }
 

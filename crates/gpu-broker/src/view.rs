@@ -95,6 +95,10 @@ impl View {
         self.leases.read().get(&id).cloned()
     }
 
+    pub(crate) fn any(&self, wanted: impl Fn(&Lease) -> bool) -> bool {
+        self.leases.read().values().any(|lease| wanted(lease))
+    }
+
     /// The first `limit` leases whose ids are greater than `after`.
     pub(crate) fn page(&self, after: Option<LeaseId>, limit: usize) -> Vec<Arc<Lease>> {
         use std::ops::Bound::{Excluded, Unbounded};

@@ -292,7 +292,12 @@ async fn take_apart(
     }
     let leases = started.handle.page(None, usize::MAX);
     let held = leases.iter().filter(|lease| lease.held().is_some()).count();
-    match (stop, started.broker.stop()) {
+    let broker = started.broker;
+    let stopped = match &stop {
+        Stop::Broken(trouble) => broker.stop_because(trouble.summary().to_owned()),
+        Stop::Asked | Stop::Fatal => broker.stop(),
+    };
+    match (stop, stopped) {
         (_, Err(fatal)) => Err(Trouble::from(&fatal)),
         (Stop::Broken(trouble), Ok(())) => Err(trouble),
         (Stop::Fatal, Ok(())) => Err("the loop ended by itself".to_owned().into()),

@@ -129,14 +129,9 @@ pub fn stored_emergency(
 }
 
 fn known_devices(ids: &[String], scene: &Scene<'_>) -> Result<Vec<DeviceKey>, Problem> {
-    // Before devices are seen, those are known that something is held on.
-    let held = match scene.snapshot.recovering {
-        true => scene.held_devices(),
-        false => BTreeSet::new(),
-    };
     let known = |id: &String| {
         let key = DeviceKey::local(id);
-        match scene.device_state(&key).is_some() || held.contains(&key) {
+        match scene.knows(&key) {
             true => Ok(key),
             false => Err(no_such_device(id)),
         }

@@ -1,6 +1,6 @@
 //! A lease as the API shows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use gpu_api as wire;
 use gpu_lease::{
@@ -96,13 +96,15 @@ impl Scene<'_> {
         Some((code, safe_start_reason(safe)))
     }
 
-    /// The devices that something is held on.
-    pub(super) fn held_devices(&self) -> BTreeSet<DeviceKey> {
-        let leases = self.handle.map(|handle| handle.page(None, usize::MAX));
-        let leases = leases.unwrap_or_default();
-        let grants = leases.iter().filter_map(|lease| lease.occupying());
-        let parts = grants.flat_map(|grant| &grant.allocations);
-        parts.map(|part| part.device.clone()).collect()
+    /// Whether the device is there, or something is held on it though nobody has found it yet.
+    pub(crate) fn knows(&self, key: &DeviceKey) -> bool {
+        let holds = |lease: &Lease| {
+            lease
+                .occupying()
+                .is_some_and(|grant| grant.on(key).is_some())
+        };
+        self.device_state(key).is_some()
+            || self.handle.is_some_and(|handle| handle.any_lease(holds))
     }
 
     pub(crate) fn device_state(&self, key: &DeviceKey) -> Option<&DeviceState> {

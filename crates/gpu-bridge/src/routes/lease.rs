@@ -174,17 +174,22 @@ pub(super) async fn check_fence(
 ) -> Answer {
     let scene = bridge.scene();
     let key = DeviceKey::local(&asked.device);
-    let leases = match scene.device_state(&key) {
+    let is_current = |lease: &Lease| {
+        let grant = lease.held();
+        grant.is_some_and(|grant| grant.fence == Fence(asked.fence) && grant.on(&key).is_some())
+    };
+    let current = match scene.device_state(&key) {
         Some(device) => {
             let occupants = device.occupants.iter();
-            occupants.filter_map(|id| bridge.handle.find(*id)).collect()
+            let mut leases = occupants.filter_map(|id| bridge.handle.find(*id));
+            leases.any(|lease| is_current(&lease))
         }
-        // What is held is known also before anybody has looked for devices.
-        None if scene.snapshot.recovering => bridge.handle.page(None, usize::MAX),
-        None => return Err(no_such_device(&asked.device).into()),
+        // What is held is known also of a device that nobody has looked for yet, or that is not found.
+        None => bridge.handle.any_lease(is_current),
     };
-    let mut grants = leases.iter().filter_map(|lease| lease.held());
-    let current = grants.any(|grant| grant.fence == Fence(asked.fence) && grant.on(&key).is_some());
+    if !current && !scene.knows(&key) {
+        return Err(no_such_device(&asked.device).into());
+    }
     Ok(json(StatusCode::OK, &FenceAnswer { current }))
 }
 

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use gpu_broker::{AcquireError, Fatal, LeaseCommandError, Unavailable};
-use gpu_lease::{BootMs, Breach, Command, Counters, LeaseId, Request};
+use gpu_lease::{BootMs, Breach, Command, Fence, LeaseId, Phase, Request};
 use gpu_store::{Batch, Store};
 use tokio::sync::broadcast::error::TryRecvError;
 
@@ -144,14 +144,17 @@ fn what_contradicts_the_rows_is_neither_stored_nor_answered() {
     let world = World::new();
     let held = world.acquire(request(1));
     let setup = world.stop();
-    // As after a store that was put together from two: the next fence is one that was given.
+    // Rows that contradict each other: a fence that the counter has not come to.
     let store = setup.rows.open();
     let stored = store.load().unwrap().rows.unwrap();
-    let counters = Counters {
-        next_fence: held.held().unwrap().fence,
-        ..stored.counters
+    let mut forged = held.clone();
+    let Phase::Held(grant) = &mut forged.phase else {
+        panic!("it is held: {forged:?}");
     };
-    store.commit(&Batch::new(counters)).unwrap();
+    grant.fence = Fence(1 << 62);
+    let mut batch = Batch::new(stored.counters);
+    batch.leases.push(&forged);
+    store.commit(&batch).unwrap();
 
     let world = World::with(setup);
     world.inventory(&[device("gpu-0", 80)]);

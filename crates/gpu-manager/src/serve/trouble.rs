@@ -38,6 +38,12 @@ impl Trouble {
         }
     }
 
+    /// Its first line.
+    pub(super) fn summary(&self) -> &str {
+        let text = self.text.strip_prefix("error: ").unwrap_or(&self.text);
+        text.lines().next().unwrap_or_default()
+    }
+
     /// Says it on standard error.
     pub(super) fn report(&self) -> ExitCode {
         // Diagnostics of a policy say themselves that they are errors.

@@ -60,8 +60,10 @@ pub(super) async fn release(
         note("the host was booted since the broker ran: every lease of before has ended");
     }
     let result = end(args, &taken).await;
-    let closed = taken.broker.stop();
-    closed.map_err(|fatal| Failure::refused(fatal.to_string()).hint(fatal.hint()))?;
+    // What was done is stored, and is to be said, also if nothing more can be.
+    if let Err(fatal) = taken.broker.stop() {
+        note(&format!("{fatal}; hint: {}", fatal.hint()));
+    }
     result.map(Step::Done)
 }
 
