@@ -158,11 +158,18 @@ async fn serve_as(
     let disk = Arc::new(Disk::new(config.policy_watch()));
     let (policy, files) = policy::start_policy(&config, &disk, safe.is_some())?;
     let started = start_broker(policy, store, read_now, safe.as_deref())?;
-    let policies = Policies::start(&config, &disk, &started, files, safe.is_some())?;
     let (broken, mut trouble) = mpsc::channel::<Trouble>(1);
-    if safe.is_none() {
-        start_devices(&config, &started, (wanted, broken.clone()), notes)?;
-    }
+    let begun = Policies::start(&config, &disk, &started, files, safe.is_some());
+    let begun = begun.and_then(|policies| {
+        if safe.is_none() {
+            start_devices(&config, &started, (wanted, broken.clone()), notes)?;
+        }
+        Ok(policies)
+    });
+    let policies = match begun {
+        Ok(policies) => policies,
+        Err(why) => return Err(given_up(started, why)),
+    };
     let reloads = policies.reloader.state();
     introduce(&config, address, &started, &reloads, safe.as_deref());
     tell_when_ready(&started, began, safe.is_some());
@@ -176,7 +183,10 @@ async fn serve_as(
     };
     let socket = config.socket.clone();
     let reconfigure = Arc::new(Reconfigure::new(args, config, policies.watch.clone()));
-    let config_watch = reconfigure.watch()?;
+    let config_watch = match reconfigure.watch() {
+        Ok(watch) => watch,
+        Err(why) => return Err(given_up(started, why)),
+    };
     let reloader = policies.reloader.clone();
     tokio::spawn(reload_on_hangup(hangup, reloader, reconfigure));
     let handle = started.handle.clone();
@@ -202,6 +212,16 @@ async fn serve_as(
         owner.remove();
     }
     code
+}
+
+/// A start that failed after the broker had begun: it ends in order, so that the next one is not held for one after
+/// a crash.
+fn given_up(started: Started, why: String) -> Trouble {
+    let trouble = Trouble::from(why);
+    match started.broker.stop_because(trouble.summary().to_owned()) {
+        Ok(()) => trouble,
+        Err(fatal) => Trouble::from(&fatal),
+    }
 }
 
 /// What only one broker can have.

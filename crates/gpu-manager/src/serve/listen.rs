@@ -16,7 +16,7 @@ use super::trouble::Trouble;
 pub(super) async fn open(config: &Config) -> Result<Listeners, Trouble> {
     let tcp = match TcpListener::bind(config.listen).await {
         Ok(tcp) => tcp,
-        Err(error) => return Err(unbound(config.listen, &error).into()),
+        Err(error) => return Err(unbound(config.listen, &error)),
     };
     let unix = match &config.socket {
         Some(path) => listen_on_socket(path).await?,
@@ -35,14 +35,18 @@ pub(super) fn addresses(config: &Config, tcp: SocketAddr) -> Vec<String> {
     socket.chain([format!("http://{tcp}")]).collect()
 }
 
-fn unbound(address: SocketAddr, error: &io::Error) -> String {
-    let who = match error.kind() {
-        ErrorKind::AddrInUse => listener_of(address.port()).unwrap_or_default(),
-        _ => String::new(),
+fn unbound(address: SocketAddr, error: &io::Error) -> Trouble {
+    let said = |who: &str| {
+        format!(
+            "cannot listen on {address}: {error}{who}\nhint: choose another with `--listen ADDR:PORT`"
+        )
     };
-    format!(
-        "cannot listen on {address}: {error}{who}\nhint: choose another with `--listen ADDR:PORT`"
-    )
+    match error.kind() {
+        ErrorKind::AddrInUse => {
+            Trouble::in_use(said(&listener_of(address.port()).unwrap_or_default()))
+        }
+        _ => Trouble::from(said("")),
+    }
 }
 
 /// Who listens on a port, for the message: the process that has its socket open.
