@@ -33,7 +33,7 @@ impl World {
             if self.is_at_rest() {
                 break;
             }
-            self.go_on_politely();
+            self.go_on_politely()?;
             self.flow(dice, ROUND)?;
         }
         self.were_served(&owed)?;
@@ -109,23 +109,24 @@ impl World {
                     by: by.clone(),
                 },
             );
-            self.operate_by(Vec::new(), lift);
+            self.operate_by(Vec::new(), lift)?;
             let clear = Call::device(self.handle(), Command::ClearQuarantine { device, by });
-            self.operate_by(Vec::new(), clear);
+            self.operate_by(Vec::new(), clear)?;
         }
         self.turn(dice)
     }
 
     /// Who holds gives back, who waits goes on waiting.
-    fn go_on_politely(&mut self) {
+    fn go_on_politely(&mut self) -> Checked {
         for who in 0..self.clients.len() {
             let sent = match &self.clients[who].state {
                 State::Holding { id } => Sent::Release(*id),
                 State::Waiting { id, line: None } => Sent::Renew(*id),
                 State::Idle | State::Asking { .. } | State::Waiting { .. } => continue,
             };
-            self.send(who, sent);
+            self.send(who, sent)?;
         }
+        Ok(())
     }
 
     fn is_at_rest(&mut self) -> bool {
@@ -134,6 +135,7 @@ impl World {
     }
 
     fn finish(&mut self) -> Checked {
+        self.all_are_answered()?;
         let watch = self.watch.clone();
         let watch = watch.lock();
         self.stats.commits = watch.commits;
