@@ -45,6 +45,7 @@ impl World {
         client.unsure = false;
         client.request = Some(request.clone());
         let id = LeaseId::from_bits(dice.bits());
+        self.told.entry(id).or_default().asked = self.clock.now().boot;
         let handle = self.handle().clone();
         let line = Line::open(&handle, id);
         let mut call = Call::acquire(&handle, id, request);

@@ -11,8 +11,8 @@ use gpu_broker::{
     Unavailable,
 };
 use gpu_lease::{
-    Amount, Command, Denial, Fence, Holder, HolderKind, Idempotency, Lease, LeaseError, LeaseId,
-    Ms, Process, Request, Select,
+    Amount, BootMs, Command, Denial, Fence, Holder, HolderKind, Idempotency, Lease, LeaseError,
+    LeaseId, Ms, Process, Request, Select,
 };
 
 use super::machine::{GIB, Machine};
@@ -276,6 +276,8 @@ pub(super) fn is_over_as(error: LeaseError, now: Option<&Lease>) -> bool {
 /// What was said of a lease, whatever became of the client that heard it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
+    /// When somebody asked for it, under this id.
+    pub(super) asked: BootMs,
     /// Its fence.
     pub(super) fence: Option<Fence>,
     /// The first revision in which it was over.
