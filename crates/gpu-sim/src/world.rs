@@ -81,6 +81,8 @@ pub struct World {
     turned: BootMs,
     /// Devices changed within this turn: what was granted may have been so before.
     turbulent: bool,
+    /// The broker ended within this turn: who waits for an answer hears that none comes.
+    failed: bool,
     /// Devices were read within this turn.
     was_read: bool,
     stats: Stats,
@@ -157,6 +159,7 @@ impl World {
             grace_until: BootMs(0),
             turned: BootMs(0),
             turbulent: true,
+            failed: false,
             was_read: false,
             stats: Stats::default(),
             trace: traced.then(String::new),
@@ -244,6 +247,7 @@ impl World {
                 self.perform(dice, effects)?;
                 self.reader.hear(&self.watch.lock().rows.log, true)?;
                 self.listen()?;
+                self.all_are_answered()?;
                 self.check()
             }
             Ok(None) => Err("the loop ended, and nobody asked it to".to_owned()),
@@ -252,6 +256,7 @@ impl World {
                 self.say(|| fatal.to_string());
                 // Whoever was answered or told all the same has heard it.
                 self.reader.hear(&self.watch.lock().rows.log, false)?;
+                self.failed = true;
                 self.listen()?;
                 self.recover(dice)
             }

@@ -1,12 +1,12 @@
 //! What clients and operators do, and what they make of the answers.
 
-use gpu_broker::{AcquireError, Clock};
+use gpu_broker::{AcquireError, Clock, LeaseCommandError};
 use gpu_lease::{
-    Command, Cordon, DeviceKey, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseId, Ms, Phase,
-    ReclaimStage, Targets,
+    Command, Cordon, DeviceKey, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseError, LeaseId,
+    Ms, Phase, ReclaimStage, Targets,
 };
 
-use super::client::{Call, Client, Line, Reply, Sent, State, is_fair, is_over};
+use super::client::{Call, Client, Line, Reply, Sent, State, is_fair, is_over_as};
 use super::oracle::require;
 use super::rows::Watch;
 use super::{Checked, World, some_key};
@@ -45,13 +45,12 @@ impl World {
         client.unsure = false;
         client.request = Some(request.clone());
         let id = LeaseId::from_bits(dice.bits());
+        self.told.entry(id).or_default().asked = self.clock.now().boot;
         let handle = self.handle().clone();
         let line = Line::open(&handle, id);
         let mut call = Call::acquire(&handle, id, request);
-        match call.poll() {
-            None => self.clients[who].state = State::Asking { id, call, line },
-            Some(_refused) => line.hang_up_politely(),
-        }
+        is_taken(&mut call)?;
+        self.clients[who].state = State::Asking { id, call, line };
         Ok(())
     }
 
@@ -72,8 +71,8 @@ impl World {
     fn wait_on(&mut self, dice: &mut Dice, who: usize, id: LeaseId, on_line: bool) -> Checked {
         match dice.below(100) {
             0..5 if on_line => self.vanish(who),
-            0..60 if !on_line => self.send(who, Sent::Renew(id)),
-            60..66 => self.send(who, Sent::Release(id)),
+            0..60 if !on_line => self.send(who, Sent::Renew(id))?,
+            60..66 => self.send(who, Sent::Release(id))?,
             _ => {
                 if let Some(lease) = self.handle().find(id) {
                     return self.news(who, &lease);
@@ -88,9 +87,9 @@ impl World {
 
     fn hold_on(&mut self, dice: &mut Dice, who: usize, id: LeaseId) -> Checked {
         match dice.below(100) {
-            0..55 => self.send(who, Sent::Renew(id)),
-            55..60 => self.send(who, Sent::Ready(id)),
-            60..72 => self.send(who, Sent::Release(id)),
+            0..55 => self.send(who, Sent::Renew(id))?,
+            55..60 => self.send(who, Sent::Ready(id))?,
+            60..72 => self.send(who, Sent::Release(id))?,
             72..92 => self.load(dice, who, id),
             92..97 => {
                 // It dies and says nothing.
@@ -129,9 +128,9 @@ impl World {
         }
     }
 
-    pub(super) fn send(&mut self, who: usize, sent: Sent) {
+    pub(super) fn send(&mut self, who: usize, sent: Sent) -> Checked {
         if self.clients[who].calls.len() >= 3 {
-            return;
+            return Ok(());
         }
         let command = match sent {
             Sent::Renew(id) => Command::Renew { id },
@@ -142,9 +141,9 @@ impl World {
             self.watch.lock().oracle.let_go.insert(id);
         }
         let mut call = Call::lease(self.handle(), command);
-        if call.poll().is_none() {
-            self.clients[who].calls.push((sent, call));
-        }
+        is_taken(&mut call)?;
+        self.clients[who].calls.push((sent, call));
+        Ok(())
     }
 
     /// Everybody hears what there is to hear.
@@ -173,7 +172,9 @@ impl World {
             Err(error) => {
                 line.hang_up_politely();
                 self.clients[who].unsure = matches!(error, AcquireError::Unavailable(_));
-                require(is_fair(&error), || format!("{id} was refused: {error}"))
+                require(is_fair(&error, self.failed), || {
+                    format!("{id} was refused: {error}")
+                })
             }
         }
     }
@@ -249,8 +250,10 @@ impl World {
                 None => self.clients[who].calls.push((sent, call)),
                 Some(Reply::Lease(answer)) => match answer {
                     Ok(lease) => self.was_done(who, sent, &lease)?,
-                    Err(error) if is_over(&error) => self.lose(who, sent.id()),
-                    Err(_) => {}
+                    Err(LeaseCommandError::Refused(error)) => self.was_refused(who, sent, error)?,
+                    Err(LeaseCommandError::Unavailable(why)) => {
+                        require(self.failed, || format!("{sent:?} is not answered: {why}"))?;
+                    }
                 },
                 Some(_) => return Err("another answer than to a command about a lease".to_owned()),
             }
@@ -275,6 +278,23 @@ impl World {
                 self.lose(who, id);
             }
             Sent::Renew(_) | Sent::Ready(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Who hears that a lease is over believes it, if it is so: by what is durable, and for readers.
+    fn was_refused(&mut self, who: usize, sent: Sent, error: LeaseError) -> Checked {
+        let id = sent.id();
+        let seen = self.handle().find(id);
+        let watch = self.watch.lock();
+        let row = watch.rows.leases.get(&id);
+        let fair = is_over_as(error, row) && is_over_as(error, seen.as_deref());
+        require(fair, || {
+            format!("{sent:?} was refused ({error}) for {row:?}\n  readers see {seen:?}")
+        })?;
+        drop(watch);
+        if !matches!(error, LeaseError::NotGranted) {
+            self.lose(who, id);
         }
         Ok(())
     }
@@ -352,17 +372,16 @@ impl World {
             }
             (_, None) => return Ok(()),
         };
-        self.operate_by(Vec::new(), call);
-        Ok(())
+        self.operate_by(Vec::new(), call)
     }
 
     /// `concerned` are over when it is answered.
-    pub(super) fn operate_by(&mut self, concerned: Vec<LeaseId>, mut call: Call) {
+    pub(super) fn operate_by(&mut self, concerned: Vec<LeaseId>, mut call: Call) -> Checked {
         self.turbulent = true;
         self.watch.lock().oracle.acts.operator = true;
-        if call.poll().is_none() {
-            self.operators.push((concerned, call));
-        }
+        is_taken(&mut call)?;
+        self.operators.push((concerned, call));
+        Ok(())
     }
 
     fn some_lease(&mut self, dice: &mut Dice) -> Option<LeaseId> {
@@ -415,8 +434,7 @@ impl World {
             oracle.vouched.extend(&concerned);
         }
         let call = Call::emergency(self.handle(), emergency);
-        self.operate_by(concerned, call);
-        Ok(())
+        self.operate_by(concerned, call)
     }
 
     /// What an emergency is about, as far as it is stored.
@@ -445,10 +463,22 @@ impl World {
                     self.all_ended(&concerned)?;
                 }
                 Some(Reply::Lease(Ok(lease))) => self.heard(&lease)?,
-                Some(_) => {}
+                Some(reply) => require(self.failed || !reply.is_unavailable(), || {
+                    "an operator is not answered".to_owned()
+                })?,
             }
         }
         Ok(())
+    }
+
+    /// A turn that went well answers everybody who asked before it.
+    pub(super) fn all_are_answered(&self) -> Checked {
+        let asks = |client: &&Client| {
+            matches!(client.state, State::Asking { .. }) || !client.calls.is_empty()
+        };
+        let left = self.clients.iter().find(asks).map(|client| client.name);
+        let left = left.or(self.operators.first().map(|_| "an operator"));
+        require(left.is_none(), || format!("{left:?} is never answered"))
     }
 
     /// What an emergency names is over, for readers too: its fence is no longer current.
@@ -467,6 +497,13 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// So few ask at once that there is room for everybody, and a broker that runs takes it.
+fn is_taken(call: &mut Call) -> Checked {
+    require(call.poll().is_none(), || {
+        "a broker that runs did not take a message".to_owned()
+    })
 }
 
 /// The broker is gone, and with it every connection.

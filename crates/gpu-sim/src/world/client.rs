@@ -6,10 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use gpu_broker::{AbandonGuard, AcquireError, Follower, Handle, LeaseCommandError, Unavailable};
+use gpu_broker::{
+    AbandonGuard, AcquireError, DeviceCommandError, Follower, Handle, LeaseCommandError,
+    Unavailable,
+};
 use gpu_lease::{
-    Amount, Command, Denial, Fence, Holder, HolderKind, Idempotency, Lease, LeaseError, LeaseId,
-    Ms, Process, Request, Select,
+    Amount, BootMs, Command, Denial, Fence, Holder, HolderKind, Idempotency, Lease, LeaseError,
+    LeaseId, Ms, Process, Request, Select,
 };
 
 use super::machine::{GIB, Machine};
@@ -20,7 +23,20 @@ pub(super) enum Reply {
     Acquire(Result<Lease, AcquireError>),
     Lease(Result<Lease, LeaseCommandError>),
     Emergency(Result<Vec<LeaseId>, Unavailable>),
-    Device,
+    Device(Result<(), DeviceCommandError>),
+}
+
+impl Reply {
+    /// Whether the broker did not take it, or ended before it was answered.
+    pub(super) fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::Acquire(Err(AcquireError::Unavailable(_)))
+                | Self::Lease(Err(LeaseCommandError::Unavailable(_)))
+                | Self::Emergency(Err(_))
+                | Self::Device(Err(DeviceCommandError::Unavailable(_)))
+        )
+    }
 }
 
 /// A call that is not answered yet.
@@ -46,11 +62,7 @@ impl Call {
 
     pub(super) fn device(handle: &Handle, command: Command) -> Self {
         let handle = handle.clone();
-        Self::of(async move {
-            // That there is no such device is as good an answer.
-            drop(handle.device(command).await);
-            Reply::Device
-        })
+        Self::of(async move { Reply::Device(handle.device(command).await) })
     }
 
     /// The message is on its way when this returns.
@@ -242,25 +254,30 @@ fn amount(dice: &mut Dice) -> Amount {
     }
 }
 
-/// Whether a refusal says that the broker does not know, or may not; anything else is a bug.
-pub(super) fn is_fair(error: &AcquireError) -> bool {
+/// Whether a refusal says that the broker does not know, or may not; anything else is a bug. `failed`: it
+/// ended, so that it cannot answer.
+pub(super) fn is_fair(error: &AcquireError, failed: bool) -> bool {
     match error {
         AcquireError::Denied(denial) => !matches!(denial, Denial::IdempotencyMismatch),
-        AcquireError::Unavailable(_) => true,
+        AcquireError::Unavailable(_) => failed,
     }
 }
 
-/// Whether the lease is over, as far as this answer goes.
-pub(super) fn is_over(error: &LeaseCommandError) -> bool {
-    matches!(
-        error,
-        LeaseCommandError::Refused(LeaseError::Ended(_) | LeaseError::NotFound)
-    )
+/// Whether a lease that is `now` so can be what this answer says it is: it is over, or not known any more.
+pub(super) fn is_over_as(error: LeaseError, now: Option<&Lease>) -> bool {
+    match error {
+        // Also forgotten, by the same turn.
+        LeaseError::Ended(reason) => now.is_none_or(|now| now.end_reason() == Some(reason)),
+        LeaseError::NotFound => now.is_none(),
+        LeaseError::NotGranted => true,
+    }
 }
 
 /// What was said of a lease, whatever became of the client that heard it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
+    /// When somebody asked for it, under this id.
+    pub(super) asked: BootMs,
     /// Its fence.
     pub(super) fence: Option<Fence>,
     /// The first revision in which it was over.

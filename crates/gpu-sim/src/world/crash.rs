@@ -98,6 +98,7 @@ impl World {
         } else {
             self.clock.pass(away);
         }
+        self.failed = false;
         self.reader.lose();
         self.reloader = None;
         self.handle = None;
