@@ -337,18 +337,18 @@ impl World {
                 let until = until.map(|length| self.clock.now().after(length));
                 let reason = "hot".to_owned();
                 let cordon = Cordon { reason, by, until };
-                Call::device(self.handle(), Command::Cordon { device, cordon })
+                self.order_device(Command::Cordon { device, cordon })
             }
-            (2..5, _) => Call::device(self.handle(), Command::Uncordon { device, by }),
-            (5, _) => Call::device(self.handle(), Command::DrainDevice { device, notice }),
+            (2..5, _) => self.order_device(Command::Uncordon { device, by }),
+            (5, _) => self.order_device(Command::DrainDevice { device, notice }),
             (6, _) => {
                 self.vouch_for(std::slice::from_ref(&device));
-                Call::device(self.handle(), Command::ClearQuarantine { device, by })
+                self.order_device(Command::ClearQuarantine { device, by })
             }
-            (7, Some(id)) => Call::lease(self.handle(), Command::DrainLease { id, notice }),
+            (7, Some(id)) => self.order_lease(Command::DrainLease { id, notice }),
             (_, Some(id)) => {
                 let reason = "needed elsewhere".to_owned();
-                Call::lease(self.handle(), Command::Revoke { id, reason, by })
+                self.order_lease(Command::Revoke { id, reason, by })
             }
             (_, None) => return Ok(()),
         };
@@ -356,10 +356,19 @@ impl World {
         Ok(())
     }
 
+    fn order_device(&self, command: Command) -> Call {
+        self.watch.lock().oracle.acts.order(&command);
+        Call::device(self.handle(), command)
+    }
+
+    fn order_lease(&self, command: Command) -> Call {
+        self.watch.lock().oracle.acts.order(&command);
+        Call::lease(self.handle(), command)
+    }
+
     /// `concerned` are over when it is answered.
     pub(super) fn operate_by(&mut self, concerned: Vec<LeaseId>, mut call: Call) {
         self.turbulent = true;
-        self.watch.lock().oracle.acts.operator = true;
         if call.poll().is_none() {
             self.operators.push((concerned, call));
         }
@@ -414,6 +423,8 @@ impl World {
             let Watch { oracle, .. } = &mut *self.watch.lock();
             oracle.vouched.extend(&concerned);
         }
+        let order = Command::Emergency(emergency.clone());
+        self.watch.lock().oracle.acts.order(&order);
         let call = Call::emergency(self.handle(), emergency);
         self.operate_by(concerned, call);
         Ok(())

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
-    At, BootMs, Deadline, Device, DeviceKey, DrainSource, ENDED_KEPT_MAX, EndReason, Fence, Grant,
-    Lease, LeaseId, Ms, Phase, Reading,
+    At, BootMs, Command, Deadline, Device, DeviceKey, DrainSource, ENDED_KEPT_MAX, EndReason,
+    Fence, Grant, Lease, LeaseId, Ms, Phase, Reading, Targets,
 };
 use gpu_store::Batch;
 
@@ -61,12 +61,57 @@ pub(super) struct Oracle {
 }
 
 /// What people did that can end leases before their time.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Acts {
-    /// Somebody revoked, drained or pulled the emergency.
-    pub(super) operator: bool,
+    /// What operators ordered: each excuses what becomes of the leases that it names, and of no others.
+    orders: Vec<Command>,
     /// A policy was switched to, or what an earlier one meant became clear with the devices.
     pub(super) policy: bool,
+}
+
+impl Acts {
+    pub(super) fn order(&mut self, command: &Command) {
+        self.orders.push(command.clone());
+    }
+
+    fn revoke(&self, lease: LeaseId) -> bool {
+        let mut orders = self.orders.iter();
+        orders.any(|order| matches!(order, Command::Revoke { id, .. } if *id == lease))
+    }
+
+    fn drain(&self, lease: LeaseId) -> bool {
+        let mut orders = self.orders.iter();
+        orders.any(|order| matches!(order, Command::DrainLease { id, .. } if *id == lease))
+    }
+
+    /// Whether a device of it was drained.
+    fn drain_around(&self, grant: &Grant) -> bool {
+        self.orders.iter().any(|order| match order {
+            Command::DrainDevice { device, .. } => grant.on(device).is_some(),
+            _ => false,
+        })
+    }
+
+    fn emergency(&self, lease: &Lease) -> bool {
+        self.orders.iter().any(|order| match order {
+            Command::Emergency(emergency) => is_meant(lease, &emergency.targets),
+            _ => false,
+        })
+    }
+}
+
+/// Whether an emergency ends this lease, which had not ended before.
+fn is_meant(lease: &Lease, targets: &Targets) -> bool {
+    match targets {
+        Targets::All => true,
+        Targets::Devices(keys) => {
+            let grant = lease.grant();
+            grant.is_some_and(|grant| keys.iter().any(|key| grant.on(key).is_some()))
+        }
+        Targets::Leases(ids) => ids.contains(&lease.id),
+        // What is stuck is over already.
+        Targets::Stuck => false,
+    }
 }
 
 type Checked = Result<(), String>;
@@ -98,8 +143,8 @@ impl Oracle {
         }
         // The files may be others, and a start is a switch to them.
         self.acts = Acts {
-            operator: false,
             policy: true,
+            ..Acts::default()
         };
     }
 
@@ -252,8 +297,10 @@ impl Oracle {
         // A cordon that ends takes its drain with it, whoever set it.
         let device = [before, held].map(|grant| grant.drains.get(&DrainSource::Device));
         let by_device = device[0] == device[1] || device[1].is_none();
-        let fine =
-            (by_policy || self.acts.policy) && ((by_operator && by_device) || self.acts.operator);
+        let acts = &self.acts;
+        let fine = (by_policy || acts.policy)
+            && (by_operator || acts.drain(after.id))
+            && (by_device || acts.drain_around(held));
         require(fine, || {
             format!("nobody moved a deadline: {before:?}\n  {after:?}")
         })
@@ -306,7 +353,7 @@ impl Oracle {
             | EndReason::Policy
             | EndReason::Preempted
             | EndReason::Released
-            | EndReason::Revoked => self.ends_as_asked(before, reason, at),
+            | EndReason::Revoked => self.ends_as_asked(before, after, reason, at),
         }
     }
 
@@ -352,19 +399,30 @@ impl Oracle {
     }
 
     /// Somebody did something that ends it, or its known end has come.
-    fn ends_as_asked(&self, before: &Lease, reason: EndReason, at: At) -> Checked {
+    fn ends_as_asked(&self, before: &Lease, after: &Lease, reason: EndReason, at: At) -> Checked {
         let passed = |until: Option<Deadline>| until.is_some_and(|until| until.boot <= at.boot);
-        let (held, acts) = (before.held(), self.acts);
+        let (id, held, acts) = (before.id, before.held(), &self.acts);
+        let drain = |source| {
+            let drain = held.and_then(|grant| grant.drains.get(&source));
+            drain.map(|drain| drain.deadline)
+        };
         let fine = match reason {
-            EndReason::Released | EndReason::Cancelled => {
-                acts.operator || self.let_go.contains(&before.id)
-            }
+            EndReason::Released => self.let_go.contains(&id),
+            EndReason::Cancelled => self.let_go.contains(&id) || acts.revoke(id),
             EndReason::MaxHold => acts.policy || passed(held.and_then(|grant| grant.hold_until)),
-            EndReason::Policy => acts.policy || passed(held.and_then(Grant::known_end)),
+            EndReason::Policy => acts.policy || passed(drain(DrainSource::Policy)),
             // By a policy, or by the devices that are left: a quota may be too small for those.
             EndReason::Denied => before.waiting().is_some(),
-            EndReason::Emergency => acts.operator,
-            _ => acts.operator || passed(held.and_then(Grant::known_end)),
+            EndReason::Emergency => acts.emergency(after),
+            EndReason::Revoked => {
+                acts.revoke(id)
+                    || acts.drain(id)
+                    || after.grant().is_some_and(|grant| acts.drain_around(grant))
+                    || passed(drain(DrainSource::Operator))
+                    || passed(drain(DrainSource::Device))
+            }
+            // Nothing preempts yet.
+            _ => false,
         };
         require(fine, || format!("{reason} for no reason: {before:?}"))
     }
