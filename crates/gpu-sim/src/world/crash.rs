@@ -9,6 +9,7 @@ use gpu_lease::{Effect, Ms};
 
 use super::acts::lose_connections;
 use super::oracle::require;
+use super::reload::Before;
 use super::rows::{Ending, WatchedStore};
 use super::{Checked, START_GRACE, World};
 use crate::dice::Dice;
@@ -133,7 +134,11 @@ impl World {
     pub(super) fn begin(&mut self, dice: &mut Dice) -> Checked {
         // A commit that was cut and got through is judged by what was done before it.
         let store = WatchedStore::open(self.disk.clone(), self.watch.clone())?;
-        self.watch.lock().oracle.begin(self.machine.boot_id());
+        let before = {
+            let watch = &mut *self.watch.lock();
+            watch.oracle.begin(self.machine.boot_id());
+            Before::of(&watch.rows)
+        };
         let config = Config {
             store: Arc::new(store),
             clock: self.clock.clone(),
@@ -147,6 +152,7 @@ impl World {
             },
         };
         let (started, effects) = Life::begin(config).map_err(|error| error.to_string())?;
+        self.begins_by_its_files(&before)?;
         self.live(dice, started, effects)
     }
 

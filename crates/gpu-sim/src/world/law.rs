@@ -1,7 +1,7 @@
 //! What a policy says, as far as lives are judged by it: read from the text that the world saved, without the
 //! compiler that the broker has.
 
-use gpu_lease::{Amount, DeviceKey, Lease, Ms, PolicySource};
+use gpu_lease::{Amount, DeviceKey, Lease, Ms};
 
 use super::machine::GIB;
 
@@ -20,6 +20,8 @@ pub(super) struct Law {
     pub(super) quarantine_after: Ms,
     /// `[placement] reserve`.
     pub(super) reserve: u64,
+    /// `[reload] confirm` is not `never`, or not said.
+    pub(super) confirm: bool,
     classes: Vec<String>,
     tenants: Vec<String>,
     /// The rule against requests that are too big.
@@ -35,6 +37,7 @@ impl Default for Law {
             delay: DELAY,
             quarantine_after: QUARANTINE_AFTER,
             reserve: 0,
+            confirm: true,
             classes: vec!["standard".to_owned()],
             tenants: Vec::new(),
             most: None,
@@ -44,10 +47,11 @@ impl Default for Law {
 }
 
 impl Law {
-    pub(super) fn of(source: &PolicySource) -> Self {
+    /// Of names and texts.
+    pub(super) fn of(files: &[(String, String)]) -> Self {
         let mut law = Self::default();
         let mut section = "";
-        for line in source.files.iter().flat_map(|(_, text)| text.lines()) {
+        for line in files.iter().flat_map(|(_, text)| text.lines()) {
             match line.split_once(" = ") {
                 None => section = line,
                 Some((key, value)) => law.read(section, key, value.trim_matches('"')),
@@ -62,6 +66,7 @@ impl Law {
             ("[reclaim]", "delay") => self.delay = seconds(value),
             ("[reclaim]", "quarantine_after") => self.quarantine_after = seconds(value),
             ("[placement]", "reserve") => self.reserve = number(value) * GIB,
+            ("[reload]", "confirm") => self.confirm = value != "never",
             ("[[class]]", "name") => self.classes.push(value.to_owned()),
             ("[[tenant]]", "name") => self.tenants.push(value.to_owned()),
             ("[[rule]]", "when") => self.most = Some(number(value) * GIB),

@@ -252,7 +252,7 @@ impl Oracle {
             require(known == hash, || {
                 format!("generation {generation} was {known} and is {hash}")
             })?;
-            self.law = Arc::new(Law::of(&policy.source));
+            self.law = Arc::new(Law::of(&policy.source.files));
         }
         Ok(before)
     }
