@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
-    At, BootMs, Command, Deadline, Device, DeviceKey, DrainSource, ENDED_KEPT_MAX, EndReason,
-    Fence, Grant, Lease, LeaseId, Ms, Phase, Reading, Targets,
+    Amount, At, BootMs, Command, Deadline, Device, DeviceKey, DrainSource, ENDED_KEPT_MAX,
+    EndReason, Fence, Grant, Lease, LeaseId, Ms, Phase, Reading, Targets,
 };
 use gpu_store::Batch;
 
@@ -38,6 +38,8 @@ pub(super) struct Oracle {
     pub(super) vouched: BTreeSet<LeaseId>,
     /// The devices that this life of the broker was told of, and since when one of them is missing.
     devices: BTreeMap<DeviceKey, Option<BootMs>>,
+    /// Those of them that were there and open when it was last told.
+    open: BTreeSet<DeviceKey>,
     /// What was last read of each, and when somebody last had it alone.
     readings: BTreeMap<DeviceKey, Reading>,
     left_alone: BTreeMap<DeviceKey, BootMs>,
@@ -159,6 +161,8 @@ impl Oracle {
         for missing_since in self.devices.values_mut() {
             missing_since.get_or_insert(now);
         }
+        let open = found.iter().filter(|device| device.leasable);
+        self.open = open.map(|device| device.key.clone()).collect();
         let found = found.iter().map(|device| (device.key.clone(), None));
         self.devices.extend(found);
         let devices = &self.devices;
@@ -229,7 +233,7 @@ impl Oracle {
             let boot = || self.boot.clone();
             self.boots.entry(lease.id).or_insert_with(boot);
             if let Some(before) = before {
-                self.ends_rightly(before, lease, at, &machine)?;
+                self.ends_rightly(before, lease, at, &machine, &law)?;
                 self.frees_rightly(before, lease, at, &machine, (&law, &self.law))?;
                 self.drains_stay(before, lease)?;
                 self.leave(before, lease, at);
@@ -336,6 +340,7 @@ impl Oracle {
         after: &Lease,
         at: At,
         machine: &Machine,
+        law: &Law,
     ) -> Checked {
         let (None, Some(reason)) = (before.end_reason(), after.end_reason()) else {
             return Ok(());
@@ -353,7 +358,7 @@ impl Oracle {
             | EndReason::Policy
             | EndReason::Preempted
             | EndReason::Released
-            | EndReason::Revoked => self.ends_as_asked(before, after, reason, at),
+            | EndReason::Revoked => self.ends_as_asked((before, after), reason, at, law),
         }
     }
 
@@ -398,8 +403,38 @@ impl Oracle {
         require(fine, || format!("{reason} is not so: {before:?}"))
     }
 
+    /// By the policy that is live or was when this write began, or because it leaves too few devices.
+    fn may_deny(&self, waiter: &Lease, before: &Law) -> bool {
+        self.law.denies(waiter) || before.denies(waiter) || self.are_too_few(waiter)
+    }
+
+    /// Whether some of what was asked for is not there, as the live policy counts it. What is closed or missing is
+    /// not looked at more closely.
+    fn are_too_few(&self, waiter: &Lease) -> bool {
+        let serves = |key: &&DeviceKey| {
+            let total = self
+                .machine
+                .as_ref()
+                .map_or(0, |(machine, _)| machine.total(key));
+            let grantable = total.saturating_sub(self.law.reserve);
+            self.open.contains(*key)
+                && match waiter.request.amount {
+                    Amount::Exclusive => true,
+                    Amount::Memory(bytes) => bytes <= grantable,
+                }
+        };
+        let serving = self.devices.keys().filter(serves).count();
+        serving < waiter.request.devices as usize
+    }
+
     /// Somebody did something that ends it, or its known end has come.
-    fn ends_as_asked(&self, before: &Lease, after: &Lease, reason: EndReason, at: At) -> Checked {
+    fn ends_as_asked(
+        &self,
+        (before, after): (&Lease, &Lease),
+        reason: EndReason,
+        at: At,
+        law: &Law,
+    ) -> Checked {
         let passed = |until: Option<Deadline>| until.is_some_and(|until| until.boot <= at.boot);
         let (id, held, acts) = (before.id, before.held(), &self.acts);
         let drain = |source| {
@@ -411,8 +446,7 @@ impl Oracle {
             EndReason::Cancelled => self.let_go.contains(&id) || acts.revoke(id),
             EndReason::MaxHold => acts.policy || passed(held.and_then(|grant| grant.hold_until)),
             EndReason::Policy => acts.policy || passed(drain(DrainSource::Policy)),
-            // By a policy, or by the devices that are left: a quota may be too small for those.
-            EndReason::Denied => before.waiting().is_some(),
+            EndReason::Denied => before.waiting().is_some() && self.may_deny(before, law),
             EndReason::Emergency => acts.emergency(after),
             EndReason::Revoked => {
                 acts.revoke(id)
