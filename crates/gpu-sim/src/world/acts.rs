@@ -2,12 +2,12 @@
 
 use gpu_broker::{AcquireError, Clock};
 use gpu_lease::{
-    Command, Cordon, DeviceKey, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseId, Ms, Phase,
-    ReclaimStage, Targets,
+    Command, Cordon, DeviceKey, DrainNotice, Emergency, Lease, LeaseId, Ms, Phase, ReclaimStage,
+    Targets,
 };
 
 use super::client::{Call, Client, Line, Reply, Sent, State, is_fair, is_over};
-use super::oracle::require;
+use super::oracle::{KEPT, require};
 use super::rows::Watch;
 use super::{Checked, World, some_key};
 use crate::dice::Dice;
@@ -288,7 +288,7 @@ impl World {
             let stored = row.is_some_and(|row| row.revision >= lease.revision);
             // Answered, and forgotten by the same turn.
             let old = matches!(&lease.phase, Phase::Ended(ending)
-                if ending.at.boot + ENDED_KEPT_MS <= self.clock.now().boot);
+                if ending.at.boot + KEPT <= self.clock.now().boot);
             require(stored || old, || {
                 format!("answered and not durable: {lease:?}\n  {row:?}")
             })?;

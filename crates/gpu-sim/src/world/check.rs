@@ -5,16 +5,18 @@ use std::collections::BTreeSet;
 use std::mem;
 
 use gpu_broker::{Clock, Hour};
-use gpu_lease::{At, Books, BootMs, DeviceState, FRESH_MS, Grant, Lease, LeaseId, Phase};
+use gpu_lease::{At, Books, BootMs, DeviceState, Grant, Lease, LeaseId, Ms, Phase};
 
 use super::free::reclaim_due;
 use super::law::Law;
 use super::machine::Name;
-use super::oracle::{Oracle, require};
+use super::oracle::{Oracle, last_end, require};
 use super::rows::{Rows, Watch};
 use super::{Checked, World};
 use crate::checkers;
 
+/// A reading that is older is nothing to grant by.
+const FRESH: Ms = Ms(3_000);
 /// So much foreign use is in nobody's way who has a device alone.
 const IGNORED_BYTES: u64 = 512 << 20;
 
@@ -145,7 +147,7 @@ impl World {
         }
         let told = oracle
             .reading(key)
-            .filter(|told| at.boot - told.taken <= FRESH_MS);
+            .filter(|told| at.boot - told.taken <= FRESH);
         let taken = |reading: &gpu_lease::Reading| (reading.taken, reading.memory_used);
         require(
             told.is_some() && told.map(taken) == state.reading.as_ref().map(taken),
@@ -236,7 +238,7 @@ impl Taken {
 fn is_not_late(lease: &Lease, now: BootMs, grace_until: BootMs, law: &Law) -> Checked {
     let heartbeat = |grant: &Grant| lease.process().is_none().then_some(grant.expires);
     let ends = |grant: &Grant| {
-        [heartbeat(grant), grant.known_end()]
+        [heartbeat(grant), last_end(grant)]
             .into_iter()
             .flatten()
             .min()

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
-    Amount, At, BootMs, Command, Deadline, Device, DeviceKey, DrainSource, ENDED_KEPT_MAX,
-    EndReason, Fence, Grant, Lease, LeaseId, Ms, Phase, Reading, Targets,
+    Amount, At, BootMs, Command, Deadline, Device, DeviceKey, DrainSource, EndReason, Fence, Grant,
+    Lease, LeaseId, Ms, Phase, Reading, Targets,
 };
 use gpu_store::Batch;
 
@@ -18,7 +18,9 @@ use super::machine::{HostClock, Machine};
 use super::rows::Rows;
 
 /// An ended lease can be asked for so long.
-const KEPT: Ms = gpu_lease::ENDED_KEPT_MS;
+pub(super) const KEPT: Ms = Ms(24 * 3_600_000);
+/// Unless there are more rows than this.
+const KEPT_MAX: usize = 50_000;
 /// A device that is missing keeps its leases so long.
 const LOST_GRACE: Ms = Ms(60_000);
 
@@ -481,7 +483,7 @@ fn forgets_rightly(batch: &Batch<'_>, rows: &Rows, at: At) -> Checked {
         let row = rows.leases.get(id);
         let old = row.is_none_or(|row| match &row.phase {
             Phase::Ended(ending) => {
-                ending.at.boot + KEPT <= at.boot || rows.leases.len() > ENDED_KEPT_MAX
+                ending.at.boot + KEPT <= at.boot || rows.leases.len() > KEPT_MAX
             }
             Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) => false,
         });
@@ -513,6 +515,12 @@ fn one_way(before: Option<&Lease>, after: &Lease) -> Checked {
         && before.request.idempotency == after.request.idempotency
         && reason.is_none_or(|reason| after.end_reason() == Some(reason));
     require(fine, || format!("from {before:?} to {after:?}"))
+}
+
+/// When its holder must be gone at the latest, heartbeats or not.
+pub(super) fn last_end(grant: &Grant) -> Option<Deadline> {
+    let drains = grant.drains.values().map(|drain| drain.deadline);
+    drains.chain(grant.hold_until).min()
 }
 
 fn is_same(a: &Grant, b: &Grant) -> bool {
