@@ -27,7 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_broker::{Clock, Fatal, Handle, Life, Reloader, SourceFile};
-use gpu_lease::{BootMs, Command, DeviceKey, Effect, Fence, LeaseId, Ms, Process, Signal, WallMs};
+use gpu_lease::{
+    BootMs, Command, DeviceKey, Effect, Fence, LeaseId, Ms, Process, Reading, Signal, WallMs,
+};
 use gpu_store::CrashDisk;
 use parking_lot::Mutex;
 
@@ -81,6 +83,8 @@ pub struct World {
     turned: BootMs,
     /// Devices changed within this turn: what was granted may have been so before.
     turbulent: bool,
+    /// What the books had read of each device when they last rested.
+    last_readings: BTreeMap<DeviceKey, Reading>,
     /// Devices were read within this turn.
     was_read: bool,
     stats: Stats,
@@ -157,6 +161,7 @@ impl World {
             grace_until: BootMs(0),
             turned: BootMs(0),
             turbulent: true,
+            last_readings: BTreeMap::new(),
             was_read: false,
             stats: Stats::default(),
             trace: traced.then(String::new),

@@ -100,6 +100,7 @@ impl World {
             self.clock.pass(away);
         }
         self.reader.lose();
+        self.last_readings.clear();
         self.reloader = None;
         self.handle = None;
         self.life = None;

@@ -189,10 +189,15 @@ impl Oracle {
 
     /// What the broker knows of a device since somebody last had it alone.
     pub(super) fn reading(&self, device: &DeviceKey) -> Option<&Reading> {
-        let left = self.left_alone.get(device);
         let reading = self.readings.get(device);
+        reading.filter(|reading| self.is_of_now(reading))
+    }
+
+    /// Whether nobody who had its device alone has left since.
+    pub(super) fn is_of_now(&self, reading: &Reading) -> bool {
+        let left = self.left_alone.get(&reading.device);
         // Within a millisecond nobody can tell which came first, nor did a broker that was not told of the device yet.
-        reading.filter(|reading| left.is_none_or(|left| *left <= reading.taken))
+        left.is_none_or(|left| *left <= reading.taken)
     }
 
     pub(super) fn is_told_of(&self, device: &DeviceKey) -> bool {
