@@ -27,7 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_broker::{Clock, Fatal, Handle, Life, Reloader, SourceFile};
-use gpu_lease::{BootMs, Command, DeviceKey, Effect, Fence, LeaseId, Ms, Process, Signal, WallMs};
+use gpu_lease::{
+    BootMs, Command, DeviceKey, Effect, Fence, LeaseId, Ms, Process, Reading, Signal, WallMs,
+};
 use gpu_store::CrashDisk;
 use parking_lot::Mutex;
 
@@ -83,6 +85,8 @@ pub struct World {
     turbulent: bool,
     /// The broker ended within this turn: who waits for an answer hears that none comes.
     failed: bool,
+    /// What the books had read of each device when they last rested.
+    last_readings: BTreeMap<DeviceKey, Reading>,
     /// Devices were read within this turn.
     was_read: bool,
     stats: Stats,
@@ -160,6 +164,7 @@ impl World {
             turned: BootMs(0),
             turbulent: true,
             failed: false,
+            last_readings: BTreeMap::new(),
             was_read: false,
             stats: Stats::default(),
             trace: traced.then(String::new),

@@ -2,12 +2,12 @@
 
 use gpu_broker::{AcquireError, Clock, LeaseCommandError};
 use gpu_lease::{
-    Command, Cordon, DeviceKey, DrainNotice, ENDED_KEPT_MS, Emergency, Lease, LeaseError, LeaseId,
-    Ms, Phase, ReclaimStage, Targets,
+    Command, Cordon, DeviceKey, DrainNotice, Emergency, Lease, LeaseError, LeaseId, Ms, Phase,
+    ReclaimStage, Targets,
 };
 
 use super::client::{Call, Client, Line, Reply, Sent, State, is_fair, is_over_as};
-use super::oracle::require;
+use super::oracle::{KEPT, require};
 use super::rows::Watch;
 use super::{Checked, World, some_key};
 use crate::dice::Dice;
@@ -308,7 +308,7 @@ impl World {
             let stored = row.is_some_and(|row| row.revision >= lease.revision);
             // Answered, and forgotten by the same turn.
             let old = matches!(&lease.phase, Phase::Ended(ending)
-                if ending.at.boot + ENDED_KEPT_MS <= self.clock.now().boot);
+                if ending.at.boot + KEPT <= self.clock.now().boot);
             require(stored || old, || {
                 format!("answered and not durable: {lease:?}\n  {row:?}")
             })?;
@@ -357,28 +357,37 @@ impl World {
                 let until = until.map(|length| self.clock.now().after(length));
                 let reason = "hot".to_owned();
                 let cordon = Cordon { reason, by, until };
-                Call::device(self.handle(), Command::Cordon { device, cordon })
+                self.order_device(Command::Cordon { device, cordon })
             }
-            (2..5, _) => Call::device(self.handle(), Command::Uncordon { device, by }),
-            (5, _) => Call::device(self.handle(), Command::DrainDevice { device, notice }),
+            (2..5, _) => self.order_device(Command::Uncordon { device, by }),
+            (5, _) => self.order_device(Command::DrainDevice { device, notice }),
             (6, _) => {
                 self.vouch_for(std::slice::from_ref(&device));
-                Call::device(self.handle(), Command::ClearQuarantine { device, by })
+                self.order_device(Command::ClearQuarantine { device, by })
             }
-            (7, Some(id)) => Call::lease(self.handle(), Command::DrainLease { id, notice }),
+            (7, Some(id)) => self.order_lease(Command::DrainLease { id, notice }),
             (_, Some(id)) => {
                 let reason = "needed elsewhere".to_owned();
-                Call::lease(self.handle(), Command::Revoke { id, reason, by })
+                self.order_lease(Command::Revoke { id, reason, by })
             }
             (_, None) => return Ok(()),
         };
         self.operate_by(Vec::new(), call)
     }
 
+    fn order_device(&self, command: Command) -> Call {
+        self.watch.lock().oracle.acts.order(&command);
+        Call::device(self.handle(), command)
+    }
+
+    fn order_lease(&self, command: Command) -> Call {
+        self.watch.lock().oracle.acts.order(&command);
+        Call::lease(self.handle(), command)
+    }
+
     /// `concerned` are over when it is answered.
     pub(super) fn operate_by(&mut self, concerned: Vec<LeaseId>, mut call: Call) -> Checked {
         self.turbulent = true;
-        self.watch.lock().oracle.acts.operator = true;
         is_taken(&mut call)?;
         self.operators.push((concerned, call));
         Ok(())
@@ -433,6 +442,8 @@ impl World {
             let Watch { oracle, .. } = &mut *self.watch.lock();
             oracle.vouched.extend(&concerned);
         }
+        let order = Command::Emergency(emergency.clone());
+        self.watch.lock().oracle.acts.order(&order);
         let call = Call::emergency(self.handle(), emergency);
         self.operate_by(concerned, call)
     }

@@ -5,16 +5,21 @@ use std::collections::BTreeSet;
 use std::mem;
 
 use gpu_broker::{Clock, Hour};
-use gpu_lease::{At, Books, BootMs, DeviceState, FRESH_MS, Grant, Lease, LeaseId, Phase};
+use gpu_lease::{
+    Allocation, At, Books, BootMs, DeviceKey, DeviceState, Grant, Lease, LeaseId, Ms, Phase,
+    Reading,
+};
 
 use super::free::reclaim_due;
 use super::law::Law;
 use super::machine::Name;
-use super::oracle::{Oracle, require};
+use super::oracle::{Oracle, last_end, require};
 use super::rows::{Rows, Watch};
 use super::{Checked, World};
 use crate::checkers;
 
+/// A reading that is older is nothing to grant by.
+const FRESH: Ms = Ms(3_000);
 /// So much foreign use is in nobody's way who has a device alone.
 const IGNORED_BYTES: u64 = 512 << 20;
 
@@ -47,11 +52,10 @@ impl World {
         nothing_is_due(books, at)?;
         // What changed a device may have come after what was granted of it.
         let granted = granted.iter().filter(|_| !turbulent);
+        let mut checked = 0;
         for lease in granted.filter_map(|id| books.lease(*id)) {
             is_on_open_devices(lease, books)?;
-            if !was_read {
-                self.has_room(lease, books, &watch, at)?;
-            }
+            checked += self.has_room(lease, books, &watch, (was_read, at))?;
         }
         for id in gone {
             is_given_up(id, books.lease(id))?;
@@ -60,9 +64,30 @@ impl World {
         for lease in waiting.iter().filter_map(|(id, _)| books.lease(*id)) {
             waits_not_too_long(lease, at.boot, self.grace_until)?;
         }
-        match waiting.is_empty() {
-            true => Ok(()),
-            false => checkers::head_is_served(at, books),
+        if !waiting.is_empty() {
+            checkers::head_is_served(at, books)?;
+        }
+        drop(watch);
+        self.stats.rooms += checked;
+        self.remember_readings();
+        Ok(())
+    }
+
+    /// What the next turn may decide by, until it is told of another reading.
+    fn remember_readings(&mut self) {
+        let Some(life) = &self.life else {
+            return;
+        };
+        for state in life.books().devices() {
+            let (key, is) = (&state.device.key, state.reading.as_ref());
+            let taken = |reading: &Reading| reading.taken;
+            if self.last_readings.get(key).map(taken) == is.map(taken) {
+                continue;
+            }
+            match is {
+                Some(is) => drop(self.last_readings.insert(key.clone(), is.clone())),
+                None => drop(self.last_readings.remove(key)),
+            }
         }
     }
 
@@ -76,34 +101,59 @@ impl World {
         oracle.ledger.is_with_held(found, rows, now, &oracle.law)
     }
 
-    /// What was just granted was there to be granted, by what was last read of each device.
-    fn has_room(&self, lease: &Lease, books: &Books, watch: &Watch, at: At) -> Checked {
+    /// What was just granted was there to be granted, by what was last read of each device, or, where that came within
+    /// this turn, by what was read before. Answers how many grants it has looked at.
+    fn has_room(
+        &self,
+        lease: &Lease,
+        books: &Books,
+        watch: &Watch,
+        (was_read, at): (bool, At),
+    ) -> Result<u64, String> {
         let Some(grant) = lease.held() else {
-            return Ok(());
+            return Ok(0);
         };
         for part in &grant.allocations {
             let key = &part.device;
             let mut states = books.devices();
             let state = states.find(|state| state.device.key == *key);
             let state = state.ok_or_else(|| format!("no such device: {part:?}"))?;
-            let used = self.last_read(state, &watch.oracle, at)?;
-            let taken = Taken::before(grant, state, &watch.rows);
-            let foreign = used.saturating_sub(taken.accounted);
-            let grantable = self
-                .machine
-                .total(key)
-                .saturating_sub(watch.oracle.law.reserve);
-            let fits = match part.exclusive {
-                true => foreign <= IGNORED_BYTES && taken.charged == 0,
-                false => part.memory + taken.charged + foreign <= grantable,
-            };
-            require(fits, || {
-                format!(
-                    "{foreign} bytes are foreign of {grantable}, {taken:?}: no room for {lease:?} on {state:?}"
-                )
-            })?;
+            let by_the_last = self
+                .last_read(state, &watch.oracle, at)
+                .and_then(|reading| self.fits(part, grant, reading, watch));
+            let before = self.last_readings.get(key).filter(|_| was_read);
+            let before = before
+                .filter(|before| at.boot - before.taken <= FRESH && watch.oracle.is_of_now(before));
+            let by_the_one_before =
+                before.is_some_and(|_| self.fits(part, grant, before, watch).is_ok());
+            if !by_the_one_before {
+                by_the_last.map_err(|why| format!("{why}: no room for {lease:?} on {state:?}"))?;
+            }
         }
-        Ok(())
+        Ok(1)
+    }
+
+    /// Whether there is room for `part` beside what was granted before, by this reading.
+    fn fits(
+        &self,
+        part: &Allocation,
+        grant: &Grant,
+        reading: Option<&Reading>,
+        watch: &Watch,
+    ) -> Checked {
+        let key = &part.device;
+        let used = reading.map_or(0, |reading| reading.memory_used);
+        let taken = Taken::before(grant, key, reading, &watch.rows);
+        let foreign = used.saturating_sub(taken.accounted);
+        let total = self.machine.total(key);
+        let grantable = total.saturating_sub(watch.oracle.law.reserve);
+        let fits = match part.exclusive {
+            true => foreign <= IGNORED_BYTES && taken.charged == 0,
+            false => part.memory + taken.charged + foreign <= grantable,
+        };
+        require(fits, || {
+            format!("{foreign} bytes are foreign of {grantable}, {taken:?}")
+        })
     }
 
     /// What is in use is charged to the lease whose process uses it or started who does, and to no other.
@@ -137,21 +187,26 @@ impl World {
         Ok(())
     }
 
-    /// Bytes in use, by a reading that is new enough to grant by; nothing where nothing can be read.
-    fn last_read(&self, state: &DeviceState, oracle: &Oracle, at: At) -> Result<u64, String> {
+    /// The reading of now, if it is new enough to grant by; none where nothing can be read.
+    fn last_read<'a>(
+        &self,
+        state: &'a DeviceState,
+        oracle: &Oracle,
+        at: At,
+    ) -> Result<Option<&'a Reading>, String> {
         let key = &state.device.key;
         if !self.machine.is_readable(key) {
-            return Ok(0);
+            return Ok(None);
         }
         let told = oracle
             .reading(key)
-            .filter(|told| at.boot - told.taken <= FRESH_MS);
-        let taken = |reading: &gpu_lease::Reading| (reading.taken, reading.memory_used);
+            .filter(|told| at.boot - told.taken <= FRESH);
+        let taken = |reading: &Reading| (reading.taken, reading.memory_used);
         require(
             told.is_some() && told.map(taken) == state.reading.as_ref().map(taken),
-            || format!("granted by an old reading: {state:?}, told was {told:?}"),
+            || format!("granted by an old reading, told was {told:?}"),
         )?;
-        Ok(told.map_or(0, |told| told.memory_used))
+        Ok(state.reading.as_ref())
     }
 
     /// Who holds something there is whom the books know there; together they have no more than there is, and
@@ -215,14 +270,14 @@ struct Taken {
 }
 
 impl Taken {
-    fn before(grant: &Grant, state: &DeviceState, rows: &Rows) -> Self {
+    fn before(grant: &Grant, key: &DeviceKey, reading: Option<&Reading>, rows: &Rows) -> Self {
         let mut taken = Self::default();
         for id in &rows.occupying {
             let other = rows.leases[id]
                 .occupying()
                 .filter(|other| other.fence < grant.fence);
-            if let Some(part) = other.and_then(|other| other.on(&state.device.key)) {
-                let observed = state.observed(*id);
+            if let Some(part) = other.and_then(|other| other.on(key)) {
+                let observed = reading.and_then(|reading| observed(reading, *id));
                 taken.charged += part.memory.max(observed.unwrap_or(0));
                 taken.accounted += observed.unwrap_or(part.memory);
             }
@@ -231,12 +286,20 @@ impl Taken {
     }
 }
 
+/// What processes of a lease were seen to use, if any were.
+fn observed(reading: &Reading, id: LeaseId) -> Option<u64> {
+    let mine = reading.processes.iter();
+    let mine = mine.filter(|process| process.lease == Some(id));
+    let bytes = mine.map(|process| process.memory.unwrap_or(0));
+    bytes.reduce(u64::saturating_add)
+}
+
 /// A holder that nothing but heartbeats proves alive is gone when its time and every grace are over, any holder
 /// when its drain or its longest time is; and what is being reclaimed does not stay for ever.
 fn is_not_late(lease: &Lease, now: BootMs, grace_until: BootMs, law: &Law) -> Checked {
     let heartbeat = |grant: &Grant| lease.process().is_none().then_some(grant.expires);
     let ends = |grant: &Grant| {
-        [heartbeat(grant), grant.known_end()]
+        [heartbeat(grant), last_end(grant)]
             .into_iter()
             .flatten()
             .min()

@@ -9,6 +9,7 @@ use gpu_lease::{Effect, Ms};
 
 use super::acts::lose_connections;
 use super::oracle::require;
+use super::reload::Before;
 use super::rows::{Ending, WatchedStore};
 use super::{Checked, START_GRACE, World};
 use crate::dice::Dice;
@@ -100,6 +101,7 @@ impl World {
         }
         self.failed = false;
         self.reader.lose();
+        self.last_readings.clear();
         self.reloader = None;
         self.handle = None;
         self.life = None;
@@ -134,7 +136,11 @@ impl World {
     pub(super) fn begin(&mut self, dice: &mut Dice) -> Checked {
         // A commit that was cut and got through is judged by what was done before it.
         let store = WatchedStore::open(self.disk.clone(), self.watch.clone())?;
-        self.watch.lock().oracle.begin(self.machine.boot_id());
+        let before = {
+            let watch = &mut *self.watch.lock();
+            watch.oracle.begin(self.machine.boot_id());
+            Before::of(&watch.rows)
+        };
         let config = Config {
             store: Arc::new(store),
             clock: self.clock.clone(),
@@ -148,6 +154,7 @@ impl World {
             },
         };
         let (started, effects) = Life::begin(config).map_err(|error| error.to_string())?;
+        self.begins_by_its_files(&before)?;
         self.live(dice, started, effects)
     }
 

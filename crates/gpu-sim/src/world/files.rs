@@ -26,6 +26,24 @@ pub(super) fn open() -> Vec<SourceFile> {
     ))
 }
 
+/// Whether nobody can go by it: hours need a time zone, and nobody says one here; and no grace is longer than the
+/// longest.
+pub(super) fn is_broken(files: &[SourceFile]) -> bool {
+    let broken = |(_, text): &(String, String)| {
+        BROKEN.contains(&text.as_str())
+            || text.contains("\nhours = ")
+            || text.contains("\ngrace = \"30s\"\ngrace_max = \"10s\"\n")
+    };
+    texts(files).iter().any(broken)
+}
+
+/// Names and texts, as a store keeps them.
+pub(super) fn texts(files: &[SourceFile]) -> Vec<(String, String)> {
+    let text = |file: &SourceFile| String::from_utf8_lossy(&file.bytes).into_owned();
+    let files = files.iter().map(|file| (file.name.clone(), text(file)));
+    files.collect()
+}
+
 /// A save.
 pub(super) fn some(dice: &mut Dice) -> Vec<SourceFile> {
     match dice.chance(20) {

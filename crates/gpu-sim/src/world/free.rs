@@ -26,7 +26,7 @@ impl Oracle {
         let (Some(_), None) = (before.occupying(), after.occupying()) else {
             return Ok(());
         };
-        let justified = gave_back(before, after)
+        let justified = self.gave_back(before, after)
             || self.vouched.contains(&before.id)
             || self.boots.get(&before.id) != Some(&self.boot)
             || nothing_is_proven(before, laws)
@@ -40,6 +40,12 @@ impl Oracle {
         })
     }
 
+    /// Its holder said so, or is not there to hear of it.
+    fn gave_back(&self, before: &Lease, after: &Lease) -> bool {
+        let released = after.end_reason() == Some(EndReason::Released);
+        before.held().is_some() && released && self.let_go.contains(&before.id)
+    }
+
     /// All that it was on is gone for good, or was not there since the broker started.
     fn is_nowhere(&self, lease: &Lease, now: BootMs) -> bool {
         let parts = lease.occupying().map(|grant| grant.allocations.as_slice());
@@ -50,10 +56,6 @@ impl Oracle {
                 .iter()
                 .all(|part| lost(&part.device) || !self.is_told_of(&part.device))
     }
-}
-
-fn gave_back(before: &Lease, after: &Lease) -> bool {
-    before.held().is_some() && after.end_reason() == Some(EndReason::Released)
 }
 
 /// `verify = false` is for those who are ended now, not for those who are being verified.

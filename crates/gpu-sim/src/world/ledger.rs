@@ -6,11 +6,16 @@
 use std::collections::BTreeMap;
 
 use gpu_lease::{At, EndReason, Grant, Lease, LeaseId, Phase, WallMs};
-use gpu_store::{Batch, Hour, USAGE_KEPT_HOURS, Usage, UsageKey, UsageRow};
+use gpu_store::{Batch, Hour, Usage, UsageKey, UsageRow};
 
 use super::law::Law;
-use super::oracle::require;
+use super::oracle::{last_end, require};
 use super::rows::Rows;
+
+/// An hour in ms.
+const HOUR: u64 = 3_600_000;
+/// Older hours are forgotten.
+const KEPT_HOURS: u64 = 35 * 24;
 
 type Checked = Result<(), String>;
 type Sums = BTreeMap<UsageKey, Usage>;
@@ -126,8 +131,7 @@ impl Ledger {
             *self.sums.entry(key).or_default() += usage;
         }
         if let Some(Hour(newest)) = newest {
-            self.sums
-                .retain(|key, _| key.hour.0 + USAGE_KEPT_HOURS > newest);
+            self.sums.retain(|key, _| key.hour.0 + KEPT_HOURS > newest);
         }
         Ok(())
     }
@@ -178,17 +182,19 @@ fn within_a_boot(since: At, end: At) -> (WallMs, WallMs) {
 
 /// Nobody saw when the host went down: what was held lasted until then, and not beyond its last deadline.
 fn across_boots(since: At, end: At, grant: &Grant) -> (WallMs, WallMs) {
-    (since.wall, end.wall.min(grant.lasts_until().wall))
+    let last = last_end(grant).map_or(grant.expires, |last| last.min(grant.expires));
+    (since.wall, end.wall.min(last.wall))
 }
 
 /// Adds what `lease` holds, from and to a moment, hour by hour.
 fn add(sums: &mut Sums, lease: &Lease, (from, to): (WallMs, WallMs), law: &Law) {
-    let oldest = (Hour::of(to).0 + 1).saturating_sub(USAGE_KEPT_HOURS);
-    let mut start = from.max(Hour(oldest).start());
+    let (from, to) = (from.0, to.0);
+    let oldest = (to / HOUR + 1).saturating_sub(KEPT_HOURS);
+    let mut start = from.max(oldest * HOUR);
     while start < to {
-        let hour = Hour::of(start);
-        let end = hour.next().start().min(to);
-        add_hour(sums, lease, hour, end.0 - start.0, law);
+        let hour = start / HOUR;
+        let end = to.min((hour + 1) * HOUR);
+        add_hour(sums, lease, Hour(hour), end - start, law);
         start = end;
     }
 }

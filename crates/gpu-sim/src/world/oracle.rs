@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gpu_broker::{Clock, Processes};
 use gpu_lease::{
-    At, BootMs, Deadline, Device, DeviceKey, DrainSource, ENDED_KEPT_MAX, EndReason, Fence, Grant,
-    Lease, LeaseId, Ms, Phase, Reading,
+    Amount, At, BootMs, Command, Deadline, Device, DeviceKey, DrainSource, EndReason, Fence, Grant,
+    Lease, LeaseId, Ms, Phase, Reading, Targets,
 };
 use gpu_store::Batch;
 
@@ -18,7 +18,9 @@ use super::machine::{HostClock, Machine};
 use super::rows::Rows;
 
 /// An ended lease can be asked for so long.
-const KEPT: Ms = gpu_lease::ENDED_KEPT_MS;
+pub(super) const KEPT: Ms = Ms(24 * 3_600_000);
+/// Unless there are more rows than this.
+const KEPT_MAX: usize = 50_000;
 /// A device that is missing keeps its leases so long.
 const LOST_GRACE: Ms = Ms(60_000);
 
@@ -38,6 +40,8 @@ pub(super) struct Oracle {
     pub(super) vouched: BTreeSet<LeaseId>,
     /// The devices that this life of the broker was told of, and since when one of them is missing.
     devices: BTreeMap<DeviceKey, Option<BootMs>>,
+    /// Those of them that were there and open when it was last told.
+    open: BTreeSet<DeviceKey>,
     /// What was last read of each, and when somebody last had it alone.
     readings: BTreeMap<DeviceKey, Reading>,
     left_alone: BTreeMap<DeviceKey, BootMs>,
@@ -61,12 +65,57 @@ pub(super) struct Oracle {
 }
 
 /// What people did that can end leases before their time.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Acts {
-    /// Somebody revoked, drained or pulled the emergency.
-    pub(super) operator: bool,
+    /// What operators ordered: each excuses what becomes of the leases that it names, and of no others.
+    orders: Vec<Command>,
     /// A policy was switched to, or what an earlier one meant became clear with the devices.
     pub(super) policy: bool,
+}
+
+impl Acts {
+    pub(super) fn order(&mut self, command: &Command) {
+        self.orders.push(command.clone());
+    }
+
+    fn revoke(&self, lease: LeaseId) -> bool {
+        let mut orders = self.orders.iter();
+        orders.any(|order| matches!(order, Command::Revoke { id, .. } if *id == lease))
+    }
+
+    fn drain(&self, lease: LeaseId) -> bool {
+        let mut orders = self.orders.iter();
+        orders.any(|order| matches!(order, Command::DrainLease { id, .. } if *id == lease))
+    }
+
+    /// Whether a device of it was drained.
+    fn drain_around(&self, grant: &Grant) -> bool {
+        self.orders.iter().any(|order| match order {
+            Command::DrainDevice { device, .. } => grant.on(device).is_some(),
+            _ => false,
+        })
+    }
+
+    fn emergency(&self, lease: &Lease) -> bool {
+        self.orders.iter().any(|order| match order {
+            Command::Emergency(emergency) => is_meant(lease, &emergency.targets),
+            _ => false,
+        })
+    }
+}
+
+/// Whether an emergency ends this lease, which had not ended before.
+fn is_meant(lease: &Lease, targets: &Targets) -> bool {
+    match targets {
+        Targets::All => true,
+        Targets::Devices(keys) => {
+            let grant = lease.grant();
+            grant.is_some_and(|grant| keys.iter().any(|key| grant.on(key).is_some()))
+        }
+        Targets::Leases(ids) => ids.contains(&lease.id),
+        // What is stuck is over already.
+        Targets::Stuck => false,
+    }
 }
 
 type Checked = Result<(), String>;
@@ -98,8 +147,8 @@ impl Oracle {
         }
         // The files may be others, and a start is a switch to them.
         self.acts = Acts {
-            operator: false,
             policy: true,
+            ..Acts::default()
         };
     }
 
@@ -114,6 +163,8 @@ impl Oracle {
         for missing_since in self.devices.values_mut() {
             missing_since.get_or_insert(now);
         }
+        let open = found.iter().filter(|device| device.leasable);
+        self.open = open.map(|device| device.key.clone()).collect();
         let found = found.iter().map(|device| (device.key.clone(), None));
         self.devices.extend(found);
         let devices = &self.devices;
@@ -138,10 +189,15 @@ impl Oracle {
 
     /// What the broker knows of a device since somebody last had it alone.
     pub(super) fn reading(&self, device: &DeviceKey) -> Option<&Reading> {
-        let left = self.left_alone.get(device);
         let reading = self.readings.get(device);
+        reading.filter(|reading| self.is_of_now(reading))
+    }
+
+    /// Whether nobody who had its device alone has left since.
+    pub(super) fn is_of_now(&self, reading: &Reading) -> bool {
+        let left = self.left_alone.get(&reading.device);
         // Within a millisecond nobody can tell which came first, nor did a broker that was not told of the device yet.
-        reading.filter(|reading| left.is_none_or(|left| *left <= reading.taken))
+        left.is_none_or(|left| *left <= reading.taken)
     }
 
     pub(super) fn is_told_of(&self, device: &DeviceKey) -> bool {
@@ -184,7 +240,7 @@ impl Oracle {
             let boot = || self.boot.clone();
             self.boots.entry(lease.id).or_insert_with(boot);
             if let Some(before) = before {
-                self.ends_rightly(before, lease, at, &machine)?;
+                self.ends_rightly(before, lease, at, &machine, &law)?;
                 self.frees_rightly(before, lease, at, &machine, (&law, &self.law))?;
                 self.drains_stay(before, lease)?;
                 self.leave(before, lease, at);
@@ -207,7 +263,7 @@ impl Oracle {
             require(known == hash, || {
                 format!("generation {generation} was {known} and is {hash}")
             })?;
-            self.law = Arc::new(Law::of(&policy.source));
+            self.law = Arc::new(Law::of(&policy.source.files));
         }
         Ok(before)
     }
@@ -252,8 +308,10 @@ impl Oracle {
         // A cordon that ends takes its drain with it, whoever set it.
         let device = [before, held].map(|grant| grant.drains.get(&DrainSource::Device));
         let by_device = device[0] == device[1] || device[1].is_none();
-        let fine =
-            (by_policy || self.acts.policy) && ((by_operator && by_device) || self.acts.operator);
+        let acts = &self.acts;
+        let fine = (by_policy || acts.policy)
+            && (by_operator || acts.drain(after.id))
+            && (by_device || acts.drain_around(held));
         require(fine, || {
             format!("nobody moved a deadline: {before:?}\n  {after:?}")
         })
@@ -289,6 +347,7 @@ impl Oracle {
         after: &Lease,
         at: At,
         machine: &Machine,
+        law: &Law,
     ) -> Checked {
         let (None, Some(reason)) = (before.end_reason(), after.end_reason()) else {
             return Ok(());
@@ -306,7 +365,7 @@ impl Oracle {
             | EndReason::Policy
             | EndReason::Preempted
             | EndReason::Released
-            | EndReason::Revoked => self.ends_as_asked(before, reason, at),
+            | EndReason::Revoked => self.ends_as_asked((before, after), reason, at, law),
         }
     }
 
@@ -351,20 +410,60 @@ impl Oracle {
         require(fine, || format!("{reason} is not so: {before:?}"))
     }
 
+    /// By the policy that is live or was when this write began, or because it leaves too few devices.
+    fn may_deny(&self, waiter: &Lease, before: &Law) -> bool {
+        self.law.denies(waiter) || before.denies(waiter) || self.are_too_few(waiter)
+    }
+
+    /// Whether some of what was asked for is not there, as the live policy counts it. What is closed or missing is
+    /// not looked at more closely.
+    fn are_too_few(&self, waiter: &Lease) -> bool {
+        let serves = |key: &&DeviceKey| {
+            let total = self
+                .machine
+                .as_ref()
+                .map_or(0, |(machine, _)| machine.total(key));
+            let grantable = total.saturating_sub(self.law.reserve);
+            self.open.contains(*key)
+                && match waiter.request.amount {
+                    Amount::Exclusive => true,
+                    Amount::Memory(bytes) => bytes <= grantable,
+                }
+        };
+        let serving = self.devices.keys().filter(serves).count();
+        serving < waiter.request.devices as usize
+    }
+
     /// Somebody did something that ends it, or its known end has come.
-    fn ends_as_asked(&self, before: &Lease, reason: EndReason, at: At) -> Checked {
+    fn ends_as_asked(
+        &self,
+        (before, after): (&Lease, &Lease),
+        reason: EndReason,
+        at: At,
+        law: &Law,
+    ) -> Checked {
         let passed = |until: Option<Deadline>| until.is_some_and(|until| until.boot <= at.boot);
-        let (held, acts) = (before.held(), self.acts);
+        let (id, held, acts) = (before.id, before.held(), &self.acts);
+        let drain = |source| {
+            let drain = held.and_then(|grant| grant.drains.get(&source));
+            drain.map(|drain| drain.deadline)
+        };
         let fine = match reason {
-            EndReason::Released | EndReason::Cancelled => {
-                acts.operator || self.let_go.contains(&before.id)
-            }
+            EndReason::Released => self.let_go.contains(&id),
+            EndReason::Cancelled => self.let_go.contains(&id) || acts.revoke(id),
             EndReason::MaxHold => acts.policy || passed(held.and_then(|grant| grant.hold_until)),
-            EndReason::Policy => acts.policy || passed(held.and_then(Grant::known_end)),
-            // By a policy, or by the devices that are left: a quota may be too small for those.
-            EndReason::Denied => before.waiting().is_some(),
-            EndReason::Emergency => acts.operator,
-            _ => acts.operator || passed(held.and_then(Grant::known_end)),
+            EndReason::Policy => acts.policy || passed(drain(DrainSource::Policy)),
+            EndReason::Denied => before.waiting().is_some() && self.may_deny(before, law),
+            EndReason::Emergency => acts.emergency(after),
+            EndReason::Revoked => {
+                acts.revoke(id)
+                    || acts.drain(id)
+                    || after.grant().is_some_and(|grant| acts.drain_around(grant))
+                    || passed(drain(DrainSource::Operator))
+                    || passed(drain(DrainSource::Device))
+            }
+            // Nothing preempts yet.
+            _ => false,
         };
         require(fine, || format!("{reason} for no reason: {before:?}"))
     }
@@ -389,7 +488,7 @@ fn forgets_rightly(batch: &Batch<'_>, rows: &Rows, at: At) -> Checked {
         let row = rows.leases.get(id);
         let old = row.is_none_or(|row| match &row.phase {
             Phase::Ended(ending) => {
-                ending.at.boot + KEPT <= at.boot || rows.leases.len() > ENDED_KEPT_MAX
+                ending.at.boot + KEPT <= at.boot || rows.leases.len() > KEPT_MAX
             }
             Phase::Waiting(_) | Phase::Held(_) | Phase::Reclaiming(..) => false,
         });
@@ -421,6 +520,12 @@ fn one_way(before: Option<&Lease>, after: &Lease) -> Checked {
         && before.request.idempotency == after.request.idempotency
         && reason.is_none_or(|reason| after.end_reason() == Some(reason));
     require(fine, || format!("from {before:?} to {after:?}"))
+}
+
+/// When its holder must be gone at the latest, heartbeats or not.
+pub(super) fn last_end(grant: &Grant) -> Option<Deadline> {
+    let drains = grant.drains.values().map(|drain| drain.deadline);
+    drains.chain(grant.hold_until).min()
 }
 
 fn is_same(a: &Grant, b: &Grant) -> bool {

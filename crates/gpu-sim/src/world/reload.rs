@@ -12,6 +12,7 @@ use gpu_lease::{DrainSource, Fate, Grant, LeaseFate, LeaseId, Ms};
 
 use gpu_store::LastGood;
 
+use super::law::Law;
 use super::oracle::require;
 use super::rows::Rows;
 use super::{Checked, World, files};
@@ -51,7 +52,10 @@ impl World {
             }
         })?;
         match results.flatten() {
-            Some(result) => self.reloaded(&result, &before),
+            Some(result) => {
+                self.says_what_is_live(&result, &before, way < 7)?;
+                self.reloaded(&result, &before)
+            }
             None => Ok(()),
         }
     }
@@ -83,18 +87,59 @@ impl World {
         Ok((crashes == self.stats.crashes).then_some(done))
     }
 
-    /// What the result says is what became of the leases, and of nobody else; a policy that is no good is nothing.
+    /// The next generation is what was saved, where that was to be applied; or else nothing was switched.
+    fn says_what_is_live(
+        &self,
+        result: &ReloadResult,
+        before: &Before,
+        is_of_files: bool,
+    ) -> Checked {
+        let saved = files::texts(&self.files.lock());
+        let watch = self.watch.lock();
+        let (was, is) = (before.policy.as_ref(), watch.rows.policy.as_ref());
+        let fine = match result.outcome {
+            ReloadOutcome::Applied { generation } => {
+                let next = is_next(was, is) && is.map(|is| is.generation) == Some(generation);
+                next && (!is_of_files || is.is_some_and(|is| is.source.files == saved))
+            }
+            ReloadOutcome::RolledBack { .. } => is_next(was, is),
+            ReloadOutcome::Stopped(_) => true,
+            ReloadOutcome::Unchanged => was == is && (!is_of_files || says_the_same(is, &saved)),
+            _ => was == is,
+        };
+        require(fine, || {
+            let outcome = result.outcome.as_str();
+            format!("{outcome}, and live is {is:?} after {was:?}; saved was {saved:?}")
+        })
+    }
+
+    /// A start is a switch to the files, if they are any good, nobody took them back, and nobody has to be asked.
+    pub(super) fn begins_by_its_files(&self, before: &Before) -> Checked {
+        let files = self.files.lock().clone();
+        if files::is_broken(&files) || before.rejected {
+            return Ok(());
+        }
+        let saved = files::texts(&files);
+        let watch = self.watch.lock();
+        let (was, is) = (before.policy.as_ref(), watch.rows.policy.as_ref());
+        let asks = was.is_some_and(|was| Law::of(&was.source.files).confirm);
+        let asks = asks || Law::of(&saved).confirm;
+        if asks && !before.held.is_empty() {
+            return Ok(());
+        }
+        let switched = is_next(was, is) && is.is_some_and(|is| is.source.files == saved);
+        let same = is_same(was, is) && says_the_same(is, &saved);
+        require(switched || same, || {
+            format!("{saved:?} was there at a start, and live is {is:?} after {was:?}")
+        })
+    }
+
+    /// What the result says is what became of the leases, and of nobody else.
     fn reloaded(&mut self, result: &Arc<ReloadResult>, before: &Before) -> Checked {
         let outcome = result.outcome.as_str();
         self.say(|| format!("reload: {outcome} {:?}", result.plan));
         match result.outcome {
             ReloadOutcome::Applied { .. } => self.stats.switches += 1,
-            ReloadOutcome::Refused { .. } | ReloadOutcome::Unreadable(_) => {
-                let watch = self.watch.lock();
-                return require(watch.rows.policy == before.policy, || {
-                    format!("{outcome}, and live is {:?}", watch.rows.policy)
-                });
-            }
             _ => return Ok(()),
         }
         let fates = result.plan.iter().flat_map(|plan| &plan.held);
@@ -113,21 +158,41 @@ impl World {
     }
 }
 
-/// What was live and held before a reload.
-struct Before {
+/// What was live and held before a reload or a start.
+pub(super) struct Before {
     policy: Option<LastGood>,
+    /// Files were taken back, and may still be there.
+    rejected: bool,
     held: Vec<(LeaseId, Grant)>,
 }
 
 impl Before {
-    fn of(rows: &Rows) -> Self {
+    pub(super) fn of(rows: &Rows) -> Self {
         let held = rows.occupying.iter();
         let held = held.filter_map(|id| Some((*id, rows.leases[id].held()?.clone())));
         Self {
             policy: rows.policy.clone(),
+            rejected: rows.settings.rejected.is_some(),
             held: held.collect(),
         }
     }
+}
+
+fn is_next(was: Option<&LastGood>, is: Option<&LastGood>) -> bool {
+    match (was, is) {
+        (Some(was), Some(is)) => is.generation == was.generation + 1,
+        (was, is) => was.is_none() && is.is_some(),
+    }
+}
+
+fn is_same(was: Option<&LastGood>, is: Option<&LastGood>) -> bool {
+    let name = |policy: &LastGood| (policy.generation, policy.source.hash.clone());
+    was.map(name) == is.map(name)
+}
+
+/// Whether these files are no other policy, as far as lives are judged by it.
+fn says_the_same(is: Option<&LastGood>, saved: &[(String, String)]) -> bool {
+    is.is_some_and(|is| Law::of(&is.source.files) == Law::of(saved))
 }
 
 /// Whether the plan's word for a lease that is still held is what came of it, to the millisecond.

@@ -41,6 +41,8 @@ pub struct Stats {
     pub signals: u64,
     /// Grants.
     pub granted: u64,
+    /// Those of them whose room was looked at.
+    pub rooms: u64,
     /// Retries that were answered by the lease that was there.
     pub replays: u64,
     /// Lives that were told twice, and were the same.
@@ -53,7 +55,7 @@ pub struct Stats {
 
 impl Stats {
     /// All numbers with a word for each.
-    pub fn numbers(&self) -> [(&'static str, u64); 18] {
+    pub fn numbers(&self) -> [(&'static str, u64); 19] {
         [
             ("seeds", self.seeds),
             ("steps", self.steps),
@@ -71,6 +73,7 @@ impl Stats {
             ("emergencies", self.emergencies),
             ("signals", self.signals),
             ("grants", self.granted),
+            ("grants with room looked at", self.rooms),
             ("replays", self.replays),
             ("told twice", self.twice),
         ]
@@ -146,6 +149,7 @@ impl AddAssign<&Stats> for Stats {
         self.emergencies += other.emergencies;
         self.signals += other.signals;
         self.granted += other.granted;
+        self.rooms += other.rooms;
         self.replays += other.replays;
         self.twice += other.twice;
         for (reason, count) in &other.ends {
