@@ -163,7 +163,7 @@ impl From<ClientError> for Failure {
             ClientError::NotABroker { .. } => Self::new(NO_BROKER, error.to_string())
                 .hint("another program has this port: say where the broker is with GPU_MANAGER_URL"),
             ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()).hint(
-                "see what it does (its log, `ps`), it may yet do what it was asked; `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host",
+                "see what it does (its log, `ps`), it may yet do what it was asked; `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host; where its address is given, `--state-dir DIR` must say where its state is",
             ),
             ClientError::Lost { .. } => Self::new(NO_BROKER, error.to_string()),
             ClientError::Problem(problem) => {
@@ -257,6 +257,19 @@ mod tests {
             let failure = Failure::from(ClientError::Problem(Box::new(Problem::new(code, "x"))));
             assert_eq!(failure.code, alone, "{code}");
             assert_eq!(failure.of_supervisor().code, supervising, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_way_out_of_a_broker_that_hangs_works_with_an_address_too() {
+        let at = gpu_client::Endpoint::Unix("/run/x.sock".into());
+        let failure = Failure::from(ClientError::TimedOut {
+            endpoint: at,
+            after: std::time::Duration::from_secs(5),
+        });
+        let hint = failure.hint.unwrap_or_default();
+        for part in ["--emergency --takeover", "--state-dir DIR"] {
+            assert!(hint.contains(part), "{hint}");
         }
     }
 }
