@@ -121,7 +121,11 @@ fn a_broker_that_hangs_is_said_to_be_there_and_one_without_a_store_to_be_nowhere
     for hung in verbs.map(|verb| host.cli(&[verb])) {
         let hung = hung.wait();
         assert_eq!((hung.code, hung.stdout.as_str()), (3, ""));
-        for part in ["lives, but does not answer within 5 s", "--takeover"] {
+        for part in [
+            "lives, but does not answer within 5 s",
+            "--takeover",
+            "--state-dir DIR",
+        ] {
             assert!(hung.stderr.contains(part), "{}", hung.stderr);
         }
     }

@@ -140,7 +140,8 @@ fn nothing_false_is_said(host: &Host, safe: &Broker, device: &str) {
         ("devices", "no devices are known\n"),
         ("queue", ""),
         ("leases", device),
-        ("reload --status", "policy watch  off"),
+        ("reload --status", "policy watch  off (safe start)"),
+        ("reload --status", "on disk      not read since the start"),
     ] {
         let words: Vec<&str> = verb.split(' ').collect();
         let ran = host.run(&words);

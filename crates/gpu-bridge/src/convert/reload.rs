@@ -106,10 +106,7 @@ impl<'a> Reloads<'a> {
         let paths = config.policy_paths.iter();
         wire::ReloadState {
             enabled: state.watching,
-            why: state
-                .switched_by
-                .as_ref()
-                .map_or_else(|| config.watch_reason.clone(), switch_reason),
+            why: self.watch_reason(),
             switched: state.switched_by.as_ref().map(switched),
             dev: config.dev,
             watching: paths.map(|path| path.display().to_string()).collect(),
@@ -123,6 +120,16 @@ impl<'a> Reloads<'a> {
             draining_generations: self.draining_generations(),
             erring: state.erring.iter().map(rule_errors).collect(),
             watch,
+        }
+    }
+
+    /// Why policy files are watched, or are not.
+    fn watch_reason(&self) -> String {
+        match (&self.config.safe_start, &self.state.switched_by) {
+            // Whatever was asked for, files are not read then.
+            (Some(_), _) => "safe start".to_owned(),
+            (None, Some(switch)) => switch_reason(switch),
+            (None, None) => self.config.watch_reason.clone(),
         }
     }
 

@@ -21,7 +21,7 @@ pub(crate) const NEEDS_CONFIRMATION: u8 = 5;
 pub(crate) const MOVED: u8 = 6;
 /// `release --emergency`: a broker lives and does not answer; what was done is said.
 pub(crate) const HUNG: u8 = 7;
-/// `serve`: the store cannot be opened, read or written at the start.
+/// `serve`, at its start, and `release --emergency`: the store cannot be opened, read or written.
 pub(crate) const STORE_UNUSABLE: u8 = 8;
 /// `serve`: another broker has the store, the socket or a device.
 pub(crate) const IN_USE: u8 = 9;
@@ -51,7 +51,7 @@ Exit codes:
   5    a policy waits for a confirmation: it would touch held leases
   6    the policy or the plan is not the one that was expected: nothing changed
   7    release --emergency: a broker lives and does not answer; what was done is said
-  8    serve: the store cannot be opened, read or written at the start
+  8    serve, at its start, and release --emergency: the store cannot be opened, read or written
   9    serve: another broker has the store, the socket or a device
   10   serve: the store failed while the broker ran; what was answered before is stored
   11   serve: the books contradicted themselves; nothing of that was stored or answered
@@ -163,7 +163,7 @@ impl From<ClientError> for Failure {
             ClientError::NotABroker { .. } => Self::new(NO_BROKER, error.to_string())
                 .hint("another program has this port: say where the broker is with GPU_MANAGER_URL"),
             ClientError::TimedOut { .. } => Self::new(NO_BROKER, error.to_string()).hint(
-                "see what it does (its log, `ps`), it may yet do what it was asked; `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host",
+                "see what it does (its log, `ps`), it may yet do what it was asked; `gpu-manager release --emergency --takeover` ends it and frees what is stuck, on its host; where its address is given, `--state-dir DIR` must say where its state is",
             ),
             ClientError::Lost { .. } => Self::new(NO_BROKER, error.to_string()),
             ClientError::Problem(problem) => {
@@ -258,5 +258,24 @@ mod tests {
             assert_eq!(failure.code, alone, "{code}");
             assert_eq!(failure.of_supervisor().code, supervising, "{code}");
         }
+    }
+
+    #[test]
+    fn the_way_out_of_a_broker_that_hangs_works_with_an_address_too() {
+        let at = gpu_client::Endpoint::Unix("/run/x.sock".into());
+        let failure = Failure::from(ClientError::TimedOut {
+            endpoint: at,
+            after: std::time::Duration::from_secs(5),
+        });
+        let hint = failure.hint.unwrap_or_default();
+        for part in ["--emergency --takeover", "--state-dir DIR"] {
+            assert!(hint.contains(part), "{hint}");
+        }
+    }
+
+    #[test]
+    fn the_help_says_that_an_emergency_may_find_a_store_that_cannot_be_opened() {
+        let line = HELP.lines().find(|line| line.starts_with("  8 "));
+        assert!(line.is_some_and(|line| line.contains("release --emergency")));
     }
 }

@@ -32,7 +32,8 @@ pub(crate) async fn history(context: &Context, args: HistoryArgs) -> Done {
         Ok(_) => {}
         Err(error) => {
             let stored = |dir: Option<&_>| offline::history(dir, &query, target::stored_device);
-            let events = show::stored(args.stored.state_dir.as_deref(), error, stored)??;
+            let dir = args.stored.state_dir.as_deref();
+            let events = show::stored(context, dir, error, stored)??;
             latest = Latest::of(args.limit);
             latest.extend(events);
         }
@@ -65,7 +66,7 @@ pub(crate) async fn usage(context: &Context, args: UsageArgs) -> Done {
         Ok(report) => report,
         Err(error) => {
             let stored = |dir: Option<&_>| offline::usage(dir, &query);
-            show::stored(args.stored.state_dir.as_deref(), error, stored)?
+            show::stored(context, args.stored.state_dir.as_deref(), error, stored)?
         }
     };
     match args.stored.output.json {

@@ -37,7 +37,10 @@ pub(crate) async fn reload(context: &Context, args: ReloadArgs) -> Done {
     };
     match json {
         true => print_json(&state)?,
-        false => print(&state::render(&state, context.now(), context.paint))?,
+        false => {
+            let safe = context.started_safe().await;
+            print(&state::render(&state, safe, context.now(), context.paint))?;
+        }
     }
     context.note_safe_start().await;
     Ok(exit::OK)

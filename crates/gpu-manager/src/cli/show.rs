@@ -48,7 +48,8 @@ pub(crate) async fn leases(context: &Context, args: LeasesArgs) -> Done {
             leases
         }
         Err(error) => {
-            let stored = stored(args.stored.state_dir.as_deref(), error, offline::read)?;
+            let dir = args.stored.state_dir.as_deref();
+            let stored = stored(context, dir, error, offline::read)?;
             stored
                 .leases
                 .into_iter()
@@ -97,7 +98,8 @@ pub(crate) async fn status(context: &Context, args: StoredArgs) -> Done {
             }
         }
         Err(error) => {
-            let stored = stored(args.state_dir.as_deref(), error, offline::read)?;
+            let dir = args.state_dir.as_deref();
+            let stored = stored(context, dir, error, offline::read)?;
             match args.output.json {
                 true => print_json(&status::stored_json(&stored))?,
                 false => print(&status::render_stored(&stored, context.paint))?,
@@ -135,8 +137,10 @@ pub(crate) async fn name_mentioned(
     Ok(())
 }
 
-/// What a broker that is not there left in its store, said to be that; or else why there is nothing to show.
+/// What a broker that is not there left in its store, said to be that; or else why there is nothing to show. Who
+/// gave an address and no state directory means that broker and no other: the store of the usual place may be another's.
 pub(crate) fn stored<T>(
+    context: &Context,
     state_dir: Option<&Path>,
     error: ClientError,
     read: impl FnOnce(Option<&Path>) -> Result<Option<T>, String>,
@@ -144,22 +148,39 @@ pub(crate) fn stored<T>(
     if !matches!(error, ClientError::Unreachable { .. }) {
         return Err(error.into());
     }
+    if context.is_stated && state_dir.is_none() {
+        return Err(Failure::from(error)
+            .and("no store was read: its address does not say where that is")
+            .hint(
+                "start it, or read its store: on the host of that broker, `--state-dir DIR` says where its state is",
+            ));
+    }
+    let path = offline::store_path(state_dir);
+    let path = path.display();
     match read(state_dir) {
         Ok(Some(stored)) => {
-            let path = offline::store_path(state_dir);
-            let path = path.display();
             note(&format!(
                 "{error}; this is what `{path}` says, as it was left"
             ));
             Ok(stored)
         }
         Ok(None) => {
-            let path = offline::store_path(state_dir);
-            let also = format!("there is no store `{}` either", path.display());
-            Err(Failure::from(error).and(&also))
+            Err(no_store(context, error).and(&format!("there is no store `{path}` either")))
         }
         Err(why) => Err(Failure::new(exit::NO_BROKER, format!("{error}; {why}"))),
     }
+}
+
+/// Neither a broker nor a store is where it was looked for.
+fn no_store(context: &Context, error: ClientError) -> Failure {
+    let address = match context.is_stated {
+        // That was said, and does not help.
+        true => "",
+        false => ", say where it is with GPU_MANAGER_URL (`http://HOST:PORT` or `unix:/PATH`)",
+    };
+    Failure::from(error).hint(format!(
+        "start one with `gpu-manager serve`{address}, or say where its state is with `--state-dir DIR`"
+    ))
 }
 
 fn is_history(lease: &Lease) -> bool {

@@ -11,9 +11,9 @@ use crate::cli::output::{Paint, Tone, ago, clean, count, micros, until};
 use crate::cli::show::{diagnostic, plan};
 use crate::cli::table::{Align, Cell, Table};
 
-/// A block of lines.
-pub(super) fn render(state: &ReloadState, now: Timestamp, paint: Paint) -> String {
-    let mut text = headline(state, now, paint);
+/// A block of lines. A broker that started `safe` has not compared the disk with anything.
+pub(super) fn render(state: &ReloadState, safe: bool, now: Timestamp, paint: Paint) -> String {
+    let mut text = headline(state, safe, now, paint);
     let mut line = |name: &str, words: String| {
         text.push_str(&format!("  {name:<12} {}\n", clean(&words)));
     };
@@ -23,7 +23,7 @@ pub(super) fn render(state: &ReloadState, now: Timestamp, paint: Paint) -> Strin
     if state.dev {
         line("dev mode", "plans are never confirmed".to_owned());
     }
-    line("on disk", on_disk(state, now));
+    line("on disk", on_disk(state, safe, now));
     if let Some(candidate) = &state.candidate {
         line("candidate", candidate_line(candidate));
     }
@@ -116,22 +116,24 @@ fn history_row(result: &ReloadResult, now: Timestamp) -> [Cell; 11] {
     ]
 }
 
-fn headline(state: &ReloadState, now: Timestamp, paint: Paint) -> String {
+fn headline(state: &ReloadState, safe: bool, now: Timestamp, paint: Paint) -> String {
     let switch = match state.enabled {
         true => paint.tone("on", Tone::Good),
         false => paint.tone("off", Tone::Warn),
     };
     let why = match &state.switched {
+        _ if safe => "safe start".to_owned(),
         Some(switched) => format!("switched by {} {} ago", switched.by, ago(&switched.at, now)),
         None => state.why.clone(),
     };
     format!("policy watch  {switch} ({})\n", clean(&why))
 }
 
-fn on_disk(state: &ReloadState, now: Timestamp) -> String {
+fn on_disk(state: &ReloadState, safe: bool, now: Timestamp) -> String {
     let since = state.error_since.as_ref();
     let since = since.map(|at| format!(", for {}", ago(at, now)));
     match state.on_disk_differs {
+        _ if safe => "not read since the start".to_owned(),
         true => format!("not what is in force{}", since.unwrap_or_default()),
         false => "what is in force".to_owned(),
     }
@@ -220,10 +222,29 @@ mod tests {
     #[test]
     fn a_watch_without_trouble_is_short() {
         assert_eq!(
-            render(&example::reload_state(), example::now(), Paint::off()),
+            render(
+                &example::reload_state(),
+                false,
+                example::now(),
+                Paint::off()
+            ),
             "policy watch  on (only this host can connect)\n  \
                watches      /etc/gpu-manager/policies\n  \
                on disk      what is in force\n"
+        );
+    }
+
+    #[test]
+    fn of_a_safe_start_nothing_is_said_that_nobody_has_looked_at() {
+        let state = ReloadState {
+            enabled: false,
+            ..example::reload_state()
+        };
+        assert_eq!(
+            render(&state, true, example::now(), Paint::off()),
+            "policy watch  off (safe start)\n  \
+               watches      /etc/gpu-manager/policies\n  \
+               on disk      not read since the start\n"
         );
     }
 
@@ -256,7 +277,7 @@ mod tests {
             ..example::reload_state()
         };
         assert_eq!(
-            render(&state, example::now(), Paint::off()),
+            render(&state, false, example::now(), Paint::off()),
             "policy watch  off (switched by ann 1h ago)\n  \
                watches      /etc/gpu-manager/policies\n  \
                on disk      not what is in force, for 3m\n  \
