@@ -66,6 +66,23 @@ fn what_can_be_read_of_a_damaged_store_is_dumped() {
 }
 
 #[test]
+fn rows_of_an_earlier_commit_are_not_passed_off_as_all_there_were() {
+    let place = Place::with_a_damaged_header();
+    for verb in ["check", "dump"] {
+        let ran = place.store(verb, &[]);
+        assert_eq!(ran.code, 1);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("as of an earlier commit: what was written after it is not there"));
+        assert!(said.contains("nobody knows how many lost"), "{said}");
+        assert!(!said.contains("every row could be read"), "{said}");
+    }
+    let checked = place.store("check", &["--json"]);
+    let said: Value = serde_json::from_str(&checked.stdout).unwrap();
+    assert_eq!(said["as_of"], "perhaps_earlier");
+    place.must_be_untouched();
+}
+
+#[test]
 fn of_a_store_of_which_nothing_is_left_that_is_said() {
     let mut place = Place::with_a_flipped_bit();
     place.bytes.truncate(5000);
@@ -131,6 +148,15 @@ impl Place {
             path,
             bytes,
         }
+    }
+
+    /// The same, where the slot of the header that does not have the last commit rotted, too.
+    fn with_a_damaged_header() -> Self {
+        let mut place = Self::with_a_flipped_bit();
+        let other = if place.bytes[9] & 1 == 0 { 192 } else { 64 };
+        place.bytes[other + 104] ^= 1;
+        fs::write(&place.path, &place.bytes).unwrap();
+        place
     }
 
     fn store(&self, verb: &str, more: &[&str]) -> Ran {

@@ -26,7 +26,8 @@ pub use event::{
 pub use history::{EVENTS_PER_LOOK_MAX, EventFilter, FoundEvents};
 pub use memory::MemoryStore;
 pub use redb_store::{
-    Compacted, FORMAT, OpenError, RedbStore, Remains, RemainsReport, StoreSnapshot, TableRemains,
+    AsOf, Compacted, FORMAT, OpenError, RedbStore, Remains, RemainsReport, StoreSnapshot,
+    TableRemains,
 };
 pub use store::{
     ApiOverride, Batch, BreakerRow, CommitError, LastGood, ReadError, RejectedFiles, Settings,

@@ -18,7 +18,7 @@ use crate::usage::{Hour, UsageRow};
 
 pub use compact::Compacted;
 pub use open::OpenError;
-pub use remains::{Remains, RemainsReport, TableRemains};
+pub use remains::{AsOf, Remains, RemainsReport, TableRemains};
 pub use tables::FORMAT;
 
 /// The broker's store: a file that is this process's alone while it is open.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gpu_api::Bytes;
 use gpu_store::{
-    CheckReport, Fault, OpenError, ReadError, RedbStore, Remains, RemainsReport, TableRemains,
+    AsOf, CheckReport, Fault, OpenError, ReadError, RedbStore, Remains, RemainsReport, TableRemains,
 };
 use serde_json::json;
 
@@ -49,7 +49,19 @@ fn check_remains(args: &StoredArgs, path: &Path, damage: &OpenError) -> Done {
         true => print_json(&remains_json(path, damage, &report))?,
         false => print(&render_remains(path, &report))?,
     }
-    Err(Failure::refused(damage.to_string()).hint(AFTER_DAMAGE))
+    let what = [Some(damage.to_string()), as_of(report.as_of)];
+    let what: Vec<_> = what.into_iter().flatten().collect();
+    Err(Failure::refused(what.join("; ")).hint(AFTER_DAMAGE))
+}
+
+/// What is to be said of rows that may not be those of the last commit.
+fn as_of(as_of: AsOf) -> Option<String> {
+    let which = match as_of {
+        AsOf::Last => return None,
+        AsOf::PerhapsEarlier => "perhaps as of an earlier commit",
+        AsOf::Earlier => "as of an earlier commit",
+    };
+    Some(format!("{which}: what was written after it is not there"))
 }
 
 fn dump(args: &StateDirArgs) -> Done {
@@ -69,14 +81,14 @@ fn dump(args: &StateDirArgs) -> Done {
 }
 
 fn dump_remains(path: &Path, damage: &OpenError) -> Done {
-    let tables = remains(path, damage)?.dump(|line| print(&format!("{line}\n")))?;
+    let remains = remains(path, damage)?;
+    let tables = remains.dump(|line| print(&format!("{line}\n")))?;
     let hurt = tables.iter().filter(|left| !left.is_whole());
-    let hurt: Vec<_> = hurt
-        .map(|left| format!("{} {}", left.table, amounts(left)))
-        .collect();
-    let said = match hurt.is_empty() {
+    let hurt = hurt.map(|left| format!("{} {}", left.table, amounts(left)));
+    let said: Vec<_> = as_of(remains.as_of()).into_iter().chain(hurt).collect();
+    let said = match said.is_empty() {
         true => "every row could be read".to_owned(),
-        false => hurt.join("; "),
+        false => said.join("; "),
     };
     Err(Failure::refused(format!("{damage}; {said}")).hint(AFTER_DAMAGE))
 }
@@ -163,7 +175,9 @@ fn render_remains(path: &Path, report: &RemainsReport) -> String {
         .map(|left| format!("  {:<10}{}{}\n", left.table, amounts(left), places(left)))
         .collect();
     let faults = render_faults(&report.faults);
-    format!("{}: damaged\n{tables}{faults}", path.display())
+    let when = as_of(report.as_of).map(|text| format!("; {text}"));
+    let when = when.unwrap_or_default();
+    format!("{}: damaged{when}\n{tables}{faults}", path.display())
 }
 
 fn render_faults(faults: &[Fault]) -> String {
@@ -213,7 +227,15 @@ fn remains_json(path: &Path, damage: &OpenError, report: &RemainsReport) -> serd
     let names = report.tables.iter().map(|left| left.table.to_owned());
     let tables: serde_json::Map<_, _> = names.zip(tables).collect();
     let faults = faults_json(&report.faults);
-    json!({"path": path, "sound": false, "damage": damage.to_string(), "tables": tables, "faults": faults})
+    json!({"path": path, "sound": false, "damage": damage.to_string(), "as_of": as_of_name(report.as_of), "tables": tables, "faults": faults})
+}
+
+fn as_of_name(as_of: AsOf) -> &'static str {
+    match as_of {
+        AsOf::Last => "last",
+        AsOf::PerhapsEarlier => "perhaps_earlier",
+        AsOf::Earlier => "earlier",
+    }
 }
 
 fn faults_json(faults: &[Fault]) -> Vec<serde_json::Value> {

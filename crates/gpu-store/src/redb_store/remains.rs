@@ -14,6 +14,8 @@ use crate::check::Fault;
 use crate::store::ReadError;
 use pages::{Pages, Row};
 
+pub use pages::AsOf;
+
 /// A damaged file, in memory.
 pub struct Remains {
     bytes: Vec<u8>,
@@ -26,7 +28,8 @@ pub struct TableRemains {
     pub table: &'static str,
     /// Rows that are as they were written.
     pub readable: u64,
-    /// Rows in damaged pages: each of them may be as it was written, or not.
+    /// Rows in damaged pages, or of a commit that was perhaps never completed: each of them may be what was
+    /// answered, or not.
     pub unsure: u64,
     /// Rows that were there and cannot be read; `None` where nobody knows how many there were.
     pub lost: Option<u64>,
@@ -37,6 +40,8 @@ pub struct TableRemains {
 /// What was looked at of a damaged file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemainsReport {
+    /// Of which commit the rows are.
+    pub as_of: AsOf,
     /// Every table of a store.
     pub tables: Vec<TableRemains>,
     /// Rows that are unsure, or readable and not understood.
@@ -58,7 +63,14 @@ impl Remains {
             bytes: read_locked(path)?,
         };
         let mut tables = remains.check().tables.into_iter();
-        Ok(tables.any(|table| table.readable > 0).then_some(remains))
+        let has_rows = tables.any(|left| left.readable + left.unsure > 0);
+        Ok(has_rows.then_some(remains))
+    }
+
+    /// Of which commit the rows are.
+    pub fn as_of(&self) -> AsOf {
+        let pages = Pages::of(&self.bytes);
+        pages.map(|pages| pages.tables().as_of).unwrap_or_default()
     }
 
     /// How much of each table is left, and what is wrong with that. What rows say of each other is not looked at:
@@ -66,22 +78,28 @@ impl Remains {
     pub fn check(&self) -> RemainsReport {
         let mut look = Look::default();
         let mut unsure = Vec::new();
+        let why = self.why_unsure();
         let tables = self.walk(|table, key, row, sound| {
             match sound {
                 true => look.at(table, key, row),
-                false => unsure.push(Fault::new(
-                    table,
-                    key,
-                    "its page is damaged: it may not be what was written",
-                )),
+                false => unsure.push(Fault::new(table, key, why)),
             }
             Ok::<_, ReadError>(())
         });
         let mut faults = look.into_faults();
         faults.extend(unsure);
         RemainsReport {
+            as_of: self.as_of(),
             tables: tables.unwrap_or_default(),
             faults,
+        }
+    }
+
+    fn why_unsure(&self) -> &'static str {
+        let pages = Pages::of(&self.bytes);
+        match pages.is_some_and(|pages| pages.tables().committed) {
+            true => "its page is damaged: it may not be what was written",
+            false => "its commit was perhaps never completed: it may not be what was answered",
         }
     }
 
@@ -116,7 +134,8 @@ impl Remains {
                 ..TableRemains::default()
             };
             if let Some((pages, tree)) = pages.as_ref().zip(found.trees.get(table)) {
-                left.damaged = pages.walk(*tree, |row| {
+                left.damaged = pages.walk(*tree, |mut row| {
+                    row.sound &= found.committed;
                     let Some(key) = key(table, row.key) else {
                         return;
                     };

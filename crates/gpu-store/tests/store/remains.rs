@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gpu_lease::Lease;
-use gpu_store::{Batch, OpenError, ReadError, RedbStore, Remains, RemainsReport, Store};
+use gpu_store::{AsOf, Batch, OpenError, ReadError, RedbStore, Remains, RemainsReport, Store};
 use tempfile::TempDir;
 
 use crate::examples::{
@@ -83,6 +83,61 @@ fn a_flipped_bit_in_a_row_costs_its_page() {
     assert_eq!(dumped.len(), whole.len());
 }
 
+/// What a commit has written after another is not passed off as never having been there.
+#[test]
+fn an_older_commit_is_not_passed_off_as_the_last() {
+    let place = Place::killed_after(2);
+    let bytes = fs::read(&place.path).unwrap();
+    let last = 64 + 128 * usize::from(bytes[9] & 1);
+    let list = 4096 * (1 + usize::from(u16_at(&bytes, last + 8)));
+    assert_eq!(place.remains().as_of, AsOf::Last);
+    assert_eq!(place.leases(), (2, 0, Some(0)));
+
+    let mut zeroed = bytes.clone();
+    zeroed[list..list + 4096].fill(0);
+    let zeroed = Place::of(&zeroed);
+    assert!(RedbStore::open_read_only(&zeroed.path).is_err());
+    assert_eq!(zeroed.remains().as_of, AsOf::Earlier);
+    assert_eq!(zeroed.leases(), (1, 0, None));
+
+    // Where the slot says its number, where it points, its checksum.
+    for (at, left) in [(104, 2), (8, 1), (112, 2)] {
+        let mut flipped = bytes.clone();
+        flipped[last + at] ^= 1;
+        let flipped = Place::of(&flipped);
+        assert!(RedbStore::open_read_only(&flipped.path).is_err());
+        let report = flipped.remains();
+        assert_ne!(report.as_of, AsOf::Last, "{at}");
+        assert!(report.tables.iter().all(|table| table.lost.is_none()));
+        assert_eq!(flipped.leases(), (left, 0, None), "{at}");
+    }
+}
+
+/// The first phase of a commit has written its slot, and the second never came: its rows were never answered.
+#[test]
+fn a_commit_that_was_never_completed_is_not_read_as_one_that_was() {
+    let place = Place::killed_after(2);
+    let mut bytes = fs::read(&place.path).unwrap();
+    bytes[9] ^= 1;
+    let begun = Place::of(&bytes);
+    assert_eq!(begun.remains().as_of, AsOf::PerhapsEarlier);
+    assert_eq!(begun.leases(), (1, 0, None));
+    assert!(!begun.dumped().concat().contains("l-000000000002"));
+
+    // Its rows are all that is left, and nobody takes them for sound.
+    let last = 64 + 128 * usize::from(bytes[9] & 1);
+    let list = 4096 * (1 + usize::from(u16_at(&bytes, last + 8)));
+    bytes[list..list + 4096].fill(0);
+    let begun = Place::of(&bytes);
+    assert_eq!(begun.leases(), (0, 2, None));
+    let faults = begun.remains().faults;
+    assert!(
+        faults
+            .iter()
+            .all(|fault| fault.detail.contains("never completed"))
+    );
+}
+
 /// Whatever is flipped: a row that is said to be as it was written is, none is lost without a word, nothing
 /// panics, and the file is left alone.
 #[test]
@@ -90,6 +145,8 @@ fn no_row_is_made_up_and_none_is_lost_without_a_word() {
     let place = Place::filled();
     let whole: BTreeSet<_> = place.lines().into_iter().collect();
     let bytes = fs::read(&place.path).unwrap();
+    let counts = RedbStore::open_read_only(&place.path).unwrap();
+    let counts = counts.check().unwrap().rows;
     let used: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();
     let mut readable = 0;
     for n in 0..60 {
@@ -104,6 +161,13 @@ fn no_row_is_made_up_and_none_is_lost_without_a_word() {
             continue;
         };
         let report = remains.check();
+        for (left, (table, rows)) in report.tables.iter().zip(&counts) {
+            let counted = left.lost.map(|lost| left.readable + left.unsure + lost);
+            assert!(
+                counted.is_none_or(|all| all >= *rows),
+                "{n}: {table} {left:?}"
+            );
+        }
         for line in damaged.dumped() {
             let sound = !line.contains(r#","unsure":"#) && !line.contains(r#","unreadable":"#);
             assert!(!sound || whole.contains(&line), "{n}: {line}");
@@ -180,6 +244,29 @@ impl Place {
         place
     }
 
+    /// The file of a broker that was killed after so many commits of one lease each.
+    fn killed_after(leases: u64) -> Self {
+        let place = Self::new();
+        let store = RedbStore::open(&place.path, store_id()).unwrap();
+        let store = store.with_two_phase_commits();
+        for n in 1..=leases {
+            let lease = sound_lease(n);
+            let batch = Batch {
+                leases: vec![&lease],
+                ..Batch::new(counters(n))
+            };
+            store.commit(&batch).unwrap();
+        }
+        Self::of(&fs::read(&place.path).unwrap())
+    }
+
+    /// How many are readable, unsure, lost.
+    fn leases(&self) -> (u64, u64, Option<u64>) {
+        let tables = self.remains().tables;
+        let leases = tables.iter().find(|left| left.table == "leases").unwrap();
+        (leases.readable, leases.unsure, leases.lost)
+    }
+
     fn remains(&self) -> RemainsReport {
         Remains::read(&self.path).unwrap().unwrap().check()
     }
@@ -218,6 +305,11 @@ fn sound_lease(bits: u64) -> Lease {
         }
     }
     lease
+}
+
+/// Of a page in the first region; the first page of the file is its header.
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 fn position_of(bytes: &[u8], text: &str) -> usize {

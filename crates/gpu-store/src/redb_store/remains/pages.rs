@@ -9,6 +9,9 @@ use std::ops::Range;
 
 use twox_hash::XxHash3_128;
 
+const GOD_BYTE_AT: usize = 9;
+/// Of the god byte: which slot has the last commit.
+const PRIMARY_BIT: u8 = 1;
 const PAGE_BYTES_AT: usize = 12;
 const REGION_HEADER_PAGES_AT: usize = 16;
 const REGION_PAGES_AT: usize = 20;
@@ -38,6 +41,32 @@ pub(super) struct Tables<'a> {
     pub(super) trees: BTreeMap<&'a str, Tree>,
     /// No other table was there.
     pub(super) complete: bool,
+    /// Of which commit it is.
+    pub(super) as_of: AsOf,
+    /// Whether that commit was ever made the last one, as far as can be told: what was not was never answered.
+    pub(super) committed: bool,
+}
+
+/// Of which commit the rows are that were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AsOf {
+    /// The last one: each row that was there is read or counted.
+    Last,
+    /// The one that the header names as the last. Part of the header is damaged, or it has a later one that may
+    /// never have been completed.
+    PerhapsEarlier,
+    /// The last one cannot be read, this is another: nobody knows what is missing.
+    #[default]
+    Earlier,
+}
+
+/// What a slot of the header says of a commit.
+#[derive(Clone, Copy)]
+struct Commit {
+    /// It has its checksum.
+    sound: bool,
+    transaction: u64,
+    list: Tree,
 }
 
 /// The pages of a table, by its first one.
@@ -78,20 +107,35 @@ impl<'a> Pages<'a> {
         })
     }
 
-    /// The tables of the last commit whose list of them can be read.
+    /// The tables of the commit that the header names as the last one; of the other one where no list of tables can
+    /// be read there.
     pub(super) fn tables(&self) -> Tables<'a> {
-        let lists = self.commits().into_iter().map(|list| self.tables_in(list));
-        let mut lists = lists.filter(|tables| !tables.trees.is_empty());
-        lists.next().unwrap_or_default()
+        let [last, other] = self.commits();
+        let of_last = last.map(|last| self.tables_in(last.list));
+        if let Some(tables) = of_last.filter(|tables| !tables.trees.is_empty()) {
+            let as_of = match is_last(last, other) {
+                true => AsOf::Last,
+                false => AsOf::PerhapsEarlier,
+            };
+            return tables.of(as_of);
+        }
+        let of_other = other.map(|other| self.tables_in(other.list));
+        let mut tables = of_other.unwrap_or_default().of(AsOf::Earlier);
+        // The first phase of a commit writes it there, the second one names it the last.
+        tables.committed = last
+            .zip(other)
+            .is_none_or(|(last, other)| !other.is_later_than(&last));
+        tables
     }
 
-    /// The lists of tables of the last commits, those whose own checksum is right and the later ones first.
-    fn commits(&self) -> Vec<Tree> {
-        let slots = SLOTS_AT.iter();
-        let slots = slots.filter_map(|&at| self.bytes.get(at..at + SLOT_BYTES));
-        let mut commits: Vec<_> = slots.filter_map(commit).collect();
-        commits.sort_by_key(|(sound, transaction, _)| std::cmp::Reverse((*sound, *transaction)));
-        commits.into_iter().map(|(_, _, list)| list).collect()
+    /// The one that the header names as the last first.
+    fn commits(&self) -> [Option<Commit>; 2] {
+        let mut slots = SLOTS_AT;
+        let god_byte = self.bytes.get(GOD_BYTE_AT);
+        if god_byte.is_some_and(|flags| flags & PRIMARY_BIT != 0) {
+            slots.reverse();
+        }
+        slots.map(|at| commit(self.bytes.get(at..at + SLOT_BYTES)?))
     }
 
     fn tables_in(&self, list: Tree) -> Tables<'a> {
@@ -104,6 +148,8 @@ impl<'a> Pages<'a> {
         Tables {
             trees,
             complete: damaged.is_empty(),
+            as_of: AsOf::Last,
+            committed: true,
         }
     }
 
@@ -167,16 +213,42 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Whether what a commit says of itself has its checksum, its number, and its list of tables.
-fn commit(slot: &[u8]) -> Option<(bool, u64, Tree)> {
+impl Tables<'_> {
+    /// Of any commit but the last nobody knows how many rows have come since.
+    fn of(mut self, as_of: AsOf) -> Self {
+        self.as_of = as_of;
+        if as_of != AsOf::Last {
+            self.complete = false;
+            self.trees.values_mut().for_each(|tree| tree.rows = None);
+        }
+        self
+    }
+}
+
+impl Commit {
+    fn is_later_than(&self, other: &Self) -> bool {
+        self.transaction > other.transaction
+    }
+}
+
+/// Whether what the header names as the last commit is: nothing guards the bit that says so, but slots that are as
+/// they were written and in their order agree with it.
+fn is_last(last: Option<Commit>, other: Option<Commit>) -> bool {
+    last.zip(other)
+        .is_some_and(|(last, other)| last.sound && other.sound && !other.is_later_than(&last))
+}
+
+fn commit(slot: &[u8]) -> Option<Commit> {
     let (written, checksum) = slot.split_at_checked(SLOT_CHECKSUM_AT)?;
-    let sound = XxHash3_128::oneshot(written) == u128_at(checksum, 0)?;
-    let list = Tree {
-        root: Some(pointer(slot, SLOT_ROOT_AT)?),
-        key_bytes: None,
-        rows: None,
-    };
-    Some((sound, u64_at(slot, SLOT_TRANSACTION_AT)?, list))
+    Some(Commit {
+        sound: XxHash3_128::oneshot(written) == u128_at(checksum, 0)?,
+        transaction: u64_at(slot, SLOT_TRANSACTION_AT)?,
+        list: Tree {
+            root: Some(pointer(slot, SLOT_ROOT_AT)?),
+            key_bytes: None,
+            rows: None,
+        },
+    })
 }
 
 /// What the row of a table in the list of tables says.
