@@ -23,7 +23,7 @@ pub(crate) const MOVED: u8 = 6;
 pub(crate) const HUNG: u8 = 7;
 /// `serve`, at its start, and `release --emergency`: the store cannot be opened, read or written.
 pub(crate) const STORE_UNUSABLE: u8 = 8;
-/// `serve`: another broker has the store, the socket or a device.
+/// `serve`: another broker has the store, the socket or a device, or somebody has the port.
 pub(crate) const IN_USE: u8 = 9;
 /// `serve`: the store failed while the broker ran. What was answered before is stored.
 pub(crate) const STORE_FAILED: u8 = 10;
@@ -52,7 +52,7 @@ Exit codes:
   6    the policy or the plan is not the one that was expected: nothing changed
   7    release --emergency: a broker lives and does not answer; what was done is said
   8    serve, at its start, and release --emergency: the store cannot be opened, read or written
-  9    serve: another broker has the store, the socket or a device
+  9    serve: another broker has the store, the socket or a device, or somebody has the port
   10   serve: the store failed while the broker ran; what was answered before is stored
   11   serve: the books contradicted themselves; nothing of that was stored or answered
   124  run, acquire: the wait ended without a grant; policy explain: the request would have to wait
