@@ -22,7 +22,7 @@ use crate::endpoint::{Endpoint, ParseEndpointError};
 use crate::error::ClientError;
 use crate::events::EventStream;
 
-/// How long a broker that lives may take for what it does at once.
+/// How long a broker that lives may take for what is more work than a look, such as to compile a policy.
 const PATIENCE: Duration = Duration::from_secs(30);
 const KEY_BYTES: usize = 16;
 const IF_MATCH_HEADER: &str = "if-match";
@@ -106,12 +106,13 @@ impl Client {
     ) -> Result<Lease, ClientError> {
         let mut call = post(paths::LEASES.to_owned(), request);
         // A policy's default wait is the broker's to know: one that does not say waits as long as it takes.
-        let wait = request.wait.unwrap_or(if request.queue {
-            Span::default()
-        } else {
-            Span::MAX
-        });
-        call.patience = PATIENCE.saturating_add(wait.as_duration());
+        let wait = match request.queue {
+            true => Span::default(),
+            false => request.wait.unwrap_or(Span::MAX),
+        };
+        if wait > Span::default() {
+            call = long(call, wait.as_duration());
+        }
         call.headers
             .push((gpu_api::IDEMPOTENCY_KEY_HEADER, key.0.clone()));
         self.call(call).await
@@ -241,8 +242,12 @@ impl Client {
         &self,
         request: &EmergencyRequest,
     ) -> Result<EmergencyResult, ClientError> {
-        self.call(once(post(paths::EMERGENCY_RELEASE.to_owned(), request)))
-            .await
+        // Its caller has a way out: no other sign than its answer counts.
+        self.call(Call {
+            patience: PATIENCE,
+            ..once(post(paths::EMERGENCY_RELEASE.to_owned(), request))
+        })
+        .await
     }
 
     /// The devices, by index.
@@ -373,8 +378,8 @@ impl Client {
         &self,
         request: &PolicyCheckRequest,
     ) -> Result<PolicyCheck, ClientError> {
-        self.call(post(paths::POLICY_CHECK.to_owned(), request))
-            .await
+        let call = post(paths::POLICY_CHECK.to_owned(), request);
+        self.call(long(call, Duration::ZERO)).await
     }
 
     /// What loading would mean for what is held and what waits; nothing changes.
@@ -385,8 +390,8 @@ impl Client {
         &self,
         request: &PolicyPlanRequest,
     ) -> Result<PolicyPlan, ClientError> {
-        self.call(post(paths::POLICY_PLAN.to_owned(), request))
-            .await
+        let call = post(paths::POLICY_PLAN.to_owned(), request);
+        self.call(long(call, Duration::ZERO)).await
     }
 
     /// What would become of a request; nothing changes.
@@ -397,8 +402,8 @@ impl Client {
         &self,
         request: &ExplainRequest,
     ) -> Result<Explanation, ClientError> {
-        self.call(post(paths::POLICY_EXPLAIN.to_owned(), request))
-            .await
+        let call = post(paths::POLICY_EXPLAIN.to_owned(), request);
+        self.call(long(call, Duration::ZERO)).await
     }
 
     /// Writes the policy files and loads them. Admin.
@@ -516,9 +521,9 @@ impl Client {
             .timeout
             .map(|span| format!("?timeout={}ms", span.as_ms()));
         let call = post(format!("{path}{}", query.unwrap_or_default()), body);
-        let mut call = once(Call { method, ..call });
-        call.patience =
-            PATIENCE.saturating_add(options.timeout.map_or(PATIENCE, Span::as_duration));
+        let call = once(Call { method, ..call });
+        let result = options.timeout.map_or(PATIENCE, Span::as_duration);
+        let mut call = long(call, result);
         // A hash that no header can carry is no hash, and the broker says so of an empty one.
         if let Some(live) = &options.if_match {
             let tag = match live.as_str() {
@@ -613,8 +618,6 @@ fn with_query<const N: usize>(path: &str, query: [(&str, Option<String>); N]) ->
 fn bare_post(path: String) -> Call {
     Call {
         method: Method::POST,
-        patience: PATIENCE,
-        watched: true,
         ..get(path)
     }
 }
@@ -624,6 +627,15 @@ fn post(path: String, body: &impl Serialize) -> Call {
     Call {
         body: body.into(),
         ..bare_post(path)
+    }
+}
+
+/// `call`, which may rightly take `more` than what a broker does at once.
+fn long(call: Call, more: Duration) -> Call {
+    Call {
+        patience: PATIENCE.saturating_add(more),
+        watched: true,
+        ..call
     }
 }
 

@@ -26,8 +26,8 @@ const CONNECT_TIMEOUT_SECS: u64 = 4;
 pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(5);
 /// A broker that is at work for so long is asked whether it lives; after each answer it is asked half as often,
 const PING_AFTER: Duration = Duration::from_secs(2);
-/// down to this.
-const PING_EVERY_MAX: Duration = Duration::from_secs(30);
+/// down to this: it closes a connection that is idle for 15 s.
+const PING_EVERY_MAX: Duration = Duration::from_secs(10);
 /// One that does not even answer that hangs.
 const PING_PATIENCE: Duration = READ_PATIENCE.saturating_sub(PING_AFTER);
 const IDLE_CONNECTIONS_MAX: usize = 8;
@@ -47,7 +47,7 @@ pub(crate) struct Call {
     pub(crate) repeatable: bool,
     /// How long the broker may take to answer.
     pub(crate) patience: Duration,
-    /// It is work: meanwhile the broker is asked whether it lives.
+    /// It may rightly take long: meanwhile the broker is asked whether it lives.
     pub(crate) watched: bool,
 }
 
@@ -82,12 +82,22 @@ impl Connections {
     /// Sends `call` and reads the whole answer, in `call.patience` at most. A broker that hangs is not waited for
     /// that long, if the call is watched.
     pub(crate) async fn exchange(&self, call: &Call) -> Result<Answer, ClientError> {
-        tokio::select! {
-            answer = timeout(call.patience, self.ask(call)) => {
-                answer.unwrap_or_else(|_| Err(self.timed_out(call.patience)))
-            }
-            () = self.falls_silent(), if call.watched => Err(self.timed_out(READ_PATIENCE)),
+        if !call.watched {
+            return self.ask_within(call.patience, call).await;
         }
+        // One that hangs already is known before there is anything that it could do late.
+        self.ask_within(READ_PATIENCE, &ping()).await?;
+        tokio::select! {
+            // The call goes first where one connection is all there is.
+            biased;
+            answer = self.ask_within(call.patience, call) => answer,
+            () = self.falls_silent() => Err(self.timed_out(READ_PATIENCE)),
+        }
+    }
+
+    async fn ask_within(&self, patience: Duration, call: &Call) -> Result<Answer, ClientError> {
+        let answer = timeout(patience, self.ask(call)).await;
+        answer.unwrap_or_else(|_| Err(self.timed_out(patience)))
     }
 
     async fn ask(&self, call: &Call) -> Result<Answer, ClientError> {
@@ -97,26 +107,39 @@ impl Connections {
         Ok(answer)
     }
 
-    /// Ends when the broker does not say any more that it lives. One that is gone says so where it is asked.
+    /// Ends when the broker does not say any more that it lives. One that is gone says so where it is asked, and one
+    /// that has no room for the question may be well: it is asked when it has.
     async fn falls_silent(&self) {
-        let ping = Call {
-            method: Method::GET,
-            path: paths::HEALTHZ.to_owned(),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            repeatable: true,
-            patience: PING_PATIENCE,
-            watched: false,
-        };
-        let mut pause = PING_AFTER;
         loop {
-            sleep(pause).await;
-            // Nobody needs its connection afterwards, and the broker has others to serve.
-            let asked = async { drop(self.send(&ping).await) };
-            if timeout(ping.patience, asked).await.is_err() {
-                return;
+            if let Some(mut line) = self.line().await {
+                line.falls_silent().await;
+                if !line.is_lost() {
+                    return;
+                }
             }
-            pause = (pause * 2).min(PING_EVERY_MAX);
+            sleep(PING_AFTER).await;
+        }
+    }
+
+    /// A connection that the broker has answered on: only there is silence a proof. On a new one it may just not
+    /// have been accepted yet.
+    async fn line(&self) -> Option<Line<'_>> {
+        let known = self.take_idle();
+        let is_known = known.is_some();
+        let sender = match known {
+            Some(sender) => sender,
+            None => self.connect().await.ok()?,
+        };
+        let mut line = Line {
+            connections: self,
+            sender: Some(sender),
+        };
+        match is_known || timeout(PING_EVERY_MAX, line.ping()).await == Ok(true) {
+            true => Some(line),
+            false => {
+                line.sender = None;
+                None
+            }
         }
     }
 
@@ -243,6 +266,72 @@ impl Connections {
             Ok(connected) => connected.map_err(unreachable),
             Err(_) => Err(unreachable(io::ErrorKind::TimedOut.into())),
         }
+    }
+}
+
+/// A connection on which the broker is asked whether it lives; given back when that is not of interest any more.
+struct Line<'a> {
+    connections: &'a Connections,
+    /// None once it is lost.
+    sender: Option<Sender>,
+}
+
+impl Line<'_> {
+    /// Ends when the broker is silent, or the connection is lost.
+    async fn falls_silent(&mut self) {
+        let mut pause = PING_AFTER;
+        loop {
+            sleep(pause).await;
+            match timeout(PING_PATIENCE, self.ping()).await {
+                Ok(true) => pause = (pause * 2).min(PING_EVERY_MAX),
+                Ok(false) => {
+                    self.sender = None;
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether there is an answer, whatever it says.
+    async fn ping(&mut self) -> bool {
+        let Some(sender) = &mut self.sender else {
+            return false;
+        };
+        let request = self.connections.request(&ping());
+        match sender.send_request(request).await {
+            // Unread, it would keep the connection from its next request.
+            Ok(response) => {
+                self.connections.read(response).await.is_ok() && sender.ready().await.is_ok()
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.sender.is_none()
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        // One with a question that is not answered yet is no good to anybody.
+        if let Some(sender) = self.sender.take().filter(Sender::is_ready) {
+            self.connections.keep(sender);
+        }
+    }
+}
+
+/// The question whether a broker lives.
+fn ping() -> Call {
+    Call {
+        method: Method::GET,
+        path: paths::HEALTHZ.to_owned(),
+        headers: Vec::new(),
+        body: Bytes::new(),
+        repeatable: true,
+        patience: READ_PATIENCE,
+        watched: false,
     }
 }
 
