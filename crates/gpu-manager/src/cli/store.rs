@@ -174,7 +174,10 @@ fn render_remains(path: &Path, report: &RemainsReport) -> String {
     let tables: String = tables
         .map(|left| format!("  {:<10}{}{}\n", left.table, amounts(left), places(left)))
         .collect();
-    let faults = render_faults(&report.faults);
+    let mut faults = render_faults(&report.faults);
+    if report.more_faults > 0 {
+        faults.push_str(&format!("  and {} more\n", report.more_faults));
+    }
     let when = as_of(report.as_of).map(|text| format!("; {text}"));
     let when = when.unwrap_or_default();
     format!("{}: damaged{when}\n{tables}{faults}", path.display())
@@ -227,7 +230,7 @@ fn remains_json(path: &Path, damage: &OpenError, report: &RemainsReport) -> serd
     let names = report.tables.iter().map(|left| left.table.to_owned());
     let tables: serde_json::Map<_, _> = names.zip(tables).collect();
     let faults = faults_json(&report.faults);
-    json!({"path": path, "sound": false, "damage": damage.to_string(), "as_of": as_of_name(report.as_of), "tables": tables, "faults": faults})
+    json!({"path": path, "sound": false, "damage": damage.to_string(), "as_of": as_of_name(report.as_of), "tables": tables, "faults": faults, "more_faults": report.more_faults})
 }
 
 fn as_of_name(as_of: AsOf) -> &'static str {

@@ -109,8 +109,8 @@ impl Look {
         }
     }
 
-    pub(super) fn into_faults(self) -> Vec<Fault> {
-        self.report.faults
+    pub(super) fn take_faults(&mut self) -> Vec<Fault> {
+        std::mem::take(&mut self.report.faults)
     }
 
     fn count(&mut self, table: &'static str) {

@@ -16,6 +16,9 @@ use pages::{Pages, Row};
 
 pub use pages::AsOf;
 
+/// So many faults are named; the others are only counted.
+const FAULTS_NAMED_MAX: usize = 1000;
+
 /// A damaged file, in memory.
 pub struct Remains {
     bytes: Vec<u8>,
@@ -46,6 +49,24 @@ pub struct RemainsReport {
     pub tables: Vec<TableRemains>,
     /// Rows that are unsure, or readable and not understood.
     pub faults: Vec<Fault>,
+    /// How many faults there are besides.
+    pub more_faults: u64,
+}
+
+/// The faults that are named, and how many are not.
+#[derive(Default)]
+struct Faults {
+    named: Vec<Fault>,
+    more: u64,
+}
+
+impl Faults {
+    fn add(&mut self, fault: impl FnOnce() -> Fault) {
+        match self.named.len() < FAULTS_NAMED_MAX {
+            true => self.named.push(fault()),
+            false => self.more += 1,
+        }
+    }
 }
 
 impl Remains {
@@ -77,21 +98,24 @@ impl Remains {
     /// some of them are missing.
     pub fn check(&self) -> RemainsReport {
         let mut look = Look::default();
-        let mut unsure = Vec::new();
+        let mut faults = Faults::default();
         let why = self.why_unsure();
         let tables = self.walk(|table, key, row, sound| {
             match sound {
-                true => look.at(table, key, row),
-                false => unsure.push(Fault::new(table, key, why)),
+                true => {
+                    look.at(table, key, row);
+                    let found = look.take_faults().into_iter();
+                    found.for_each(|fault| faults.add(|| fault));
+                }
+                false => faults.add(|| Fault::new(table, key, why)),
             }
             Ok::<_, ReadError>(())
         });
-        let mut faults = look.into_faults();
-        faults.extend(unsure);
         RemainsReport {
             as_of: self.as_of(),
             tables: tables.unwrap_or_default(),
-            faults,
+            faults: faults.named,
+            more_faults: faults.more,
         }
     }
 

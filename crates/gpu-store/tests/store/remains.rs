@@ -181,6 +181,24 @@ fn no_row_is_made_up_and_none_is_lost_without_a_word() {
     assert!(readable > 5 * LEASES, "{readable}");
 }
 
+/// However a leaf was made up, its rows are no more than a page has room for.
+#[test]
+fn a_crafted_leaf_is_not_read_over_and_over() {
+    let place = Place::filled();
+    let mut bytes = fs::read(&place.path).unwrap();
+    // Leaves of leases have keys of eight bytes and ends of values: say of every row that it is as long as it can be.
+    let at = position_of(&bytes, MARK) / 4096 * 4096;
+    let page = &mut bytes[at..at + 4096];
+    assert_eq!(page[0], 1);
+    page[2..4].copy_from_slice(&300_u16.to_le_bytes());
+    for n in 0..300 {
+        let end: u32 = if n % 2 == 0 { 0 } else { 4096 };
+        page[4 + 4 * n..8 + 4 * n].copy_from_slice(&end.to_le_bytes());
+    }
+    let leases = Place::of(&bytes).leases();
+    assert!(leases.1 < 5, "{leases:?}");
+}
+
 /// The list of the tables is at the end of a closed file.
 #[test]
 fn of_a_file_cut_short_nothing_is_made_up() {

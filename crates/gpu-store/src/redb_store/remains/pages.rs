@@ -21,6 +21,11 @@ const SLOT_ROOT_AT: usize = 8;
 const SLOT_TRANSACTION_AT: usize = 104;
 const SLOT_CHECKSUM_AT: usize = 112;
 
+/// Of a page number: nothing is written there, so that a page has one number.
+const RESERVED_BITS: u64 = ((1 << 19) - 1) << 40;
+/// The only size of the least pages that redb writes.
+const LEAST_PAGE_BYTES: usize = 4096;
+
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
 /// The kind of a table that has one value for each key.
@@ -96,7 +101,7 @@ pub(super) struct Row<'a> {
 
 impl<'a> Pages<'a> {
     pub(super) fn of(bytes: &'a [u8]) -> Option<Self> {
-        let page_bytes = u32_at(bytes, PAGE_BYTES_AT)?;
+        let page_bytes = u32_at(bytes, PAGE_BYTES_AT).filter(|it| *it == LEAST_PAGE_BYTES)?;
         let region_header_bytes = u32_at(bytes, REGION_HEADER_PAGES_AT)?.checked_mul(page_bytes)?;
         let data_bytes = u32_at(bytes, REGION_PAGES_AT)?.checked_mul(page_bytes)?;
         Some(Self {
@@ -160,10 +165,10 @@ impl<'a> Pages<'a> {
         let mut seen = BTreeSet::new();
         let mut to_do: Vec<Pointer> = tree.root.into_iter().collect();
         while let Some(pointer) = to_do.pop() {
-            if !seen.insert(pointer.page) {
+            let place = self.place(pointer.page);
+            if !seen.insert(place.as_ref().map(|place| (place.start, place.end))) {
                 continue;
             }
-            let place = self.place(pointer.page);
             let node = self.node(pointer, tree.key_bytes);
             let sound = node
                 .as_ref()
@@ -200,10 +205,18 @@ impl<'a> Pages<'a> {
 
     /// Pages are numbered in each region by units of their own size, a power of two of the least.
     fn place(&self, page: u64) -> Option<Range<usize>> {
+        if page & RESERVED_BITS != 0 {
+            return None;
+        }
         let order = u32::try_from(page >> 59).ok()?;
         let region = usize::try_from((page >> 20) & 0xf_ffff).ok()?;
         let index = usize::try_from(page & (0xf_ffff >> order)).ok()?;
         let page_bytes = self.page_bytes.checked_mul(1 << order)?;
+        let end = index.checked_add(1)?.checked_mul(page_bytes)?;
+        // Pages of one size do not overlap, which bounds how much there is to read.
+        if end > self.region_bytes - self.region_header_bytes {
+            return None;
+        }
         // The header of the file takes the first page.
         let start = region
             .checked_mul(self.region_bytes)?
@@ -342,8 +355,11 @@ impl Branch<'_> {
 impl<'a> Leaf<'a> {
     fn rows(self, sound: bool) -> impl Iterator<Item = Row<'a>> {
         let rows = self.rows;
+        // Rows do not overlap. One whose end is damaged may reach over others, but not all of them over all.
+        let mut room = 2 * self.page.len();
         let row = move |n: usize| {
             let (key, value) = (self.key(n)?, self.value(n)?);
+            room = room.checked_sub(key.len() + value.len())?;
             Some(Row { key, value, sound })
         };
         (0..rows).filter_map(row)
