@@ -21,6 +21,10 @@ use serde_json::json;
 const NO_BROKER: i32 = 3;
 const HUNG: i32 = 7;
 
+/// Under which an `acquire` that says nothing of it waits.
+const WAITS: &str = "schema = 1\n[placement]\nreserve = \"0B\"\n[reclaim]\ndelay = \"200ms\"\n\
+    [defaults]\nwait = \"25s\"\n";
+
 /// What a listener serves at once.
 const CONNECTIONS_MAX: usize = 512;
 const BUSY_CLIENTS: usize = 128;
@@ -75,6 +79,69 @@ fn a_port_full_of_connections_that_say_nothing_does_not_keep_an_operator_out() {
         broker.until_ended(&lease.id).end_reason,
         Some(EndReason::Emergency)
     );
+}
+
+#[test]
+fn a_port_that_fills_up_while_somebody_waits_takes_nothing_from_him() {
+    let host = Host::with_cards(1).policy(WAITS);
+    let broker = host.start();
+    let held = broker.grant(&json!({"wait": "0s", "ttl": "1h"}));
+    let waiter = at(&host, &broker.url(), &["acquire"]);
+    broker.until_waiting(1);
+    let crowd = fill(&broker);
+    // The broker is asked whether it lives, several times.
+    thread::sleep(Duration::from_secs(9));
+    released_on_socket(&broker, &held);
+    let ran = waiter.wait();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("GPU_MANAGER_LEASE"), "{}", ran.stdout);
+    drop(crowd);
+}
+
+#[test]
+fn a_healthy_broker_whose_port_is_full_is_not_taken_over() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    let lease = broker.grant(&json!({"ttl": "1h"}));
+    let crowd = fill(&broker);
+    let state = host.state_dir().display().to_string();
+    let words = ["release", "--emergency", "--takeover", "--lease", &lease.id];
+    let words = [&words[..], &["--state-dir", &state]].concat();
+    let ran = at(&host, &broker.url(), &words).wait();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&host.url()),
+        "it says where: {}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("killing"), "{}", ran.stderr);
+    assert!(is_alive(broker.process().pid()));
+    drop(crowd);
+    assert_eq!(
+        broker.until_ended(&lease.id).end_reason,
+        Some(EndReason::Emergency)
+    );
+}
+
+/// The command line, with the broker at `url`.
+fn at(host: &Host, url: &str, args: &[&str]) -> Process {
+    let mut command = host.command();
+    command.args(args).env("GPU_MANAGER_URL", url);
+    Process::start(command, host.dir())
+}
+
+/// Takes every place of the port, and the queue for them.
+fn fill(broker: &Broker) -> Vec<Conversation> {
+    let open = || Conversation::open(broker.address());
+    std::iter::repeat_with(open)
+        .take(CONNECTIONS_MAX + 8)
+        .collect()
+}
+
+fn released_on_socket(broker: &Broker, lease: &Lease) {
+    let body = json!({"leases": [lease.id], "reason": "over"});
+    let answer = Request::post(paths::EMERGENCY_RELEASE, &body).send(broker.socket());
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[test]
@@ -259,6 +326,25 @@ fn a_broker_that_hangs_is_named_and_left_alone_unless_it_is_to_be_taken_over() {
     must_be_over(&broker, &stuck);
     assert_eq!(broker.lease(&other.id).state, LeaseState::Active);
     assert!(broker.grant(&json!({})).fence > stuck.fence.max(other.fence));
+}
+
+#[test]
+fn a_broker_that_answers_at_last_is_not_killed() {
+    let host = Host::with_cards(1);
+    let broker = host.start();
+    let lease = broker.grant(&json!({"ttl": "1h"}));
+    broker.process().signal(Signal::STOP);
+    let state = host.state_dir().display().to_string();
+    let words = ["release", "--emergency", "--takeover", "--lease", &lease.id];
+    let cli = host.cli(&[&words[..], &["--state-dir", &state]].concat());
+    // It was silent for six seconds, and is asked for three more before it would be killed.
+    thread::sleep(Duration::from_millis(7500));
+    broker.process().signal(Signal::CONT);
+    let ran = cli.wait();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("nobody is killed"), "{}", ran.stderr);
+    assert!(is_alive(broker.process().pid()));
+    must_be_over(&broker, &lease);
 }
 
 #[test]

@@ -4,7 +4,6 @@
 mod silent;
 mod stored;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use gpu_api::{Bytes, DeviceFree, EmergencyRequest, EmergencyResult, ErrorCode, Lease, Text};
@@ -37,9 +36,11 @@ pub(crate) async fn release(context: &Context, args: ReleaseArgs) -> Done {
             }
             Step::Next(Found::Gone(dir)) => stored::release(context, &args, &dir).await?,
             Step::Next(Found::Silent(silent)) => {
-                let dir = take_over(&args, silent)?;
-                so_far = "one was killed, and nothing was released on its store";
-                Step::Next(Found::Gone(dir))
+                let found = take_over(context, &args, silent).await?;
+                if matches!(found, Found::Gone(_)) {
+                    so_far = "one was killed, and nothing was released on its store";
+                }
+                Step::Next(found)
             }
             Step::Done(result) => return report(&args, &result),
             Step::Declined => return Err(Failure::refused("nothing was released")),
@@ -104,7 +105,10 @@ async fn online(context: &Context, args: &ReleaseArgs, who: Option<&Who>) -> Res
     let left = give_up.saturating_duration_since(Instant::now());
     Ok(Step::Next(match local.ends_within(left) {
         true => Found::Gone(local.into_dir()),
-        false => Found::Silent(local.silent_in_release(patience)),
+        false => {
+            let asked = context.client.endpoint().clone();
+            Found::Silent(local.silent_in_release(asked, patience))
+        }
     }))
 }
 
@@ -139,14 +143,23 @@ fn unknown_silent(context: &Context) -> Failure {
     )
 }
 
-/// Kills a broker that lives and does not answer, if that is wanted; answers the state directory that it had.
-fn take_over(args: &ReleaseArgs, silent: Silent) -> Result<PathBuf, Failure> {
+/// Kills a broker that lives and does not answer, if that is wanted and it does not answer elsewhere either; answers
+/// what is to be asked then.
+async fn take_over(
+    context: &Context,
+    args: &ReleaseArgs,
+    silent: Silent,
+) -> Result<Found, Failure> {
     if !args.takeover {
         return Err(silent.failure());
     }
     match consent(args, ask::somebody()) {
-        Consent::Missing(failure) if selects_all(args) => Err(failure),
-        Consent::Ask | Consent::Given | Consent::Missing(_) => silent.kill(),
+        Consent::Missing(failure) if selects_all(args) => return Err(failure),
+        Consent::Ask | Consent::Given | Consent::Missing(_) => {}
+    }
+    match silent.answers_elsewhere(context).await {
+        Some(found) => Ok(found),
+        None => silent.kill().map(Found::Gone),
     }
 }
 

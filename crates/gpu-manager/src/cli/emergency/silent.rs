@@ -54,6 +54,8 @@ pub(super) struct Local {
 /// A broker of this host that lives and does not answer.
 pub(super) struct Silent {
     local: Local,
+    /// Where it took the release, if it did.
+    asked: Option<Endpoint>,
     /// What it did not do, and for how long.
     what: String,
     /// What became of the leases.
@@ -124,6 +126,7 @@ async fn elsewhere(context: &Context, local: Local, give_up: Instant) -> Result<
     }
     Ok(Found::Silent(Silent {
         local,
+        asked: None,
         what: format!("does not answer within {SILENT_SECS_MIN} s"),
         state: "nothing was changed",
     }))
@@ -165,16 +168,40 @@ impl Local {
         (found.as_ref() == Some(who)).then_some(local)
     }
 
-    /// Asks it where it listens.
+    /// Asks it where it listens: everywhere at once, so that one place that is full takes no time from another.
     async fn answer(&self, context: &Context) -> Option<(Context, Option<Who>)> {
-        for other in self.owner.endpoints().filter_map(|at| context.at(at)) {
-            if let Ok(who) = answer(&other).await
+        self.answer_at(context, |_| true).await
+    }
+
+    async fn answer_at(
+        &self,
+        context: &Context,
+        wanted: impl Fn(&Endpoint) -> bool,
+    ) -> Option<(Context, Option<Who>)> {
+        let places = self.owner.endpoints().filter(wanted);
+        // The socket first: it has room that nobody else can take.
+        let (sockets, ports): (Vec<_>, Vec<_>) = places.partition(Endpoint::has_verified_peer);
+        let others = sockets.into_iter().chain(ports);
+        let asked: Vec<_> = others
+            .filter_map(|at| context.at(at))
+            .map(|other| {
+                (
+                    other.clone(),
+                    tokio::spawn(async move { answer(&other).await }),
+                )
+            })
+            .collect();
+        let mut found = None;
+        for (other, asked) in asked {
+            if found.is_some() {
+                asked.abort();
+            } else if let Ok(Ok(who)) = asked.await
                 && who.as_ref().is_none_or(|who| who.pid == self.owner.pid)
             {
-                return Some((other, who));
+                found = Some((other, who));
             }
         }
-        None
+        found
     }
 
     /// Whether it has ended so long from now; in doubt it has not.
@@ -188,9 +215,10 @@ impl Local {
     }
 
     /// It answered, and then did not do the release.
-    pub(super) fn silent_in_release(self, patience: Duration) -> Silent {
+    pub(super) fn silent_in_release(self, asked: Endpoint, patience: Duration) -> Silent {
         Silent {
             local: self,
+            asked: Some(asked),
             what: format!(
                 "took the release and did not answer it within {} s",
                 patience.as_secs()
@@ -201,12 +229,30 @@ impl Local {
 }
 
 impl Silent {
+    /// Asks it once more, wherever it listens: a port that is full is silent too. Who took the release on its socket
+    /// had no such reason, and answers to other questions do not count then.
+    pub(super) async fn answers_elsewhere(&self, context: &Context) -> Option<Found> {
+        let found = match &self.asked {
+            Some(asked) if asked.has_verified_peer() => None,
+            Some(asked) => self.local.answer_at(context, |at| at != asked).await,
+            None => self.local.answer(context).await,
+        };
+        let (other, who) = found?;
+        let (name, at) = (self.local.owner.named(), other.client.endpoint());
+        note(&format!(
+            "the broker ({name}) answers at {at}: nobody is killed, and the release is asked for there (`--url {at}`)"
+        ));
+        Some(Found::Answers(other, who))
+    }
+
     /// What is said of it where nobody wants to take over.
     pub(super) fn failure(self) -> Failure {
         if self.has_store() == Some(false) {
             return self.no_owner();
         }
-        let Self { local, what, state } = self;
+        let Self {
+            local, what, state, ..
+        } = self;
         let owner = local.owner;
         let message = format!("the broker ({}) lives, but {what}: {state}", owner.named());
         let resumed = owner.resumed_by();
@@ -241,7 +287,9 @@ impl Silent {
                 .hint(AS_ITS_USER));
             }
         }
-        let Self { local, what, state } = self;
+        let Self {
+            local, what, state, ..
+        } = self;
         note(&format!("killing the broker ({name}), which {what}"));
         local.process.kill().map_err(|error| {
             Failure::refused(format!(
