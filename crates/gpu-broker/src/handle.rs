@@ -233,9 +233,9 @@ impl Handle {
         self.0.view.page(after, limit)
     }
 
-    /// Whether any lease is as `wanted` says. The loop waits meanwhile before it publishes, so nothing slow.
-    pub fn any_lease(&self, wanted: impl Fn(&Lease) -> bool) -> bool {
-        self.0.view.any(wanted)
+    /// The first lease that is as `wanted` says. The loop waits meanwhile before it publishes, so nothing slow.
+    pub fn find_by(&self, wanted: impl Fn(&Lease) -> bool) -> Option<Arc<Lease>> {
+        self.0.view.find_by(wanted)
     }
 
     /// Devices, queue and policy.

@@ -95,8 +95,9 @@ impl View {
         self.leases.read().get(&id).cloned()
     }
 
-    pub(crate) fn any(&self, wanted: impl Fn(&Lease) -> bool) -> bool {
-        self.leases.read().values().any(|lease| wanted(lease))
+    pub(crate) fn find_by(&self, wanted: impl Fn(&Lease) -> bool) -> Option<Arc<Lease>> {
+        let leases = self.leases.read();
+        leases.values().find(|lease| wanted(lease)).cloned()
     }
 
     /// The first `limit` leases whose ids are greater than `after`.

@@ -270,6 +270,29 @@ fn a_driver_that_hangs_hangs_no_lease() {
 }
 
 #[test]
+fn a_card_that_a_start_does_not_find_keeps_its_fence_and_can_be_freed() {
+    let both = format!("{}{}", card(CARD, 1, ""), card(OTHER, 2, ""));
+    let host = Host::with_cards(0).nvml(&both);
+    let broker = host.start();
+    let body = json!({"memory": "1GiB", "ttl": "1h", "select": format!("device.id == '{OTHER}'")});
+    let lease = broker.grant(&body);
+    broker.stop();
+    host.write_nvml(&card(CARD, 1, ""));
+    let broker = host.start();
+    assert!(
+        broker.lease(&lease.id).is_granted(),
+        "what was never seen is not lost"
+    );
+    assert!(broker.fence_is_current(OTHER, lease.fence.unwrap()));
+    let release = |device: &str| host.run(&["release", "--emergency", "--device", device]);
+    let unknown = release("GPU-none");
+    assert!(unknown.code != 0, "{}", unknown.stdout);
+    let freed = release(OTHER);
+    assert_eq!(freed.code, 0, "{}", freed.stderr);
+    assert!(!broker.fence_is_current(OTHER, lease.fence.unwrap()));
+}
+
+#[test]
 fn two_brokers_never_lease_out_one_card() {
     let host = Host::with_cards(0).nvml(&card(CARD, 1, ""));
     let broker = host.start();

@@ -218,6 +218,14 @@ fn a_second_broker_of_a_device_ends_and_the_first_does_not_notice() {
         IN_USE,
         &["another broker of this host", &pid, "stop the other"],
     );
+    let state_dir = other.state_dir();
+    let history = other.run(&["history", "--state-dir", state_dir.to_str().unwrap()]);
+    let ended = history.stdout.lines().last().unwrap_or_default();
+    assert!(
+        ended.contains("broker_stopped") && ended.contains("another broker of this host"),
+        "{}",
+        history.stdout
+    );
     must_hold(&broker, &[lease]);
 }
 

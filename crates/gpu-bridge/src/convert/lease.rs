@@ -104,7 +104,9 @@ impl Scene<'_> {
                 .is_some_and(|grant| grant.on(key).is_some())
         };
         self.device_state(key).is_some()
-            || self.handle.is_some_and(|handle| handle.any_lease(holds))
+            || self
+                .handle
+                .is_some_and(|handle| handle.find_by(holds).is_some())
     }
 
     pub(crate) fn device_state(&self, key: &DeviceKey) -> Option<&DeviceState> {

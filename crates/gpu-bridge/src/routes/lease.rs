@@ -185,7 +185,7 @@ pub(super) async fn check_fence(
             leases.any(|lease| is_current(&lease))
         }
         // What is held is known also of a device that nobody has looked for yet, or that is not found.
-        None => bridge.handle.any_lease(is_current),
+        None => bridge.handle.find_by(is_current).is_some(),
     };
     if !current && !scene.knows(&key) {
         return Err(no_such_device(&asked.device).into());

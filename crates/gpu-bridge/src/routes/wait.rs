@@ -44,13 +44,12 @@ pub(super) async fn settle(
 /// What the same request became, as far as it waits for nobody.
 pub(super) fn replayed(bridge: &Bridge, asked: Option<&Idempotency>) -> Option<Settled> {
     let asked = asked?;
-    let leases = bridge.handle.page(None, usize::MAX);
-    let is_it = |lease: &&Arc<Lease>| {
+    let is_it = |lease: &Lease| {
         lease.request.idempotency.as_ref() == Some(asked) && !waits_on_its_connection(lease)
     };
-    let lease = leases.iter().find(is_it)?;
+    let lease = bridge.handle.find_by(is_it)?;
     Some(Settled {
-        lease: Lease::clone(lease),
+        lease: Arc::unwrap_or_clone(lease),
         guard: None,
     })
 }

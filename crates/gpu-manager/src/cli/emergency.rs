@@ -194,16 +194,24 @@ async fn request(context: &Context, args: &ReleaseArgs) -> Result<EmergencyReque
     })
 }
 
-/// The ids of the devices that `texts` name. A broker that has seen none still knows what is held on which.
+/// The ids of the devices that `texts` name. A broker that has not found one still knows what is held on it.
 async fn devices(context: &Context, texts: &[String]) -> Result<Vec<String>, Failure> {
     let devices = context.client.devices().await?;
-    match devices.is_empty() {
-        true => Ok(texts.to_vec()),
-        false => texts
-            .iter()
-            .map(|text| target::resolve(&devices, text))
-            .collect(),
+    let mut ids = Vec::new();
+    for text in texts {
+        ids.push(match target::resolve(&devices, text) {
+            Err(_) if devices.is_empty() || is_held(context, text).await? => text.clone(),
+            resolved => resolved?,
+        });
     }
+    Ok(ids)
+}
+
+/// Whether something is held on the device of this id.
+async fn is_held(context: &Context, device: &str) -> Result<bool, Failure> {
+    let leases = context.client.all_leases(true).await?;
+    let mut parts = leases.iter().flat_map(|lease| &lease.allocations);
+    Ok(parts.any(|part| part.device == device))
 }
 
 /// Whether everything may be ended: it was said, or `leases` are listed and somebody says so.
